@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import random
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -155,7 +155,7 @@ def _insert_jobs(connection: sqlite3.Connection, batch: Sequence[_Drawn]) -> Non
 def _insert_calls(connection: sqlite3.Connection, jobs: int, count: int) -> None:
     """Insert calls of these jobs, in their order."""
     query = "SELECT sequence, id, api_key_id, agent, created_at FROM jobs ORDER BY sequence"
-    found = itertools.cycle(connection.execute(query).fetchall()) if jobs else iter(())
+    found: Iterable[Any] = itertools.cycle(connection.execute(query).fetchall()) if jobs else ()
     sample = ModelCall(
         "", "", 1, "", "", "default", "", BEGAN, settled=True, tokens=TokenCounts(900, 300, 9000)
     )
@@ -183,7 +183,7 @@ def _insert_calls(connection: sqlite3.Connection, jobs: int, count: int) -> None
 def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[dict[str, Any]]) -> None:
     names = list(rows[0])
     places = ", ".join(f":{name}" for name in names)
-    connection.executemany(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places})", rows)
+    connection.executemany(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places})", rows)  # noqa: S608  # our own words
 
 
 def _sample_rows() -> tuple[dict[str, Any], dict[str, Any]]:

@@ -39,7 +39,9 @@ def test_the_migrations_make_the_tables_of_the_schema(tmp_path: Path) -> None:
     make(tmp_path / "jobs.db")
     engine = create_engine(f"sqlite:///{tmp_path}/jobs.db")
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        # The full-text index is a table of SQLite alone, with tables of its own.
+        names = {"compare_type": True, "include_name": lambda name, *_: not name.startswith("job_texts")}
+        context = MigrationContext.configure(connection, opts=names)
         assert compare_metadata(context, METADATA) == []
         found = inspect(connection)
         for table in METADATA.tables.values():

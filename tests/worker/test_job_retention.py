@@ -1,7 +1,7 @@
 """Retention of jobs: what a turn waits for is spared, and the store decides before any file is removed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,12 +13,17 @@ from steadyhand.clock import utc_now
 from steadyhand.errors import StoreUnavailable
 from steadyhand.job import Job, Run, State
 from steadyhand.testing.contracts.samples import accepted_draft, expect_error, make_job
+from steadyhand.worker.retention import Retention
 
 
 @pytest.fixture(autouse=True)
 def _only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the worker from a retention of its own: no time has passed that is not a number."""
-    monkeypatch.setattr("steadyhand.worker.worker.RETENTION_INTERVAL_SECONDS", float("nan"))
+    """Keep the worker from a retention of its own."""
+
+    async def wait(_: Retention) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Retention, "run", wait)
 
 
 def play(tmp_path: Path, scene: Callable[[FailingService], Awaitable[None]]) -> None:
@@ -48,13 +53,14 @@ def test_a_job_that_a_turn_waits_for_outlives_its_time(tmp_path: Path) -> None:
         turn = make_job(parent_job_id=awaited.id, begin="resume")
         for job in (awaited, old, turn):  # behind the queue's back: the turn does not start
             await service.store.add(job, accepted_draft())
-        await service.worker._apply_retention()
+        await service.worker._retention.apply_to_files()
+        await service.worker._retention.delete_old_jobs()
         assert service.checkouts.spared == {awaited.id}
         assert service.checkouts.calls == [("delete", old.id)]
         assert await service.store.get(awaited.id) is not None
         assert await service.store.get(old.id) is None
         await service.control.cancel(CALLER, turn.id)
-        await service.worker._apply_retention()
+        await service.worker._retention.delete_old_jobs()
         assert ("delete", awaited.id) in service.checkouts.calls
 
     play(tmp_path, scene)
@@ -65,11 +71,11 @@ def test_no_file_is_removed_before_the_store_has_let_the_job_go(tmp_path: Path) 
         old = old_job()
         await service.store.add(old, accepted_draft())
         service.fault.at = service.fault.count + 1
-        await expect_error(StoreUnavailable, service.worker._apply_retention())
+        await expect_error(StoreUnavailable, service.worker._retention.delete_old_jobs())
         assert service.checkouts.calls == []
         while service.store.outage is not None:  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0.001)
-        await service.worker._apply_retention()
+        await service.worker._retention.delete_old_jobs()
         assert service.checkouts.calls == [("delete", old.id)]
         assert await service.store.get(old.id) is None
 
@@ -80,17 +86,17 @@ def test_files_that_a_lost_answer_of_the_store_left_are_removed_later(tmp_path: 
     async def scene(service: FailingService) -> None:
         old = old_job()
         await service.store.add(old, accepted_draft())
-        delete = service.store.delete
+        delete = service.store.delete_all
 
-        async def delete_and_fail(job_id: str) -> bool:
-            await delete(job_id)
+        async def delete_and_fail(job_ids: Sequence[str]) -> Sequence[str]:
+            await delete(job_ids)
             raise StoreUnavailable("The store did not answer within 60 s.")
 
-        service.store.delete = delete_and_fail  # type: ignore[method-assign]  # for once
-        await expect_error(StoreUnavailable, service.worker._apply_retention())
-        service.store.delete = delete  # type: ignore[method-assign]
+        service.store.delete_all = delete_and_fail  # type: ignore[method-assign]  # for once
+        await expect_error(StoreUnavailable, service.worker._retention.delete_old_jobs())
+        service.store.delete_all = delete  # type: ignore[method-assign]
         assert service.checkouts.calls == []
-        await service.worker._apply_retention()
+        await service.worker._retention.delete_old_jobs()
         assert service.checkouts.calls == [("delete", old.id)]
 
     play(tmp_path, scene)

@@ -37,6 +37,10 @@ def jobs(
         str | None,
         typer.Option(metavar="KEY", help="Only jobs that this key submitted: its id, or its name."),
     ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(metavar="WORDS", help='Only jobs with these words, or a "phrase", in title or prompt.'),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="At most this many.")] = 20,
     server: Server = None,
     as_json: AsJson = False,
@@ -46,7 +50,9 @@ def jobs(
     with client_options.open_client(server) as client:
         key_id = None if key is None else resolve_key_id(client, key)
         names = {} if as_json else load_key_names(client)
-        page = client.list(state=state or None, agent=agent, workspace=workspace, api_key=key_id, limit=limit)
+        page = client.list(
+            state=state or None, agent=agent, workspace=workspace, api_key=key_id, q=search, limit=limit
+        )
     if as_json:
         output.print_json(page)
         return

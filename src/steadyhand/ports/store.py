@@ -145,7 +145,7 @@ class Store(Protocol):
         ...
 
     async def list_jobs(self, job_filter: JobFilter, limit: int, cursor: str | None = None) -> JobPage:
-        """List jobs, newest first. Raise `InvalidRequest` (`bad_cursor`, or a search without a word), `QueryTooSlow`."""
+        """List jobs, newest first. Raise `InvalidRequest` (`bad_cursor`, or a search without words), `QueryTooSlow`."""
         ...
 
     async def update_job(
@@ -208,8 +208,8 @@ class Store(Protocol):
         """
         ...
 
-    async def delete_ended(self, moment: datetime, limit: int) -> Sequence[str]:
-        """Delete the jobs that `list_ended_before` returns for the same arguments, and return their ids."""
+    async def delete_all(self, job_ids: Sequence[str]) -> Sequence[str]:
+        """Delete those of these jobs that `delete` would delete; return the ids of those that it refuses."""
         ...
 
     async def maintain(self) -> bool:

@@ -1,4 +1,4 @@
-"""Rows that are derived from jobs, in the transaction that writes the jobs: groups, tags, zones and the search index."""
+"""Rows that are derived from jobs, in the transaction that writes these: groups, tags, zones and the search index."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,13 +29,14 @@ _INSERT_TAG = CompiledInsert(job_tags)
 _SELECT_GROUP = "SELECT id FROM job_groups WHERE api_key_id = ? AND agent = ? AND workspace IS ?"
 _INSERT_GROUP = "INSERT INTO job_groups (api_key_id, agent, workspace) VALUES (?, ?, ?)"
 _DELETE_UNUSED_GROUP = (
-    "DELETE FROM job_groups WHERE api_key_id = ?1 AND agent = ?2 AND workspace IS ?3 AND NOT EXISTS (SELECT 1 FROM jobs "
-    "INDEXED BY ix_jobs_group WHERE api_key_id = ?1 AND agent = ?2 AND workspace IS ?3)"
+    "DELETE FROM job_groups WHERE api_key_id = ?1 AND agent = ?2 AND workspace IS ?3 AND NOT EXISTS "
+    "(SELECT 1 FROM jobs INDEXED BY ix_jobs_group WHERE api_key_id = ?1 AND agent = ?2 AND workspace IS ?3)"
 )
 _DELETE_TAG = "DELETE FROM job_tags WHERE tag = ? AND group_id = ? AND job = ?"
 _WIDEN_ZONE = (
     "INSERT INTO job_zones (zone, first_created, last_created) VALUES (?, ?, ?) ON CONFLICT (zone) DO UPDATE SET "
-    "first_created = min(first_created, excluded.first_created), last_created = max(last_created, excluded.last_created)"
+    "first_created = min(first_created, excluded.first_created), "
+    "last_created = max(last_created, excluded.last_created)"
 )
 _DELETE_EMPTY_ZONES = "DELETE FROM job_zones WHERE zone < (SELECT min(sequence) FROM jobs) / ?"
 _SEARCH_BEGINS = "SELECT value FROM progress WHERE name = ?"

@@ -189,8 +189,7 @@ def _few_in_states(query: Query) -> list[int] | None:
     """Return all jobs in the states of the filter, None if there are many."""
     found: list[int] = []
     for state in query.job_filter.states:
-        text = "SELECT sequence FROM jobs INDEXED BY ix_jobs_state WHERE state = ? AND sequence >= ? AND sequence < ? LIMIT ?"
-        found += [row[0] for row in query.rows(text, state, query.low, query.before, _FEW)]
+        found += _range(query, "ix_jobs_state", state=state)(query.before, _FEW)
         if len(found) >= _FEW:
             return None
     return sorted(found, reverse=True)
@@ -199,7 +198,10 @@ def _few_in_states(query: Query) -> list[int] | None:
 def _search(query: Query) -> Iterator[int]:
     """Return the jobs that match the search, the key, the agent and the workspace."""
     expression = match_expression(query.job_filter)
-    text = "SELECT rowid FROM job_texts WHERE job_texts MATCH ? AND rowid < ? AND rowid >= ? ORDER BY rowid DESC LIMIT ?"
+    text = (
+        "SELECT rowid FROM job_texts WHERE job_texts MATCH ? AND rowid < ? AND rowid >= ? "
+        "ORDER BY rowid DESC LIMIT ?"
+    )
 
     def fetch(before: int, count: int) -> list[int]:
         return [row[0] for row in query.rows(text, expression, before, query.low, count)]

@@ -70,7 +70,7 @@ _UNSTARTED_TURNS = text(
     f"SELECT sequence FROM jobs INDEXED BY ix_jobs_turns WHERE {IS_UNSTARTED_TURN} ORDER BY sequence"  # noqa: S608  # our own words
 )
 _RESTARTED = text(
-    f"SELECT sequence FROM jobs INDEXED BY ix_jobs_at_start WHERE {IS_RESTARTED} ORDER BY sequence"
+    f"SELECT sequence FROM jobs INDEXED BY ix_jobs_at_start WHERE {IS_RESTARTED} ORDER BY sequence"  # noqa: S608
 )
 _ENDED_BEFORE = text(
     "SELECT id FROM jobs INDEXED BY ix_jobs_finished_at WHERE finished_at < :moment AND state IN :states "
@@ -185,11 +185,7 @@ def list_in_states(connection: Connection, states: frozenset[State]) -> list[Job
 
 def list_ended_before(connection: Connection, moment: datetime, limit: int) -> list[str]:
     """Return ids of jobs that ended before a time; see `Store.list_ended_before`."""
-    return list_ended(connection, moment, limit, list_awaited(connection))
-
-
-def list_ended(connection: Connection, moment: datetime, limit: int, awaited: Collection[str]) -> list[str]:
-    """Return ids of jobs that ended before a time and are not awaited, oldest first."""
+    awaited = list_awaited(connection)
     values = {"moment": to_microseconds(moment), "most": limit + len(awaited), "states": sorted(ENDED)}
     job_ids = connection.execute(_ENDED_BEFORE, values).scalars()
     return [job_id for job_id in job_ids if job_id not in awaited][:limit]

@@ -157,9 +157,9 @@ class SqlStore:
         """Delete an ended job with its runs, events and output, unless a turn needs its session."""
         return await self._writer.submit(lambda at: writes.delete_job(at, job_id))
 
-    async def delete_ended(self, moment: datetime, limit: int) -> Sequence[str]:
-        """Delete the oldest jobs that ended before `moment` and that no turn needs, and return their ids."""
-        return await self._writer.submit(lambda at: writes.delete_ended(at, moment, limit))
+    async def delete_all(self, job_ids: Sequence[str]) -> Sequence[str]:
+        """Delete those of these jobs that may be deleted; return the ids of the others."""
+        return await self._writer.submit(lambda at: writes.delete_jobs(at, job_ids))
 
     async def maintain(self) -> bool:
         """Add older jobs to the search index, or refresh statistics; return True if there is more to do at once."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, RowMapping, text
 
 from steadyhand.ports import TokenCounts, UsageGroup, UsageQuery, UsageRow, UsageTotal
 from steadyhand.store.mapping import MICROSECONDS_PER_DAY, to_microseconds
@@ -33,6 +33,9 @@ _EPOCH = date(1970, 1, 1)
 _FIRST_DAY, _END_DAY = -(2**31), 2**31
 _LAST_MONTH = (date.max.replace(day=1) - _EPOCH).days
 
+CallRow = Mapping[str, Any] | RowMapping
+"""A row of `calls`."""
+
 _CALL_SUMS = (
     "1 AS calls, input, output, cache_read, cache_write_5m, cache_write_1h, micros, "
     "1 - priced AS unpriced, 1 - complete AS incomplete"
@@ -48,9 +51,7 @@ _ADD = text(
 # --- writing ---------------------------------------------------------------------------------------
 
 
-def add_calls(
-    connection: Connection, added: Iterable[Mapping[str, Any]], removed: Iterable[Mapping[str, Any]]
-) -> None:
+def add_calls(connection: Connection, added: Iterable[CallRow], removed: Iterable[CallRow]) -> None:
     """Add rows of `calls` to the sums and take others out; those that are not settled count for nothing."""
     changes: dict[tuple[Any, ...], list[int]] = {}
     for sign, rows in ((1, added), (-1, removed)):
@@ -70,7 +71,7 @@ def add_calls(
         connection.execute(_ADD, parameters)
 
 
-def _sum_keys(row: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+def _sum_keys(row: CallRow) -> Iterator[tuple[Any, ...]]:
     """Return the primary key of each sum that a call belongs to."""
     day = row["day"]
     for level, names in enumerate(_LEVELS):
@@ -79,7 +80,7 @@ def _sum_keys(row: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
         yield level + _MONTHS, key, _month_start(day), agent, model, provider
 
 
-def _amounts(row: Mapping[str, Any]) -> tuple[int, ...]:
+def _amounts(row: CallRow) -> tuple[int, ...]:
     return (1, *(row[name] for name in (*_TOKEN_COLUMNS, "micros")), 1 - row["priced"], 1 - row["complete"])
 
 
@@ -171,7 +172,7 @@ class _Source:
         return " UNION ALL ".join(parts)
 
     def _periods(self, groups: Sequence[str], first: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Return what covers these days: the number to add to the level of days, the first and the last period's end."""
+        """Return the parts of these days: the number to add to the level of days, the first day and the end of each."""
         first_month = first if first == _FIRST_DAY else _next_month(first)
         end_month = end if end == _END_DAY else _month_start(end)
         if "day" in groups or first_month >= end_month:
@@ -196,7 +197,7 @@ class _Source:
             conditions.append("api_key_id = ''")
         elif "api_key_id" not in filters and (first, end) != (_FIRST_DAY, _END_DAY):
             conditions.append(
-                f"api_key_id IN (SELECT api_key_id FROM usage_sums WHERE level = {_KEY_MONTHS})"
+                f"api_key_id IN (SELECT api_key_id FROM usage_sums WHERE level = {_KEY_MONTHS})"  # noqa: S608
             )
         conditions += [f"start >= {first:d}"] * (first != _FIRST_DAY) + [f"start < {end:d}"] * (
             end != _END_DAY
@@ -242,6 +243,6 @@ def _group_text(by: UsageGroup, value: Any) -> str:
     return (_EPOCH + timedelta(days=value)).isoformat() if by == "day" else str(value)
 
 
-def _total(row: Mapping[str, Any]) -> UsageTotal:
+def _total(row: RowMapping) -> UsageTotal:
     tokens = TokenCounts(**{name: int(row[name]) for name in _TOKEN_COLUMNS})
     return UsageTotal(row["calls"], tokens, int(row["micros"]), not row["unpriced"], not row["incomplete"])

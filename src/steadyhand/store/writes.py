@@ -40,6 +40,7 @@ _IS_OPEN = calls.c.settled == literal_column("0")
 _OPEN_CALLS = select(calls).where(_IS_OPEN)
 _WITH_IDS = jobs.c.id.in_(bindparam("job_ids", expanding=True))
 _DERIVED_COLUMNS = select(*(jobs.c[name] for name in derived.SOURCE_COLUMNS)).where(_WITH_IDS)
+_STATES = select(jobs.c.id, jobs.c.state).where(_WITH_IDS)
 _DELETE_JOBS = delete(jobs).where(_WITH_IDS)
 _SELECT_SEQUENCE = select(jobs.c.sequence).where(jobs.c.id == bindparam("job_id"))
 
@@ -184,12 +185,13 @@ def delete_job(connection: Connection, job_id: str) -> bool:
     return True
 
 
-def delete_ended(connection: Connection, moment: datetime, limit: int) -> list[str]:
-    """Delete the oldest jobs that ended before a time; see `Store.delete_ended`."""
+def delete_jobs(connection: Connection, job_ids: Sequence[str]) -> list[str]:
+    """Delete those of these jobs that may be deleted, and return the ids of the others; see `Store.delete_all`."""
     awaited = reads.list_awaited(connection)
-    job_ids = reads.list_ended(connection, moment, limit, awaited)
-    _delete_jobs(connection, job_ids)
-    return job_ids
+    states = connection.execute(_STATES, {"job_ids": list(job_ids)}).all()
+    refused = [row.id for row in states if State(row.state) not in ENDED or row.id in awaited]
+    _delete_jobs(connection, [row.id for row in states if row.id not in refused])
+    return refused
 
 
 def _delete_jobs(connection: Connection, job_ids: Sequence[str]) -> None:

@@ -1,29 +1,22 @@
 """The worker of a node: recovery at its start, claims and maintenance, drain at its stop."""
 
 import asyncio
-import time
 
 import structlog
 
-from steadyhand.errors import Conflict, SteadyhandError, StoreUnavailable
+from steadyhand.errors import SteadyhandError, StoreUnavailable
 from steadyhand.events import EventDraft, StateChanged
 from steadyhand.job import Outcome, OutcomeType, State
 from steadyhand.outcome import StopReason
 from steadyhand.ports import Claim
-from steadyhand.retry import is_resumable
 from steadyhand.worker.deps import WorkerDeps
 from steadyhand.worker.parked import MAX_PARKED, park_deadline, waits_for_credential
 from steadyhand.worker.recovery import PARKED, Recovery
 from steadyhand.worker.results import unparked_job
+from steadyhand.worker.retention import Retention
 from steadyhand.worker.run_executor import HARVEST_SECONDS, QUEUED, RunExecutor
 
 MAINTENANCE_SECONDS = 1.0
-RETENTION_INTERVAL_SECONDS = 300.0
-"""The time between two looks for files that are too old, or too large in all."""
-DELETED_AT_ONCE = 25
-"""The jobs that one transaction deletes: others wait for its end."""
-_DELETING_SECONDS = 0.5
-"""The time after which the deletion of old jobs pauses, of each `MAINTENANCE_SECONDS`."""
 
 
 class Worker:
@@ -33,14 +26,12 @@ class Worker:
         self._deps = deps
         self._executor = RunExecutor(deps)
         self._recovery = Recovery(deps, self._executor)
+        self._retention = Retention(deps)
         self._store = deps.store
         self._queue = deps.queue
-        self._checkouts = deps.checkouts
         self._clock = deps.config.clock
         self._active = 0
         self._draining = False
-        self._deleted: set[str] = set()
-        """The jobs whose files are still to be deleted."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._log = structlog.get_logger("steadyhand.worker")
@@ -55,7 +46,7 @@ class Worker:
         """Claim and run jobs until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._maintain(), name="tidy")
-            group.create_task(self._maintain_store(), name="tidy store")
+            group.create_task(self._retention.run(), name="retention")
             group.create_task(self._executor.waiting_runs.run(), name="waiting runs")
             group.create_task(self._executor.warm_pool.run(), name="warm pool")
             while True:
@@ -74,7 +65,6 @@ class Worker:
                 self._idle.set()
 
     async def _maintain(self) -> None:
-        last_retention = -RETENTION_INTERVAL_SECONDS
         while True:
             try:
                 await self._end_expired()
@@ -82,10 +72,6 @@ class Worker:
                 await self._recovery.write_cancels()
                 if not self._draining:
                     await self._recovery.reconcile()
-                if time.monotonic() - last_retention >= RETENTION_INTERVAL_SECONDS:
-                    last_retention = time.monotonic()
-                    await self._discard_old_checkouts()
-                    await self._apply_retention()
             except StoreUnavailable as error:
                 self._log.debug("tidy.postponed", reason=error.detail)  # the store has logged the outage
             except (SteadyhandError, OSError):
@@ -127,52 +113,6 @@ class Worker:
         """Return True unless the model's service rejects the credential of an agent; a start takes it as good."""
         gateway = self._deps.gateway
         return gateway is None or gateway.credential_rejected_until(self._deps.catalog.agent(agent)) is None
-
-    async def _discard_old_checkouts(self) -> None:
-        """Remove the retained checkouts of ended jobs that are too old or not resumable."""
-        max_age = self._deps.config.keep_checkouts
-        if max_age is None:
-            return
-        for job_id in await self._checkouts.list_retained():
-            job = await self._store.get(job_id)
-            if job is None or not job.state.ended or job.finished_at is None:
-                continue
-            if not is_resumable(job) or job.finished_at < self._clock() - max_age:
-                await self._checkouts.discard(job_id)
-
-    async def _apply_retention(self) -> None:
-        config = self._deps.config
-        awaited = await self._store.list_awaited()
-        await self._checkouts.apply_retention(
-            self._clock(), config.keep_transcripts, config.max_bytes, awaited
-        )
-
-    async def _maintain_store(self) -> None:
-        """Delete jobs that are too old, and let the store do its own upkeep, in small pieces."""
-        while True:
-            try:
-                began = time.monotonic()
-                while await self._delete_old_jobs() | await self._store.maintain():
-                    if time.monotonic() - began >= _DELETING_SECONDS:
-                        break
-            except StoreUnavailable as error:
-                self._log.debug("tidy.postponed", reason=error.detail)
-            except (SteadyhandError, OSError):
-                self._log.exception("tidy.failed")
-            await asyncio.sleep(MAINTENANCE_SECONDS)
-
-    async def _delete_old_jobs(self) -> bool:
-        """Delete the oldest jobs that ended too long ago; return True if there may be more of them."""
-        keep_jobs = self._deps.config.keep_jobs
-        if keep_jobs is None:
-            return False
-        # The store first: it refuses if a turn was accepted meanwhile. Files that cannot be deleted are tried again.
-        job_ids = await self._store.delete_ended(self._clock() - keep_jobs, DELETED_AT_ONCE)
-        self._deleted.update(job_ids)
-        for job_id in sorted(self._deleted):
-            await self._checkouts.delete_job(job_id)
-            self._deleted.discard(job_id)
-        return len(job_ids) == DELETED_AT_ONCE
 
     # --- shutdown --------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 The full-text index is created empty; `store/upkeep.py` fills it from the newest job down while the service runs.
 """
 
-import datetime
+import datetime as dt
 from collections.abc import Iterator
 from typing import Any
 
@@ -219,8 +219,6 @@ def _fill_sums(connection: sa.Connection) -> None:
 
 def _month_of(day: int) -> tuple[int, int]:
     """Return the first day of a day's month and of the next one, as numbers since 1970."""
-    epoch = datetime.date(1970, 1, 1)
-    first = (epoch + datetime.timedelta(days=day)).replace(day=1)
-    return (first - epoch).days, (
-        (first + datetime.timedelta(days=_FIRST_MONTH_DAYS)).replace(day=1) - epoch
-    ).days
+    epoch = dt.date(1970, 1, 1)
+    first = (epoch + dt.timedelta(days=day)).replace(day=1)
+    return (first - epoch).days, ((first + dt.timedelta(days=_FIRST_MONTH_DAYS)).replace(day=1) - epoch).days
