@@ -40,7 +40,7 @@ def test_the_migrations_make_the_tables_of_the_schema(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path}/jobs.db")
     with engine.connect() as connection:
         # The full-text index is a table of SQLite alone, with tables of its own.
-        names = {"compare_type": True, "include_name": lambda name, *_: not name.startswith("job_texts")}
+        names = {"compare_type": True, "include_name": lambda name, *_: not str(name).startswith("job_texts")}
         context = MigrationContext.configure(connection, opts=names)
         assert compare_metadata(context, METADATA) == []
         found = inspect(connection)

@@ -121,12 +121,11 @@ def _compare(query: Query, sequences: Sequence[int]) -> set[int]:
 def _candidates(query: Query) -> Iterator[int]:
     """Return sequences from the highest, among them each job that matches."""
     job_filter = query.job_filter
-    for name in _SESSION_NAMES:
-        if getattr(job_filter, name) is not None:
-            return _session_jobs(query, name)
-    if job_filter.search is not None:
-        return _search(query)
-    return _without_search(query)
+    session_name = next((name for name in _SESSION_NAMES if getattr(job_filter, name) is not None), None)
+    if session_name is not None:
+        of_session = _session_jobs(query, session_name)
+        return of_session if job_filter.search is None else _with_text(query, of_session)
+    return _without_search(query) if job_filter.search is None else _search(query)
 
 
 def _without_search(query: Query) -> Iterator[int]:
@@ -212,9 +211,17 @@ def _search(query: Query) -> Iterator[int]:
             return iter(found)
         others = list(islice(_matching(query, _without_search(query), _CHUNK), _FEW_WITH_TEXT))
         if len(others) < _FEW_WITH_TEXT:
-            text_of_one = "SELECT 1 FROM job_texts WHERE job_texts MATCH ? AND rowid = ?"
-            return (each for each in others if query.rows(text_of_one, expression, each))
+            return _with_text(query, others)
     return _pull(fetch, query.before)
+
+
+def _with_text(query: Query, sequences: Iterable[int]) -> Iterator[int]:
+    """Return those of these jobs that match the search, each looked up by itself."""
+    text, expression = (
+        "SELECT 1 FROM job_texts WHERE job_texts MATCH ? AND rowid = ?",
+        match_expression(query.job_filter),
+    )
+    return (sequence for sequence in sequences if query.rows(text, expression, sequence))
 
 
 # --- sources -----------------------------------------------------------------------------------------

@@ -1,14 +1,17 @@
 """Tests of every ledger."""
 
 import asyncio
+import random
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import timedelta
 
-from steadyhand.ports import Ledger, TokenCounts, UsageGroup, UsageQuery, UsageTotal
+from steadyhand.ports import Ledger, ModelCall, TokenCounts, UsageGroup, UsageQuery, UsageRow, UsageTotal
 from steadyhand.testing.contracts.samples import NOON, async_test, make_call
 
 DAY = timedelta(days=1)
+MIDNIGHT = NOON.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 class LedgerContract:
@@ -130,6 +133,48 @@ class LedgerContract:
                 assert row.total.micros == expected, query
 
     @async_test
+    async def test_any_question_has_the_sums_of_the_calls_that_it_is_about(self) -> None:
+        chance = random.Random(3)  # noqa: S311  # the same calls in each run
+        calls = [_random_call(chance) for _ in range(150)]
+        async with self.open() as ledger:
+            await asyncio.gather(*(ledger.save_call(call) for call in calls))
+            for number in range(0, 150, 5):  # calls that are stored again, settled ones too
+                calls[number] = replace(_random_call(chance), id=calls[number].id)
+                await ledger.save_call(calls[number])
+            await ledger.settle_open_calls()
+            calls = [
+                call
+                if call.settled
+                else replace(call, settled=True, complete=False, micros=call.reserved_micros)
+                for call in calls
+            ]
+            for _ in range(250):
+                query = _random_query(chance)
+                found = [(tuple(row.group.values()), row.total) for row in await ledger.usage(query)]
+                assert found == _expected_sums(calls, query), query
+
+    @async_test
+    async def test_pages_of_sums_follow_each_other(self) -> None:
+        chance = random.Random(4)  # noqa: S311
+        async with self.open() as ledger:
+            await asyncio.gather(*(ledger.save_call(_random_call(chance)) for _ in range(60)))
+            await ledger.settle_open_calls()
+            groupings: tuple[tuple[UsageGroup, ...], ...] = (
+                ("api_key", "agent", "day"),
+                ("agent", "day"),
+                ("day",),
+            )
+            for by in groupings:
+                whole = await ledger.usage(UsageQuery(by=by))
+                found: list[UsageRow] = []
+                while page := await ledger.usage(
+                    UsageQuery(by=by, limit=4, after=tuple(found[-1].group.values()) if found else ())
+                ):
+                    assert len(page) <= 4
+                    found += page
+                assert found == whole, by
+
+    @async_test
     async def test_amounts_beyond_any_double_are_kept_to_the_last_micro_dollar(self) -> None:
         large = 2**60 + 1
         async with self.open() as ledger:
@@ -143,6 +188,63 @@ class LedgerContract:
         async with self.open() as ledger:
             await ledger.save_call(make_call(job_id="forgotten", micros=3))
             assert (await _sum(ledger, job_id="forgotten")).micros == 3
+
+
+def _random_call(chance: random.Random) -> ModelCall:
+    """Return a call of one of some days around the ends of months, at its begin, in it or at its end."""
+    days = chance.choice((-400, -60, -31, -29, -28, -1, 0, 1, 30, 31, 32, 61))
+    hours = chance.choice((0.0, 0.0, 12.0, 24 - 1e-9, chance.random() * 24))
+    return make_call(
+        api_key_id=chance.choice(("k_a", "k_b", "k_c")),
+        agent=chance.choice("xy"),
+        model=chance.choice(("m1", "m2", "")),
+        provider=chance.choice("pq"),
+        at=MIDNIGHT + timedelta(days=days, hours=hours),
+        micros=chance.randrange(1000),
+        reserved_micros=chance.randrange(1000),
+        tokens=TokenCounts(*(chance.randrange(100) for _ in range(5))),
+        settled=chance.random() < 0.9,
+        priced=chance.random() < 0.95,
+        complete=chance.random() < 0.95,
+        run=chance.randrange(3),
+        job_id=chance.choice(("one", "two")),
+    )
+
+
+def _random_query(chance: random.Random) -> UsageQuery:
+    since, until = sorted(_random_call(chance).at for _ in range(2))
+    names: tuple[UsageGroup, ...] = ("api_key", "agent", "model", "provider", "day")
+    return UsageQuery(
+        by=tuple(name for name in names if chance.random() < 0.35),
+        since=chance.choice((None, since)),
+        until=chance.choice((None, until, until + timedelta(hours=chance.randrange(48)))),
+        api_key_id=chance.choice((None, None, "k_a", "k_none")),
+        agent=chance.choice((None, None, "x")),
+        model=chance.choice((None, None, "m1", "")),
+        job_id=chance.choice((None, None, None, "one")),
+        since_run=chance.choice((None, None, None, 2)),
+        limit=chance.choice((None, 1000)),
+    )
+
+
+def _expected_sums(calls: Sequence[ModelCall], query: UsageQuery) -> list[tuple[tuple[str, ...], UsageTotal]]:
+    """Add up call by call."""
+    totals: dict[tuple[str, ...], UsageTotal] = {} if query.by else {(): UsageTotal()}
+    for call in calls:
+        if (
+            (query.since is None or call.at >= query.since)
+            and (query.until is None or call.at < query.until)
+            and all(
+                getattr(query, name) in (None, getattr(call, name))
+                for name in ("api_key_id", "agent", "model", "job_id")
+            )
+            and (query.since_run is None or call.run >= query.since_run)
+        ):
+            values = {"api_key": call.api_key_id, "day": call.at.date().isoformat()}
+            group = tuple(values.get(by) or str(getattr(call, by, "")) for by in query.by)
+            total = UsageTotal(1, call.tokens, call.micros, call.priced, call.complete)
+            totals[group] = totals.get(group, UsageTotal()).plus(total)
+    return sorted(totals.items(), key=lambda each: each[0])
 
 
 async def _sum(ledger: Ledger, *, agent: str | None = None, job_id: str | None = None) -> UsageTotal:

@@ -1,6 +1,7 @@
 """Tests of every store."""
 
 from steadyhand.testing.contracts.store.deletion import StoreRetentionContract
+from steadyhand.testing.contracts.store.filters import StoreFilterContract
 from steadyhand.testing.contracts.store.persistence import StoreEventsContract, StoreJobsContract
 from steadyhand.testing.contracts.store.queries import StoreIdempotencyContract, StoreListingContract
 
@@ -10,6 +11,7 @@ class StoreContract(
     StoreEventsContract,
     StoreIdempotencyContract,
     StoreListingContract,
+    StoreFilterContract,
     StoreRetentionContract,
 ):
     """All of it."""

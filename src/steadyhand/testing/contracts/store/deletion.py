@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from steadyhand.errors import Conflict, NotFound, StoreError
 from steadyhand.job import ENDED, Job, Run, State
-from steadyhand.ports import AddResult, ApiKey, KeyLimits, RunOutput, Store
+from steadyhand.ports import AddResult, ApiKey, JobFilter, KeyLimits, RunOutput, Store
 from steadyhand.testing.contracts.samples import (
     NOON,
     accepted_draft,
@@ -63,6 +63,44 @@ class StoreRetentionContract(StoreFactory):
                 else:
                     await expect_error(Conflict, store.delete(job.id))
                     assert await store.get(job.id) is not None
+
+    @async_test
+    async def test_of_jobs_that_are_deleted_together_those_that_may_not_be_are_named(self) -> None:
+        ended = [make_job(state=State.COMPLETED, finished_at=NOON) for _ in range(4)]
+        waiting = make_job()
+        turn = make_job(parent_job_id=ended[3].id)
+        async with self.open() as store:
+            for job in (*ended, waiting, turn):
+                await store.add(job, accepted_draft())
+            refused = await store.delete_all([*(job.id for job in ended), waiting.id, "0" * 12])
+            assert set(refused) == {waiting.id, ended[3].id}
+            left = await store.list_jobs(JobFilter(), 10)
+            assert [job.id for job in left.jobs] == [turn.id, waiting.id, ended[3].id]
+            assert await store.delete_all([]) == []
+
+    @async_test
+    async def test_the_interrupted_jobs_that_the_next_start_queues_again_come_in_the_order_of_acceptance(
+        self,
+    ) -> None:
+        hostile = {"at_start": "fresh", "x": '"at_start":"fresh"'}
+        interrupted = {"state": State.INTERRUPTED, "finished_at": NOON}
+        jobs = [
+            make_job(**interrupted, at_start="resume"),
+            make_job(**interrupted),
+            make_job(**interrupted, output_schema=hostile, title='"at_start":"fresh"'),
+            make_job(at_start="fresh"),
+            make_job(**interrupted, at_start="fresh", output_schema={"at_start": None}),
+        ]
+        async with self.open() as store:
+            for job in jobs:
+                await store.add(job, accepted_draft())
+            assert [job.id for job in await store.list_restarted()] == [jobs[0].id, jobs[4].id]
+            await store.update_job(
+                jobs[0].id,
+                frozenset({State.INTERRUPTED}),
+                lambda job: replace(job, state=State.QUEUED, at_start=None),
+            )
+            assert [job.id for job in await store.list_restarted()] == [jobs[4].id]
 
     @async_test
     async def test_a_job_that_a_turn_waits_for_is_neither_deleted_nor_listed_as_old(self) -> None:
