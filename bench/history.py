@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection, make_url
+
 from steadyhand.job import Job, JobSpec, Outcome, OutcomeType, Run, State
 from steadyhand.ports import ModelCall, TokenCounts
-from steadyhand.store import open_store
+from steadyhand.store import derived, open_store, upkeep, usage_sums
 from steadyhand.store.mapping import call_row, job_row, run_row
+from steadyhand.store.sqlite import create_sqlite_engine
 
 BEGAN = datetime(2025, 6, 1, tzinfo=UTC)
 LENGTH = timedelta(days=365)
@@ -47,6 +48,7 @@ _STATES = (State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMEOUT, State.
 _STATE_WEIGHTS = (90, 6, 2, 1, 1)
 _SYLLABLES = ("ka", "lo", "mi", "ren", "tas", "vu", "dor", "pel", "sin", "gra")
 _WORDS = [f"{a}{b}{c}" for a, b, c in itertools.product(_SYLLABLES, repeat=3)]
+_SENTENCES = 2000
 _BATCH = 20_000
 _MARK = "7777777777777"  # a time in the sample's record, replaced in each row
 _RUN_SECONDS = 40
@@ -69,21 +71,20 @@ class _Drawn:
 def write_history(path: Path, jobs: int, calls: int | None = None) -> None:
     """Create a database with so many ended jobs, and as many calls unless said otherwise."""
     asyncio.run(_create(path))
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        for pragma in (
-            "synchronous = OFF",
-            "journal_mode = OFF",
-            "cache_size = -400000",
-            "foreign_keys = OFF",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-        connection.execute("BEGIN")
+    engine = create_sqlite_engine(make_url(f"sqlite:///{path}"), connections=1, begin="BEGIN IMMEDIATE")
+    with engine.connect() as connection:
+        driver: Any = connection.connection.dbapi_connection
+        for pragma in ("synchronous = OFF", "cache_size = -400000", "wal_autocheckpoint = 100000"):
+            driver.execute(f"PRAGMA {pragma}")
         drawn = _draw(jobs)
         while batch := list(itertools.islice(drawn, _BATCH)):
-            _insert_jobs(connection, batch)
+            with connection.begin():
+                _insert_jobs(connection, batch)
         _insert_calls(connection, jobs, jobs if calls is None else calls)
-        connection.execute("COMMIT")
-        connection.execute("PRAGMA journal_mode = WAL")
+        with connection.begin():
+            upkeep.optimize(connection)
+        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    engine.dispose()
 
 
 async def _create(path: Path) -> None:
@@ -96,11 +97,14 @@ def _draw(count: int) -> Iterator[_Drawn]:
     rare = max(count // RARE_JOBS, 1)
     key_weights = list(itertools.accumulate(100 // (1 + number) for number in range(len(_KEYS))))
     word_weights = list(itertools.accumulate(1000 // (3 + number) + 1 for number in range(len(_WORDS))))
+    sentences = [
+        chance.choices(_WORDS, cum_weights=word_weights, k=12 + each % 20) for each in range(_SENTENCES)
+    ]
     for sequence in range(1, count + 1):
         key = chance.choices(_KEYS, cum_weights=key_weights)[0]
         agent = "chat" if key == CHAT_KEY else chance.choices(_AGENTS, (60, 20, 15, 5))[0]
         workspace = None if agent == "chat" else _WORKSPACES[min(int(chance.expovariate(0.2)), 30)]
-        words = chance.choices(_WORDS, cum_weights=word_weights, k=12 + sequence % 20)
+        words = [*chance.choice(sentences), str(sequence)]
         if key != CHAT_KEY and sequence % 3 == 0:
             words.insert(1, FREQUENT_WORD)
         user = "user-7" if key == CHAT_KEY else _USERS[min(int(chance.expovariate(0.1)), 200)]
@@ -121,7 +125,7 @@ def _draw(count: int) -> Iterator[_Drawn]:
         )
 
 
-def _insert_jobs(connection: sqlite3.Connection, batch: Sequence[_Drawn]) -> None:
+def _insert_jobs(connection: Connection, batch: Sequence[_Drawn]) -> None:
     row, run = _sample_rows()
     record = row["record"]
     jobs, runs, events = [], [], []
@@ -149,13 +153,20 @@ def _insert_jobs(connection: sqlite3.Connection, batch: Sequence[_Drawn]) -> Non
             events.append((each.sequence, seq, seq - 1, each.created, "state.changed", data))
     _insert(connection, "jobs", jobs)
     _insert(connection, "runs", runs)
-    connection.executemany("INSERT INTO events (job, seq, run, at, type, data) VALUES (?,?,?,?,?,?)", events)
+    connection.exec_driver_sql(
+        "INSERT INTO events (job, seq, run, at, type, data) VALUES (?,?,?,?,?,?)", events
+    )
+    derived.add(
+        connection,
+        [derived.source_of_columns(values["sequence"], values, "Nightly") for values in jobs],
+    )
 
 
-def _insert_calls(connection: sqlite3.Connection, jobs: int, count: int) -> None:
+def _insert_calls(connection: Connection, jobs: int, count: int) -> None:
     """Insert calls of these jobs, in their order."""
     query = "SELECT sequence, id, api_key_id, agent, created_at FROM jobs ORDER BY sequence"
-    found: Iterable[Any] = itertools.cycle(connection.execute(query).fetchall()) if jobs else ()
+    with connection.begin():
+        found: Iterable[Any] = itertools.cycle(connection.exec_driver_sql(query).fetchall()) if jobs else ()
     sample = ModelCall(
         "", "", 1, "", "", "default", "", BEGAN, settled=True, tokens=TokenCounts(900, 300, 9000)
     )
@@ -177,13 +188,15 @@ def _insert_calls(connection: sqlite3.Connection, jobs: int, count: int) -> None
         for number, (sequence, job_id, key, agent, at) in zip(range(count), found, strict=False)
     )
     while batch := list(itertools.islice(rows, _BATCH)):
-        _insert(connection, "calls", batch)
+        with connection.begin():
+            _insert(connection, "calls", batch)
+            usage_sums.add_calls(connection, added=batch, removed=())
 
 
-def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[dict[str, Any]]) -> None:
+def _insert(connection: Connection, table: str, rows: Sequence[dict[str, Any]]) -> None:
     names = list(rows[0])
-    places = ", ".join(f":{name}" for name in names)
-    connection.executemany(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places})", rows)  # noqa: S608  # our own words
+    text = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608  # our own words
+    connection.exec_driver_sql(text, [tuple(row.values()) for row in rows])
 
 
 def _sample_rows() -> tuple[dict[str, Any], dict[str, Any]]:

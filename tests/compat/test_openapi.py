@@ -50,6 +50,11 @@ def without_additions(document: dict[str, Any], profile: str) -> dict[str, Any]:
         del left["components"]["schemas"][name]
     for path in ADDITIONS["document"]["paths"]:
         del left["paths"][path]
+    for place, names in ADDITIONS["parameters"].items():
+        method, path = place.split(" ")
+        parameters = left["paths"][path][method.lower()]["parameters"]
+        assert set(names) <= {each["name"] for each in parameters}
+        parameters[:] = [each for each in parameters if each["name"] not in names]
     change_responses(left["paths"], profile)
     return left
 

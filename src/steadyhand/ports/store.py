@@ -84,9 +84,8 @@ class JobFilter:
     session_name: str | None = None
     conversation: str | None = None
     search: str | None = None
-    """Words of the title or the prompt; all of them must be there. Words in quotes follow each other; a word that ends
-    with `*` is the beginning of one. Case and accents do not count. A store may index only the first 16,384 characters
-    of a prompt."""
+    """Words of the title or the prompt; all of them must be there. Words in quotes follow each other. Case and accents
+    do not count. A store may know only the first 16,384 characters of a prompt."""
 
 
 @dataclass(frozen=True, slots=True)

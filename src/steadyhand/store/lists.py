@@ -163,11 +163,9 @@ def _by_names(query: Query) -> Iterator[int]:
         sources = _group_ranges(query)
         if sources is not None:
             return _merge(sources)
-    name = min(
-        names,
-        key=lambda each: len(_range(query, f"ix_jobs_{each}", **{each: names[each]})(query.before, _FEW)),
-    )
-    return _pull(_range(query, f"ix_jobs_{name}", **{name: names[name]}), query.before)
+    ranges = [_range(query, f"ix_jobs_{name}", **{name: value}) for name, value in names.items()]
+    rarest = ranges[0] if len(ranges) == 1 else min(ranges, key=lambda each: len(each(query.before, _FEW)))
+    return _pull(rarest, query.before)
 
 
 def _by_metadata(query: Query) -> Iterator[int]:
@@ -269,7 +267,8 @@ def _tag_ranges(query: Query, tag: int) -> list[tuple[int, Fetch]]:
         "(SELECT job FROM job_tags WHERE tag = ? AND group_id = {group} AND job < ? AND job >= ? "
         "ORDER BY job DESC LIMIT 1)"
     )
-    if query.job_filter.api_key_id is not None:
+    ((count,),) = query.rows(f"SELECT count(*) FROM job_groups{where}", *values)  # noqa: S608  # our own words
+    if count <= _MAX_SOURCES:
         text = f"SELECT id, {first.format(group='job_groups.id')} FROM job_groups{where}"  # noqa: S608
         rows = query.rows(text, tag, query.before, query.low, *values)
     else:

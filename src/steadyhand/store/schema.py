@@ -216,7 +216,7 @@ job_tags = Table(
     sqlite_with_rowid=False,
 )
 
-ZONE_SIZE = 1024
+ZONE_SIZE = 256
 """The jobs in a zone: those whose `sequence`, divided by this, is the number of the zone."""
 
 job_zones = Table(

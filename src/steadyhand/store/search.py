@@ -32,14 +32,6 @@ _DELETE = "INSERT INTO job_texts (job_texts, rowid, title, prompt, scope) VALUES
 
 
 @dataclass(frozen=True, slots=True)
-class SearchTerm:
-    """Words that follow each other in a title or in a prompt; of a `prefix` the last one is the beginning of a word."""
-
-    words: str
-    prefix: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class TextRow:
     """What the index has of a job. `prompt` has at least its first `INDEXED_CHARACTERS`."""
 
@@ -63,18 +55,15 @@ def text_row(row: RowMapping) -> TextRow:
     return TextRow(*names, json.loads(row["record"]).get("title"), row["prompt"])
 
 
-def parse_search(text: str) -> list[SearchTerm]:
-    """Return the terms of a search: words, "phrases" in quotes, and beginnings of words that end with `*`.
+def parse_search(text: str) -> list[str]:
+    """Return the terms of a search: words, and phrases, which stand in quotes.
 
     Raise `InvalidRequest` if there is no word, or too much of them.
     """
     if len(text) > MAX_SEARCH_CHARACTERS:
         raise InvalidRequest.at("?q", f"is longer than {MAX_SEARCH_CHARACTERS} characters")
-    terms = []
-    for phrase, word in _TERM.findall(text):
-        words = phrase or word.rstrip("*")
-        if any(character.isalnum() for character in words):
-            terms.append(SearchTerm(words, prefix=word.endswith("*")))
+    terms = [phrase or word for phrase, word in _TERM.findall(text)]
+    terms = [term for term in terms if any(character.isalnum() for character in term)]
     if not terms:
         raise InvalidRequest.at("?q", "has no word to search for")
     if len(terms) > MAX_SEARCH_TERMS:
@@ -83,10 +72,11 @@ def parse_search(text: str) -> list[SearchTerm]:
 
 
 def match_expression(job_filter: JobFilter) -> str:
-    """Return the FTS5 query of a filter's search, key, agent and workspace."""
-    terms = [
-        _quote(_indexable(term.words)) + "*" * term.prefix for term in parse_search(job_filter.search or "")
-    ]
+    """Return the FTS5 query of a filter's search, key, agent and workspace.
+
+    It has no beginnings of words: FTS5 reads all jobs with any of their words before it returns the first one.
+    """
+    terms = [_quote(_indexable(term)) for term in parse_search(job_filter.search or "")]
     scopes = [
         _quote(_scope_word(name, value))
         for name in _SCOPED
@@ -98,14 +88,19 @@ def match_expression(job_filter: JobFilter) -> str:
 
 def add_texts(connection: Connection, rows: Sequence[TextRow]) -> None:
     """Add jobs to the index."""
-    if rows:
-        connection.exec_driver_sql(_INSERT, [row.values() for row in rows])
+    _write(connection, _INSERT, rows)
 
 
 def remove_texts(connection: Connection, rows: Sequence[TextRow]) -> None:
     """Remove jobs that are in the index with the same rows."""
-    if rows:
-        connection.exec_driver_sql(_DELETE, [row.values() for row in rows])
+    _write(connection, _DELETE, rows)
+
+
+def _write(connection: Connection, statement: str, rows: Sequence[TextRow]) -> None:
+    # In the order of their rowids: FTS5 begins a new part of the index, and merges it later, for each lower one.
+    values = [row.values() for row in sorted(rows, key=lambda row: row.sequence)]
+    if values:
+        connection.exec_driver_sql(statement, values)
 
 
 def _indexable(text: str) -> str:

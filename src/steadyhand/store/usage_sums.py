@@ -29,6 +29,7 @@ _GROUP_COLUMNS: Mapping[UsageGroup, str] = {
     "provider": "provider",
     "day": "day",
 }
+_KEY_NAMES = ("level", "api_key_id", "start", "agent", "model", "provider")
 _EPOCH = date(1970, 1, 1)
 _FIRST_DAY, _END_DAY = -(2**31), 2**31
 _LAST_MONTH = (date.max.replace(day=1) - _EPOCH).days
@@ -41,9 +42,9 @@ _CALL_SUMS = (
     "1 - priced AS unpriced, 1 - complete AS incomplete"
 )
 _ADD = text(
-    f"INSERT INTO usage_sums (level, api_key_id, start, agent, model, provider, {', '.join(SUM_NAMES)}) "  # noqa: S608  # our own words
-    f"VALUES (:level, :api_key_id, :start, :agent, :model, :provider, {', '.join(f':{name}' for name in SUM_NAMES)}) "
-    "ON CONFLICT (level, api_key_id, start, agent, model, provider) DO UPDATE SET "
+    f"INSERT INTO usage_sums ({', '.join((*_KEY_NAMES, *SUM_NAMES))}) "  # noqa: S608  # our own words
+    f"VALUES ({', '.join(f':{name}' for name in (*_KEY_NAMES, *SUM_NAMES))}) "
+    f"ON CONFLICT ({', '.join(_KEY_NAMES)}) DO UPDATE SET "
     + ", ".join(f"{name} = usage_sums.{name} + excluded.{name}" for name in SUM_NAMES)
 )
 
@@ -57,31 +58,33 @@ def add_calls(connection: Connection, added: Iterable[CallRow], removed: Iterabl
     for sign, rows in ((1, added), (-1, removed)):
         for row in rows:
             if row["settled"]:
-                for key in _sum_keys(row):
-                    sums = changes.setdefault(key, [0] * len(SUM_NAMES))
-                    for at, amount in enumerate(_amounts(row)):
-                        sums[at] += sign * amount
+                names = tuple(row[name] for name in _NAMES)
+                sums = changes.setdefault((row["day"], *names), [0] * len(SUM_NAMES))
+                for at, amount in enumerate(_amounts(row)):
+                    sums[at] += sign * amount
     parameters = [
-        dict(zip(("level", "api_key_id", "start", "agent", "model", "provider"), key, strict=True))
-        | dict(zip(SUM_NAMES, sums, strict=True))
-        for key, sums in changes.items()
+        dict(zip(_KEY_NAMES, key, strict=True)) | dict(zip(SUM_NAMES, sums, strict=True))
+        for (day, *names), sums in changes.items()
         if any(sums)
+        for key in _sum_keys(day, names)
     ]
     if parameters:
         connection.execute(_ADD, parameters)
 
 
-def _sum_keys(row: CallRow) -> Iterator[tuple[Any, ...]]:
-    """Return the primary key of each sum that a call belongs to."""
-    day = row["day"]
-    for level, names in enumerate(_LEVELS):
-        key, agent, model, provider = (row[name] if name in names else "" for name in _NAMES)
-        yield level, key, day, agent, model, provider
-        yield level + _MONTHS, key, _month_start(day), agent, model, provider
-
-
 def _amounts(row: CallRow) -> tuple[int, ...]:
     return (1, *(row[name] for name in (*_TOKEN_COLUMNS, "micros")), 1 - row["priced"], 1 - row["complete"])
+
+
+def _sum_keys(day: int, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Return the primary key of each sum to which the calls of a day with these names belong."""
+    month = _month_start(day)
+    for level, level_names in enumerate(_LEVELS):
+        key, *others = (
+            value if name in level_names else "" for name, value in zip(_NAMES, names, strict=True)
+        )
+        yield level, key, day, *others
+        yield level + _MONTHS, key, month, *others
 
 
 def _month_start(day: int) -> int:

@@ -385,9 +385,22 @@ def test_the_list_filters(client: httpx2.Client, service: RunningService) -> Non
         assert client.get("/v1/jobs", params=wanted).json()["data"] == [], wanted
 
 
+def test_the_list_finds_words_of_titles_and_prompts(client: httpx2.Client) -> None:
+    job = run_job(client, "say quokkas are marsupials", title="A zoological remark")
+    for search in ("quokkas", "ZOOLOGICAL marsupials", '"quokkas are"'):
+        found = client.get("/v1/jobs", params={"q": search}).json()["data"]
+        assert [each["id"] for each in found] == [job["id"]], search
+    assert client.get("/v1/jobs", params={"q": "quokkas", "agent": "nobody"}).json()["data"] == []
+    assert client.get("/v1/jobs", params={"q": '"are quokkas"'}).json()["data"] == []
+
+
 @pytest.mark.parametrize(
     ("params", "code"),
     [
+        ({"q": ""}, "invalid_field"),
+        ({"q": "?!"}, "invalid_field"),
+        ({"q": ["a", "b"]}, "invalid_field"),
+        ({"q": "x" * 257}, "invalid_field"),
         ({"limit": "0"}, "invalid_field"),
         ({"limit": "201"}, "invalid_field"),
         ({"limit": "x"}, "invalid_field"),

@@ -141,6 +141,12 @@ def test_pages_hold_every_row_once(service: RunningService) -> None:
         ({"limit": 1001}, "invalid_field"),
         ({"cursor": "x"}, "bad_cursor"),
         ({"cursor": "-1"}, "bad_cursor"),
+        ({"cursor": "W10="}, "bad_cursor"),  # []
+        ({"cursor": "WyJhIl0="}, "bad_cursor"),  # ["a"], and no group
+        ({"cursor": "WyJhIl0=", "by": "day"}, "bad_cursor"),
+        ({"cursor": "WzFd", "by": "agent"}, "bad_cursor"),  # [1]
+        ({"cursor": "Ww==", "by": "agent"}, "bad_cursor"),  # [
+        ({"cursor": "MTI=", "by": "agent"}, "bad_cursor"),  # 12
         ({"agent": ["a", "b"]}, "invalid_field"),
         ({"agent": "a\0"}, "invalid_field"),
         ({"agents": "a"}, "unknown_field"),

@@ -158,7 +158,7 @@ _LIST_QUERY: tuple[dict[str, Any], ...] = (
     _query("created_after", "RFC 3339, with its zone.", _TIME_SCHEMA),
     _query("created_before", "RFC 3339, with its zone.", _TIME_SCHEMA),
     _query("id_prefix", "Jobs whose ids begin so.", {"type": "string", "pattern": "^[0-9a-f]{1,12}$"}),
-    _query("q", "Words that the title or the prompt has; see [List jobs](#list-jobs).", _SEARCH_SCHEMA),
+    _query("q", "Words of the title or the prompt, all of them; a phrase is quoted.", _SEARCH_SCHEMA),
     _query("limit", "How many.", _integer(1, 200, 20)),
     _query("cursor", "`next_cursor` of the page before."),
 )

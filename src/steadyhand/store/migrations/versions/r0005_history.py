@@ -44,7 +44,7 @@ _SUMS = (
     "unpriced",
     "incomplete",
 )
-_ZONE_SIZE = 1024
+_ZONE_SIZE = 256
 _CHUNK = 1000
 _FIRST_MONTH_DAYS = 31
 
