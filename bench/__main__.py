@@ -17,6 +17,7 @@ from typing import Any
 
 from bench import (
     accepting,
+    aging,
     answering,
     comparison,
     following,
@@ -62,6 +63,7 @@ ROWS: Mapping[str, tuple[int, Measure]] = {
     "harvest-unchanged": (20, harvesting.measure_unchanged),
     "harvest-growth": (10, harvesting.measure_growth),
     "harvest-new": (5, harvesting.measure_new),
+    "history": (5, aging.measure),
 }
 """Each row's number of pairs, and what takes it."""
 COMPARISON = "comparison"

@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 GROWTH: Mapping[str, str] = {
+    "jobs-p50": "Does not grow with the jobs, but with the jobs on the page; writing them as JSON bounds it.",
+    "jobs-p99": "Grows with the combinations of key, agent and workspace, for metadata without a key; their number "
+    "bounds it.",
+    "jobs-eight": "Grows with the callers, as each takes its turn on one core of the service.",
+    "jobs-beside": "Grows with the callers, as each takes its turn on one core of the service.",
+    "usage": "Grows with the combinations of key, agent, model and provider in a month, and with the days if they are "
+    "asked for; days that are cut grow with their calls.",
+    "start-history": "Does not grow with the ended jobs, but with those that wait; importing the code bounds it.",
+    "retention": "Constant for each deleted job; its files and half a second in each one and a half bound it.",
     "accept": "The rate does not depend on the jobs that wait; one core of the service bounds it, and above 16 "
     "connections the time of one write to the disk.",
     "start-stream": "Constant for each job; the start of the agent's process bounds it.",

@@ -426,8 +426,8 @@ def metadata_tags(text: str | None) -> list[int]:
 
 def metadata_tag(name: str, value: str) -> int:
     """Return a number for a name and a value. Others may have the same one, so `metadata_matches` decides."""
-    # Each part is JSON, so that no other pair has the same text.
-    data = (to_json(name) + to_json(value)).encode("ascii")
+    # With the length of the name, so that no other pair has the same text.
+    data = f"{len(name)} {name}{value}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=_TAG_BYTES).digest(), "big", signed=True)
 
 

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sqlalchemy import Connection, RowMapping
 
@@ -110,6 +111,7 @@ def _indexable(text: str) -> str:
     return _UNSPACED.sub(r" \1 ", text).encode("utf-8", "replace").decode("utf-8")
 
 
+@lru_cache(maxsize=1024)
 def _scope_word(name: str, value: str) -> str:
     """Return one word for a name and a value, whatever characters the value has."""
     return name[0] + hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
