@@ -185,7 +185,7 @@ def _changes_of(refs: Sequence[Mapping[str, Any]] = (), **values: Any) -> Change
 _RECORD_MAKERS: Mapping[str, Callable[..., Any]] = {**_RECORD_OBJECTS, "changes": _changes_of}
 
 
-def job_from_row(row: RowMapping, runs: Sequence[Run]) -> Job:
+def job_from_row(row: RowMapping | Mapping[str, Any], runs: Sequence[Run]) -> Job:
     """Return the job of a row with `last_event`; a listed row lacks `structured_output`, `history` and `answer`."""
     record = json.loads(row["record"])
     # Rows of an earlier version lack the fields of a later one.

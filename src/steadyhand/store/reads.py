@@ -131,7 +131,7 @@ def list_jobs(connection: Connection, job_filter: JobFilter, limit: int, cursor:
 
 def _brief_jobs(connection: Connection, sequences: Sequence[int]) -> list[Job]:
     rows = connection.execute(_BRIEF_JOB.where(jobs.c.sequence.in_(sequences))).mappings()
-    rows_by_sequence = {row["sequence"]: row for row in rows}
+    rows_by_sequence = {row["sequence"]: dict(row) for row in rows}
     query = select(runs).where(runs.c.job.in_(sequences)).order_by(runs.c.job, runs.c.number)
     runs_by_job: dict[int, list[Run]] = {sequence: [] for sequence in sequences}
     for row in connection.execute(query).mappings():
