@@ -9,7 +9,7 @@ GROWTH: Mapping[str, str] = {
     "jobs-p99": "Grows with the combinations of key, agent and workspace, for metadata without a key; their number "
     "bounds it.",
     "jobs-eight": "Grows with the callers, as each takes its turn on one core of the service.",
-    "jobs-eight-empty": "Does not grow with the jobs, but with those on the page: an empty store reads and writes none.",
+    "jobs-eight-empty": "Does not grow with the jobs, but with those on the page: an empty store has none.",
     "jobs-beside": "Grows with the callers, as each takes its turn on one core of the service.",
     "usage": "Grows with the combinations of key, agent, model and provider in a month, and with the days if they are "
     "asked for; days that are cut grow with their calls.",
