@@ -13,7 +13,7 @@ from steadyhand.clock import utc_now
 from steadyhand.errors import StoreUnavailable
 from steadyhand.job import Job, Run, State
 from steadyhand.testing.contracts.samples import accepted_draft, expect_error, make_job
-from steadyhand.worker.retention import Retention
+from steadyhand.worker.job_retention import Retention
 
 
 @pytest.fixture(autouse=True)

@@ -188,8 +188,8 @@ calls = Table(
     Column("status", Integer),
     Column("source", String(16), nullable=False),
     Index("ix_calls_job_id", "job_id"),
-    Index("ix_calls_at", "at"),
-    Index("ix_calls_open", "id", **_where("settled = 0")),
+    Index("ix_calls_day", "day", "at"),
+    Index("ix_calls_settled", "id", **_where("settled = 0")),
 )
 
 # --- derived ---------------------------------------------------------------------------------------

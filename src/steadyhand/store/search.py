@@ -34,7 +34,7 @@ _DELETE = "INSERT INTO job_texts (job_texts, rowid, title, prompt, scope) VALUES
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """What the index has of a job. `prompt` has at least its first `INDEXED_CHARACTERS`."""
+    """A job as the index has it. `prompt` has at least its first `INDEXED_CHARACTERS`."""
 
     sequence: int
     api_key_id: str
@@ -51,7 +51,7 @@ class TextRow:
 
 
 def text_row(row: RowMapping) -> TextRow:
-    """Return what the index has of a job, by its row."""
+    """Return a job as the index has it, by its row."""
     names = (row["sequence"], row["api_key_id"], row["agent"], row["workspace"])
     return TextRow(*names, json.loads(row["record"]).get("title"), row["prompt"])
 

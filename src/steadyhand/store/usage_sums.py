@@ -161,7 +161,7 @@ class _Source:
         since = None if query.since is None else to_microseconds(query.since)
         until = None if query.until is None else to_microseconds(query.until)
         if by_call:
-            return self._calls(groups, since, until)
+            return self._calls(groups, since, until, by_day=False)
         first_day = _FIRST_DAY if since is None else -(-since // MICROSECONDS_PER_DAY)
         end_day = _END_DAY if until is None else until // MICROSECONDS_PER_DAY
         if first_day > end_day:  # within one day
@@ -208,8 +208,12 @@ class _Source:
         conditions += [f"{name} = :{name}" for name in filters]
         return f"SELECT {', '.join([*columns, *SUM_NAMES])} FROM usage_sums WHERE {' AND '.join(conditions)}"  # noqa: S608
 
-    def _calls(self, groups: Sequence[str], since: int | None, until: int | None) -> str:
+    def _calls(
+        self, groups: Sequence[str], since: int | None, until: int | None, *, by_day: bool = True
+    ) -> str:
         conditions = ["settled = 1"]
+        if by_day:  # the index has the days, and the times of each
+            conditions.append(f"day = {(since or 0) // MICROSECONDS_PER_DAY:d}")
         conditions += [] if since is None else [f"at >= {since:d}"]
         conditions += [] if until is None else [f"at < {until:d}"]
         conditions += [f"{name} = :{name}" for name in self._filters()]

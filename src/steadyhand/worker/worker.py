@@ -10,10 +10,10 @@ from steadyhand.job import Outcome, OutcomeType, State
 from steadyhand.outcome import StopReason
 from steadyhand.ports import Claim
 from steadyhand.worker.deps import WorkerDeps
+from steadyhand.worker.job_retention import Retention
 from steadyhand.worker.parked import MAX_PARKED, park_deadline, waits_for_credential
 from steadyhand.worker.recovery import PARKED, Recovery
 from steadyhand.worker.results import unparked_job
-from steadyhand.worker.retention import Retention
 from steadyhand.worker.run_executor import HARVEST_SECONDS, QUEUED, RunExecutor
 
 MAINTENANCE_SECONDS = 1.0

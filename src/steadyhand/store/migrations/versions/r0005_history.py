@@ -58,8 +58,8 @@ def upgrade() -> None:
         op.create_index(name, "jobs", list(columns), sqlite_where=where, postgresql_where=where)
     op.drop_index("ix_calls_day", "calls")
     op.drop_index("ix_calls_settled", "calls")
-    op.create_index("ix_calls_at", "calls", ["at"])
-    op.create_index("ix_calls_open", "calls", ["id"], sqlite_where=sa.text("settled = 0"))
+    op.create_index("ix_calls_day", "calls", ["day", "at"])
+    op.create_index("ix_calls_settled", "calls", ["id"], sqlite_where=sa.text("settled = 0"))
     _make_tables()
     connection = op.get_bind()
     _fill_groups_and_zones(connection)
@@ -83,8 +83,8 @@ def downgrade() -> None:
         op.drop_table("job_texts")
     for table in ("progress", "usage_sums", "job_zones", "job_tags", "job_groups"):
         op.drop_table(table)
-    op.drop_index("ix_calls_at", "calls")
-    op.drop_index("ix_calls_open", "calls")
+    op.drop_index("ix_calls_day", "calls")
+    op.drop_index("ix_calls_settled", "calls")
     op.create_index("ix_calls_day", "calls", ["day"])
     op.create_index("ix_calls_settled", "calls", ["settled"])
     for name, _, _ in _INDEXES:
