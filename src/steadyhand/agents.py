@@ -89,6 +89,8 @@ class Agent:
     """Leave out the parts of a request that a chat without tools does not need: 9 KB instead of 51 KB."""
     warm: int | Literal["auto"] = 0
     """How many processes wait for jobs of the agent; `auto` is by the jobs of the last hours."""
+    live_seconds: float = 0
+    """How long a process stays after a job for the next turn of its conversation."""
 
 
 SCRATCH_WORKSPACE = "scratch"

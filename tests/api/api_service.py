@@ -88,6 +88,10 @@ class FakeCheckouts:
         del checkout, job, agent_root
         return None
 
+    async def take_back(self, checkout: Checkout, checkout_id: str) -> Checkout | None:
+        del checkout, checkout_id
+        return None
+
     async def harvest(self, place: Checkout) -> Harvest:
         if place.workspace.repository is None:
             return Harvest(None)

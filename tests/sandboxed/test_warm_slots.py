@@ -1,6 +1,5 @@
 """Processes that wait for jobs, with the real CLI and the scripted model: what a job gets and cannot notice."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -12,10 +11,10 @@ from typing import Any
 
 import pytest
 from tests.runner.freezing import freezer
+from tests.sandboxed.warm_services import cli, cli_below, events_of, wait_for_slot, warm_service
 from tests.service_fixtures import make_repository, make_service_root
 
 from steadyhand.runner.claude.warm import REHEARSAL_PROMPT
-from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.scenario import ModelToolCall, ModelTurn, Scenario
 from steadyhand.testing.service import Service, run_git, wait_until
@@ -25,32 +24,7 @@ CONFIG = """\
 warm = 1
 """
 LEVELS = ["bwrap", "none"]
-
-
-@pytest.fixture(scope="module")
-def cli(reachable_tmp: Path) -> Path:
-    """The real CLI under a path that any user can reach."""
-    target = reachable_tmp / "warm-cli" / "claude"
-    target.parent.mkdir()
-    try:
-        target.hardlink_to(cli_path())
-    except OSError:
-        shutil.copyfile(cli_path(), target)
-    target.chmod(0o755)
-    return target
-
-
-@contextlib.contextmanager
-def _service(
-    reachable_tmp: Path, cli: Path, model: ScriptedModel, level: str, config: str
-) -> Iterator[Service]:
-    root = make_service_root(reachable_tmp)
-    env = {"STEADYHAND_ISOLATION": level, "STEADYHAND_SERVICE__LOG_LEVEL": "debug"}
-    try:
-        with Service(root, cli, model=model.url, env=env, config=config) as service:
-            yield service
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+__all__ = ["cli"]  # a fixture, taken in
 
 
 @pytest.fixture(scope="module", params=LEVELS)
@@ -58,42 +32,8 @@ def service(
     request: pytest.FixtureRequest, reachable_tmp: Path, cli: Path, model: ScriptedModel
 ) -> Iterator[Service]:
     """A service with one waiting process of `chat`; shared, and each test leaves a new one waiting."""
-    with _service(reachable_tmp, cli, model, str(request.param), CONFIG) as made:
+    with warm_service(reachable_tmp, cli, model, str(request.param), CONFIG) as made:
         yield made
-
-
-def _events_of(service: Service, name: str) -> list[dict[str, Any]]:
-    lines = (line for line in service.log_since_start.splitlines() if f'"{name}"' in line)
-    return [json.loads(line) for line in lines]
-
-
-def _wait_for_slot(service: Service) -> int:
-    """Wait until one process waits that no job has had; return the pid of its CLI."""
-
-    def waiting() -> int | None:
-        ready = _events_of(service, "warm.ready")
-        taken = _events_of(service, "warm.taken")
-        free = {each["slot_id"] for each in ready} - {each["slot_id"] for each in taken}
-        free -= {each["slot_id"] for each in _events_of(service, "warm.ended")}
-        return next((each["supervisor"] for each in ready if each["slot_id"] in free), None)
-
-    return wait_until(waiting, 60)
-
-
-def _cli_below(supervisor: int) -> int:
-    """Return the pid of the CLI below a supervisor."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):
-                stat = (folder / "stat").read_text().rpartition(")")[2].split()
-                found.append((int(folder.name), int(stat[1]), (folder / "cmdline").read_bytes()))
-    below = {supervisor}
-    for _ in range(6):
-        below |= {pid for pid, parent, _ in found if parent in below}
-    return next(
-        pid for pid, _, line in found if pid in below and b"--input-format" in line and b"--args" not in line
-    )
 
 
 def _run(service: Service, prompt: str = "Say that all is well.", **fields: Any) -> dict[str, Any]:
@@ -109,12 +49,12 @@ def _without_identity(body: dict[str, Any]) -> dict[str, Any]:
 def test_the_model_gets_the_same_request_as_from_a_new_process(
     service: Service, model: ScriptedModel
 ) -> None:
-    _wait_for_slot(service)
+    wait_for_slot(service)
     model.clear()
     warm = _run(service)
     cold = _run(service, max_turns=7)  # the model is not told of it, and no process that waits has it
     warm_request, cold_request = model.requests
-    took = {each["job"] for each in _events_of(service, "warm.taken")}
+    took = {each["job"] for each in events_of(service, "warm.taken")}
     assert warm["id"] in took
     assert cold["id"] not in took
     assert warm["answer"] == cold["answer"] == "ok: the scripted model has read the prompt."
@@ -129,7 +69,7 @@ def test_the_model_gets_the_same_request_as_from_a_new_process(
 
 
 def test_the_rehearsal_is_in_no_record_and_costs_nothing(service: Service, model: ScriptedModel) -> None:
-    _wait_for_slot(service)
+    wait_for_slot(service)
     model.clear()
     job = _run(service)
     assert model.calls == 1  # the rehearsal went to nobody
@@ -147,9 +87,9 @@ def test_the_rehearsal_is_in_no_record_and_costs_nothing(service: Service, model
 def test_a_later_turn_resumes_the_session_of_a_job_that_a_waiting_process_ran(
     service: Service, model: ScriptedModel
 ) -> None:
-    _wait_for_slot(service)
+    wait_for_slot(service)
     job = _run(service, "The first prompt.")
-    _wait_for_slot(service)  # a new session waits, and the turn must not have it
+    wait_for_slot(service)  # a new session waits, and the turn must not have it
     model.clear()
     turn = service.client.post(f"/v1/jobs/{job['id']}/turns", json={"prompt": "The second prompt."})
     assert turn.status_code == 202, turn.text
@@ -162,18 +102,18 @@ def test_a_later_turn_resumes_the_session_of_a_job_that_a_waiting_process_ran(
 
 
 def test_a_process_that_was_killed_while_it_waited_costs_the_next_job_nothing(service: Service) -> None:
-    supervisor = _wait_for_slot(service)
-    os.kill(_cli_below(supervisor), signal.SIGKILL)
+    supervisor = wait_for_slot(service)
+    os.kill(cli_below(supervisor), signal.SIGKILL)
     job = _run(service)
     assert (job["state"], job["warnings"]) == ("completed", [])
-    assert _wait_for_slot(service) != supervisor
+    assert wait_for_slot(service) != supervisor
 
 
 def test_a_supervisor_that_was_killed_costs_the_next_job_nothing_and_leaves_no_process(
     service: Service,
 ) -> None:
-    supervisor = _wait_for_slot(service)
-    cli_pid = _cli_below(supervisor)
+    supervisor = wait_for_slot(service)
+    cli_pid = cli_below(supervisor)
     os.kill(supervisor, signal.SIGKILL)
     job = _run(service)
     assert job["state"] == "completed"
@@ -181,26 +121,24 @@ def test_a_supervisor_that_was_killed_costs_the_next_job_nothing_and_leaves_no_p
 
 
 def test_a_process_that_does_not_answer_is_replaced_and_the_job_gets_another(service: Service) -> None:
-    supervisor = _wait_for_slot(service)
+    supervisor = wait_for_slot(service)
     with freezer("group of version 2") as freeze:  # no signal undoes it
-        freeze(_cli_below(supervisor))
+        freeze(cli_below(supervisor))
         job = _run(service)
         assert (job["state"], job["warnings"]) == ("completed", [])
-        (taken,) = [each for each in _events_of(service, "warm.taken") if each["job"] == job["id"]]
+        (taken,) = [each for each in events_of(service, "warm.taken") if each["job"] == job["id"]]
         ended = wait_until(
-            lambda: [
-                each for each in _events_of(service, "warm.ended") if each["slot_id"] == taken["slot_id"]
-            ]
+            lambda: [each for each in events_of(service, "warm.ended") if each["slot_id"] == taken["slot_id"]]
         )
         assert [each["job"] for each in ended] == [None]  # it was another process that ran the job
         assert not Path(f"/proc/{supervisor}").exists()
 
 
 def test_a_budget_of_one_cent_ends_a_job_in_a_waiting_process(service: Service) -> None:
-    _wait_for_slot(service)
+    wait_for_slot(service)
     job = _run(service, "[[scenario:costly]] Spend.", budget_usd=0.01)
     assert job["outcome"]["type"] == "budget", job
-    assert job["id"] in {each["job"] for each in _events_of(service, "warm.taken")}
+    assert job["id"] in {each["job"] for each in events_of(service, "warm.taken")}
 
 
 # --- in a repository -------------------------------------------------------------------------------
@@ -224,7 +162,7 @@ LIST_REFS = Scenario(
 
 
 @pytest.fixture(scope="module")
-def repository_service(reachable_tmp: Path, cli: Path) -> Iterator[tuple[Service, ScriptedModel]]:
+def repositorywarm_service(reachable_tmp: Path, cli: Path) -> Iterator[tuple[Service, ScriptedModel]]:
     """A sealed service with one waiting process of `claude` in a repository."""
     root = make_service_root(reachable_tmp)
     make_repository(root / "workspace", {"greeting.txt": "hello\n", "CLAUDE.md": "Answer in one line.\n"})
@@ -249,9 +187,9 @@ def _was_warm(service: Service, job: dict[str, Any]) -> bool:
     ended = wait_until(
         lambda: [
             each
-            for each in _events_of(service, "warm.ended")
+            for each in events_of(service, "warm.ended")
             if each["slot_id"]
-            in {taken["slot_id"] for taken in _events_of(service, "warm.taken") if taken["job"] == job["id"]}
+            in {taken["slot_id"] for taken in events_of(service, "warm.taken") if taken["job"] == job["id"]}
         ]
     )
     return any(each["job"] == job["id"] for each in ended)
@@ -262,13 +200,13 @@ def test_a_job_in_a_repository_finds_the_commit_of_now_and_invents_no_change(
 ) -> None:
     service, _ = repository_service
     repository = service.root / "workspace"
-    _wait_for_slot(service)
+    wait_for_slot(service)
     first = _run_in_repository(service)
     assert _was_warm(service, first)
     assert (first["state"], first["changes"], first["warnings"]) == ("completed", None, [])
     assert first["commit"] == run_git(repository, "rev-parse", "HEAD")
     # Another branch moves: the waiting process has it without a new start.
-    _wait_for_slot(service)
+    wait_for_slot(service)
     run_git(repository, "branch", "moved-elsewhere")
     time.sleep(2.1)  # the debounce of fetches: within it no job, warm or not, sees the branch
     second = _run_in_repository(service)
@@ -276,7 +214,7 @@ def test_a_job_in_a_repository_finds_the_commit_of_now_and_invents_no_change(
     assert "refs/remotes/origin/moved-elsewhere" in second["answer"]
     assert (second["changes"], second["commit"]) == (None, first["commit"])
     # The base moves: the process cannot be used, and the job has one of its own.
-    _wait_for_slot(service)
+    wait_for_slot(service)
     (repository / "greeting.txt").write_text("good morning\n")
     run_git(repository, "commit", "-qam", "Greet in the morning")
     time.sleep(2.1)
@@ -284,7 +222,7 @@ def test_a_job_in_a_repository_finds_the_commit_of_now_and_invents_no_change(
     assert not _was_warm(service, third)
     assert third["commit"] == run_git(repository, "rev-parse", "HEAD")
     assert "good morning" in third["answer"]
-    _wait_for_slot(service)
+    wait_for_slot(service)
     fourth = _run_in_repository(service)
     assert _was_warm(service, fourth)
     assert (fourth["commit"], "good morning" in fourth["answer"]) == (third["commit"], True)
@@ -294,7 +232,7 @@ def test_the_work_of_a_job_in_a_waiting_process_is_harvested_and_goes_on_in_a_tu
     repository_service: tuple[Service, ScriptedModel],
 ) -> None:
     service, _ = repository_service
-    _wait_for_slot(service)
+    wait_for_slot(service)
     job = _run_in_repository(service, "[[scenario:commit]] Work.")
     assert _was_warm(service, job)
     assert job["changes"]["files"] == 1
@@ -306,13 +244,13 @@ def test_the_work_of_a_job_in_a_waiting_process_is_harvested_and_goes_on_in_a_tu
 def test_nothing_is_left_after_a_drain_and_after_a_crash(
     reachable_tmp: Path, cli: Path, model: ScriptedModel
 ) -> None:
-    with _service(reachable_tmp, cli, model, "bwrap", CONFIG) as service:
-        _wait_for_slot(service)
+    with warm_service(reachable_tmp, cli, model, "bwrap", CONFIG) as service:
+        wait_for_slot(service)
         assert service.terminate() == 0
         assert wait_until(lambda: service.live_agent_pids() == [])
         assert list((service.data_dir / "ahead").iterdir()) == []
         service.restart()
-        supervisor = _wait_for_slot(service)
+        supervisor = wait_for_slot(service)
         left = list((service.data_dir / "ahead").iterdir())
         os.kill(supervisor, signal.SIGSTOP)  # even one that cannot end its run by itself
         service.kill()

@@ -40,6 +40,10 @@ class FakeCheckouts:
         del checkout, job, agent_root
         return None
 
+    async def take_back(self, checkout: Checkout, checkout_id: str) -> Checkout | None:
+        del checkout, checkout_id
+        return None
+
     async def release(self, checkout: Checkout) -> None:
         self.calls.append(("release", checkout.paths.root.name))
 

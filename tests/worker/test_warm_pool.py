@@ -19,6 +19,7 @@ from steadyhand.testing.contracts.samples import make_job
 from steadyhand.worker import warm_pool
 from steadyhand.worker.deps import WorkerDeps
 from steadyhand.worker.warm_pool import MIN_AVAILABLE_BYTES, SLOT_BYTES, WarmPool
+from steadyhand.worker.warm_slot import WarmSlot
 
 SECONDS = 10.0
 PLENTY = 64 << 30
@@ -33,6 +34,12 @@ class _Agent:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     paused: bool = False
     root: Path | None = None
+    resets: int = 0
+    may_reset: bool = True
+
+    async def reset(self, _checkout: Checkout) -> bool:
+        self.resets += 1
+        return self.may_reset
 
     def pause(self) -> None:
         self.paused = True
@@ -59,6 +66,8 @@ class _Runner:
 
     def warm_key(self, job: Job, agent: Agent) -> WarmKey | None:
         return WarmKey(f"{self.program} {agent.name}", str(job.spec.append_system_prompt))
+
+    turn_key = warm_key
 
     def may_initialise(self, agent: Agent, checkout: Checkout) -> bool:  # noqa: ARG002  # the port's signature
         return not agent.secrets
@@ -99,6 +108,7 @@ class _Gateway:
 class _Config:
     first_warm_slot: int = 40
     warm_memory: int = 10 * SLOT_BYTES
+    max_kept_per_key: int = 2
     clock: Callable[[], Any] = field(default_factory=lambda: lambda: make_job().created_at)
     environment_for: Callable[..., Any] = field(default_factory=lambda: lambda *_: {})
 
@@ -106,6 +116,11 @@ class _Config:
 class _Checkouts(FakeCheckouts):
     async def hand_over(self, checkout: Checkout, job: Job, agent_root: Path | None) -> Checkout | None:  # noqa: ARG002
         return replace(checkout, paths=self.job_paths(job.id))
+
+    async def take_back(self, checkout: Checkout, checkout_id: str) -> Checkout | None:
+        paths = self.job_paths(checkout_id)
+        paths.root.mkdir(parents=True, exist_ok=True)
+        return replace(checkout, paths=paths)
 
 
 @dataclass
@@ -304,3 +319,95 @@ async def test_without_an_agent_that_asks_for_it_nothing_is_started(tmp_path: Pa
         async with made.pool.claimed(made.job()) as slot:
             assert slot is None
         assert made.runner.started == []
+
+
+# --- processes that stay ---------------------------------------------------------------------------
+
+
+async def _run(made: World, job: Job) -> WarmSlot | None:
+    """Run a job in the slot that it gets, and keep the process if it may be kept; return the slot."""
+    async with made.pool.claimed(job) as slot:
+        if slot is None or await made.pool.hand_over(slot, replace(job, begin="resume")) is None:
+            return None
+        if made.pool.may_keep(job):
+            made.pool.expect_turn(job)
+            assert await made.pool.keep(slot, job)
+        return slot
+
+
+def _of(made: World, key: str, user: str | None = None, **fields: Any) -> Job:
+    return made.job(api_key_id=key, metadata=None if user is None else {"user": user}, **fields)
+
+
+@in_loop
+async def test_a_process_without_tools_is_reset_for_its_caller_and_for_no_other(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        await made.until(lambda: len(made.pool.waiting) == 1)
+        first = await _run(made, _of(made, "k_one", "ada"))
+        await made.until(lambda: len(made.pool.waiting) == 2)  # it, and a new one
+        for key, user in (("k_one", "grace"), ("k_two", "ada"), ("k_one", None)):
+            async with made.pool.claimed(_of(made, key, user)) as slot:
+                assert slot is not first
+            await made.until(lambda: len(made.pool.waiting) == 2)
+        assert await _run(made, _of(made, "k_one", "ada")) is first
+        await made.until(lambda: made.runner.started[0].resets == 2)
+
+
+@in_loop
+async def test_a_process_that_cannot_be_reset_ends(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        await made.until(lambda: len(made.pool.waiting) == 1)
+        made.runner.started[0].may_reset = False
+        slot = await _run(made, _of(made, "k_one"))
+        assert slot is not None
+        await made.until(slot.ended.is_set)
+
+
+@in_loop
+async def test_a_process_with_tools_does_not_stay(tmp_path: Path) -> None:
+    async with world(tmp_path, tools=("Bash",)) as made:
+        await made.until(lambda: len(made.pool.waiting) == 1)
+        slot = await _run(made, _of(made, "k_one"))
+        assert slot is not None
+        assert slot.ended.is_set()
+
+
+@in_loop
+async def test_a_live_process_is_for_the_turn_after_its_job_alone(tmp_path: Path) -> None:
+    async with world(tmp_path, live_seconds=60.0) as made:
+        await made.until(lambda: len(made.pool.waiting) == 1)
+        parent = _of(made, "k_one", id="parent")
+        first = await _run(made, parent)
+        turn = {"begin": "resume", "parent_job_id": "parent"}
+        stranger = _of(made, "k_two", **turn)
+        async with made.pool.claimed(stranger) as slot:
+            assert slot is not first
+        other_details = _of(made, "k_one", append_system_prompt="Be brief.", **turn)
+        async with made.pool.claimed(other_details) as slot:
+            assert slot is not first
+        assert await _run(made, _of(made, "k_one", **turn)) is first
+        assert made.runner.started[0].resets == 0
+        assert made.pool.counts.live_hits == 1
+
+
+@in_loop
+async def test_kept_processes_are_bounded_by_key_and_time_and_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, 5) as made:
+        await made.until(lambda: len(made.pool.waiting) == 5)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(_run(made, _of(made, "k_one")))
+
+        def used() -> list[WarmSlot]:
+            return [slot for slot in made.pool.waiting if slot.owner is not None]
+
+        await made.until(lambda: len(used()) == 2 and len(made.pool.waiting) == 7)
+        monkeypatch.setattr(warm_pool, "KEPT_SECONDS", 0.0)
+        await made.until(lambda: not used() and len(made.pool.waiting) == 5)
+        monkeypatch.setattr(warm_pool, "KEPT_SECONDS", 60.0)
+        await _run(made, _of(made, "k_two"))
+        await made.until(lambda: len(used()) == 1)
+        made.memory[0] = MIN_AVAILABLE_BYTES - 1
+        await made.until(lambda: made.runner.alive == 0)

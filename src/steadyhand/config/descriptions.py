@@ -116,5 +116,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "agents.*.memory": "As `defaults.memory`, for this agent.",
     "agents.*.processes": "As `defaults.processes`, for this agent.",
     "agents.*.disk": "As `defaults.disk`, for this agent.",
+    "agents.*.live_seconds": (
+        "The time that a process of `warm` stays after a job for the next turn of its conversation."
+    ),
     "agents.*.warm": "The processes that wait for jobs of this agent; `auto` follows the jobs of the last hours.",
 }

@@ -93,8 +93,8 @@ class Settings:
         tables = self.tables
         agents = dict(BUILT_IN_AGENTS) | {
             name: _build_agent(name, table)
-            if name not in BUILT_IN_AGENTS or table.model_fields_set != {"warm"}
-            else replace(BUILT_IN_AGENTS[name], warm=table.warm)
+            if name not in BUILT_IN_AGENTS or not table.model_fields_set <= {"warm", "live_seconds"}
+            else replace(BUILT_IN_AGENTS[name], warm=table.warm, live_seconds=table.live_seconds)
             for name, table in tables.agents.items()
         }
         workspaces = {name: _build_workspace(name, table) for name, table in tables.workspaces.items()}
@@ -166,6 +166,7 @@ def _build_agent(name: str, table: AgentTable) -> Agent:
         processes=table.processes,
         disk_bytes=table.disk,
         warm=table.warm,
+        live_seconds=table.live_seconds,
     )
 
 

@@ -110,6 +110,8 @@ class RunSpec:
     """The files that came with earlier turns of its session, which its checkout has not."""
     on_answer: Callable[[RunEvidence], None] | None = None
     """Called once the agent has given its result and nothing of it goes on, before the agent has ended."""
+    keep_process: bool = False
+    """True if a process that waited for this job may wait for another one after it; see `RunReport.process_kept`."""
     background_seconds: float = 600
     """How long the run waits, after a result, for work that the agent has in the background."""
 
@@ -122,6 +124,8 @@ class RunReport:
     output: RunOutput
     session_id: str | None = None
     warnings: tuple[JobWarning, ...] = ()
+    process_kept: bool = False
+    """True if the agent has ended its work well and its process waits for more; its session is on disk."""
 
 
 class Runner(Protocol):
@@ -181,7 +185,11 @@ class WarmAgent(Protocol):
         ...
 
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
-        """Run a job in the process, as `Runner.run` does; no process of it is alive when this returns."""
+        """Run a job in the process, as `Runner.run` does. No process of it is alive then unless the report says so."""
+        ...
+
+    async def reset(self, checkout: Checkout) -> bool:
+        """Make a kept process as it was before its first job, with a new session; return False if that failed."""
         ...
 
 
@@ -190,6 +198,10 @@ class WarmRunner(Protocol):
 
     def warm_key(self, job: Job, agent: Agent) -> WarmKey | None:
         """Return the key of the processes that the first run of a job can have; None if it needs one of its own."""
+        ...
+
+    def turn_key(self, job: Job, agent: Agent) -> WarmKey | None:
+        """Return the same for a job that continues the conversation of another one."""
         ...
 
     def may_initialise(self, agent: Agent, checkout: Checkout) -> bool:
@@ -263,6 +275,10 @@ class AgentFiles(Protocol):
 
         The new folder belongs to `owner`. Call it before anything but the service has told the process what to do.
         """
+        ...
+
+    def restore_sessions(self, config_dir: Path, old_directory: Path, new_directory: Path) -> None:
+        """Undo `redirect_sessions`."""
         ...
 
     def copy_transcript(

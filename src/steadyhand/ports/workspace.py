@@ -175,6 +175,13 @@ class Checkouts(Protocol):
         """
         ...
 
+    async def take_back(self, checkout: Checkout, checkout_id: str) -> Checkout | None:
+        """Move the checkout of a job that has ended back, for a later job in the same process; instead of `release`.
+
+        The job keeps a copy of its config directory, with the session. None if it cannot be moved.
+        """
+        ...
+
     async def harvest(self, checkout: Checkout) -> Harvest:
         """Store the diff, the commits and the transcript, and return the changes."""
         ...

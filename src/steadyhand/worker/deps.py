@@ -32,6 +32,8 @@ class WorkerConfig:
     max_waiting_runs_per_key: int = 16
     first_warm_slot: int = 0
     """The number of the first slot of processes that wait for jobs; those below belong to claims of the queue."""
+    max_kept_per_key: int = 16
+    """How many processes of one key may wait for its next jobs."""
     warm_memory: int = 0
     """The bytes that waiting processes may take together."""
 

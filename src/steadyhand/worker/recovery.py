@@ -17,7 +17,7 @@ from steadyhand.ports import JobFilter
 from steadyhand.retry import is_resumable, requeued
 from steadyhand.worker.deps import WorkerDeps
 from steadyhand.worker.run_executor import QUEUED, RUNNING, RunExecutor
-from steadyhand.worker.warm_pool import read_supervisor
+from steadyhand.worker.warm_slot import read_supervisor
 
 PARKED = frozenset({State.PARKED})
 INTERRUPTED = frozenset({State.INTERRUPTED})

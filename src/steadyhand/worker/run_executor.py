@@ -69,7 +69,8 @@ from steadyhand.worker.run_phases import RunPhases, with_running_phase
 from steadyhand.worker.run_start import start_events, started_job
 from steadyhand.worker.stoppable import catch_run_error, read_patiently, run_until_stopped
 from steadyhand.worker.waiting_runs import WaitingRuns
-from steadyhand.worker.warm_pool import WarmPool, WarmSlot
+from steadyhand.worker.warm_pool import WarmPool
+from steadyhand.worker.warm_slot import WarmSlot
 
 RUNNING = frozenset({State.RUNNING})
 QUEUED = frozenset({State.QUEUED})
@@ -326,6 +327,7 @@ class RunExecutor:
             model_access=None if access is None else access.model_access,
             on_listening=None if access is None else access.on_listening,
             call_client_tools=call_client_tools if job.spec.tools else None,
+            keep_process=self.warm_pool.may_keep(job),
             earlier_files=earlier_files,
             background_seconds=(
                 self._deps.catalog.defaults.background_seconds
@@ -375,6 +377,8 @@ class RunExecutor:
         park_until = result.park_until(outcome)
         # The checkout is kept if the job is resumable, which its stored end decides.
         resumable = False
+        if report.process_kept:
+            self.warm_pool.expect_turn(job)
         try:
             # Passed to the store one after the other without a wait between, the two share a commit.
             async with asyncio.TaskGroup() as group:
@@ -388,7 +392,17 @@ class RunExecutor:
             if report.evidence.stop_reason is StopReason.STORE:
                 self.lost_ends += 1  # it goes on by the rules of the start
         finally:
-            await (self._deps.checkouts.retain(checkout) if resumable else self._release(checkout))
+            await self._put_away(job, checkout, result, resumable=resumable)
+
+    async def _put_away(self, job: Job, checkout: Checkout, result: RunResult, *, resumable: bool) -> None:
+        """Keep the checkout for a run that resumes the job, or with its process for the next job, or remove it."""
+        slot = self.warm_pool.slot_of(job.id)
+        if resumable:
+            await self._deps.checkouts.retain(checkout)
+        elif slot is None or not result.report.process_kept or not await self.warm_pool.keep(slot, job):
+            if slot is not None:
+                await self.warm_pool.end_process(slot)
+            await self._release(checkout)
 
     async def end_answered(self, job: Job) -> None:
         """End a job that the service lost after its answer was stored: keep its changes, or tell of their loss."""

@@ -5,11 +5,12 @@ socket, that no claim of the queue has.
 """
 
 import asyncio
+import contextlib
 import time
-import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,10 +19,12 @@ import structlog
 from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import SteadyhandError
 from steadyhand.job import Job, JobSpec
-from steadyhand.ports import Checkout, HeldAccess, JobPaths, RunSpec, WarmAgent, WarmKey, WarmRunner
+from steadyhand.ports import Checkout, JobPaths, RunSpec, WarmAgent, WarmKey, WarmRunner
+from steadyhand.retry import continues_parent
 from steadyhand.worker.deps import WorkerDeps
 from steadyhand.worker.machine_memory import available_memory
 from steadyhand.worker.warm_demand import AgentDemand, SlotKey
+from steadyhand.worker.warm_slot import SUPERVISOR_FILE, WarmCounts, WarmSlot, write_supervisor
 
 CHECK_SECONDS = 0.5
 MAX_AGE_SECONDS = 3600.0
@@ -31,63 +34,10 @@ SLOT_BYTES = 100 << 20
 MIN_AVAILABLE_BYTES = 256 << 20
 """Below this much memory of the machine no process waits."""
 CLOSE_SECONDS = 60.0
+SETTLE_SECONDS = 2.0
+KEPT_SECONDS = 60.0
+"""How long a process that was reset waits for the next job of its caller."""
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 2.0, 300.0
-
-
-SUPERVISOR_FILE = "supervisor"
-"""The record of a process in the folder of a checkout that has no job; the store has that of a job's process."""
-
-
-def write_supervisor(paths: JobPaths, pid: int, started: int) -> None:
-    """Write down the supervisor of a waiting process."""
-    (paths.root / SUPERVISOR_FILE).write_text(f"{pid} {started}", "ascii")
-
-
-def read_supervisor(paths: JobPaths) -> tuple[int, int] | None:
-    """Return the pid and the start time in the record of a folder, or None."""
-    try:
-        pid, started = (paths.root / SUPERVISOR_FILE).read_text("ascii").split()
-        return int(pid), int(started)
-    except (OSError, ValueError):
-        return None
-
-
-@dataclass(eq=False, slots=True)
-class WarmSlot:
-    """One waiting process, from the making of its checkout to its end."""
-
-    key: SlotKey
-    number: int
-    initialise: bool
-    id: str = field(default_factory=lambda: f"warm-{uuid.uuid4().hex}")
-    began: float = field(default_factory=time.monotonic)
-    checkout: Checkout | None = None
-    access: HeldAccess | None = None
-    agent: WarmAgent | None = None
-    supervisor: int | None = None
-    is_background: bool = False
-    is_claimed: bool = False
-    job_id: str | None = None
-    """The job that has the checkout."""
-    released: asyncio.Event = field(default_factory=asyncio.Event)
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def is_ready(self) -> bool:
-        """True if a job can have it."""
-        return self.agent is not None and not self.is_claimed and not self.released.is_set()
-
-
-@dataclass(slots=True)
-class WarmCounts:
-    """Counts of the waiting processes since the start."""
-
-    hits: int = 0
-    misses: int = 0
-    refills: int = 0
-    failures: int = 0
-    dropped: int = 0
-    """The processes that were ended without a job."""
 
 
 class WarmPool:
@@ -120,11 +70,15 @@ class WarmPool:
     @asynccontextmanager
     async def claimed(self, job: Job) -> AsyncIterator[WarmSlot | None]:
         """Reserve a slot for a job for the length of the block; None without one. Its process ends with the block."""
-        slot = self._take(job)
         self._running_jobs += 1
         self._update_priority()
+        slot = None
         try:
-            yield slot
+            await self._wait_for_parent(job)
+            slot = self._take(job)
+            if slot is not None and not await self._is_for(slot, job):
+                slot.released.set()
+            yield slot if slot is None or not slot.released.is_set() else None
         finally:
             self._running_jobs -= 1
             self._update_priority()
@@ -133,31 +87,118 @@ class WarmPool:
 
     def _take(self, job: Job) -> WarmSlot | None:
         demand = self._demand.get(job.agent)
-        key = None if demand is None or self._closed else self._key_of(job)
-        if demand is None or key is None:
+        if demand is None or self._closed:
+            return None
+        slot = self._live_slot(job)
+        if slot is not None:
+            self.counts.live_hits += 1
+            return self._claim(slot, job)
+        key = self._key_of(job)
+        if key is None:
             return None
         demand.record(key, _template(job), time.monotonic())
         self._changed.set()
-        fits = [slot for slot in self._slots if slot.is_ready and slot.key.fits(key, exactly=slot.initialise)]
+        owner = _owner(job)
+        fits = [
+            slot
+            for slot in self._slots
+            if slot.is_ready
+            and (slot.live_job is None or slot.can_reset)
+            and slot.owner in (None, owner)
+            and slot.key.fits(key, exactly=slot.initialise)
+        ]
         if not fits:
             self.counts.misses += 1
             return None
-        slot = max(fits, key=lambda each: (each.initialise, -each.began))
-        slot.is_claimed = True
         self.counts.hits += 1
-        self._log.debug(
-            "warm.taken", slot_id=slot.id, job=job.id, age_seconds=round(time.monotonic() - slot.began, 1)
+        # One that the same caller has had stands for a new start; then those with the details, the youngest first.
+        return self._claim(
+            max(fits, key=lambda each: (each.owner is not None, each.initialise, each.began)), job
         )
+
+    async def _wait_for_parent(self, job: Job) -> None:
+        """Wait, for a bounded time, until the process that holds the conversation of a job can go on with it."""
+        for slot in self._slots:
+            if job.parent_job_id is not None and slot.settling == job.parent_job_id:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(SETTLE_SECONDS):
+                        await slot.settled.wait()
+                return
+
+    async def _is_for(self, slot: WarmSlot, job: Job) -> bool:
+        """Return True once the process of a claimed slot holds no conversation but that of the job."""
+        if slot.live_job in (None, job.parent_job_id):
+            return True
+        slot.live_job = None
+        if slot.agent is None or slot.checkout is None:
+            return False
+        return await slot.agent.wake() and await slot.agent.reset(slot.checkout)
+
+    def _claim(self, slot: WarmSlot, job: Job) -> WarmSlot:
+        slot.is_claimed = True
+        age = round(time.monotonic() - slot.began, 1)
+        self._log.debug(
+            "warm.taken", slot_id=slot.id, job=job.id, age_seconds=age,
+            is_used=slot.owner is not None, is_live=slot.live_job is not None,
+        )  # fmt: skip
         return slot
+
+    def _live_slot(self, job: Job) -> WarmSlot | None:
+        """Return the slot that holds the conversation which a job continues."""
+        if job.parent_job_id is None or not continues_parent(job):
+            return None
+        for slot in self._slots:
+            if slot.is_ready and slot.live_job == job.parent_job_id and slot.owner is not None:
+                runner = self._deps.warm_runners[job.runner]
+                key = self._slot_key(job, runner.turn_key(job, self._deps.catalog.agent(job.agent)))
+                if key == slot.key and slot.owner[0] == job.api_key_id:
+                    return slot
+        return None
 
     def _key_of(self, job: Job) -> SlotKey | None:
         agent = self._deps.catalog.agent(job.agent)
         runner = self._deps.warm_runners.get(agent.runner)
-        key: WarmKey | None = None if runner is None else runner.warm_key(job, agent)
+        return None if runner is None else self._slot_key(job, runner.warm_key(job, agent))
+
+    def _slot_key(self, job: Job, key: WarmKey | None) -> SlotKey | None:
         workspace = self._workspace_of(job)
         if key is None or workspace.mode == "in_place":
             return None
-        return SlotKey(agent.name, key.process, key.details, repr((workspace, job.publish)))
+        return SlotKey(job.agent, key.process, key.details, repr((workspace, job.publish)))
+
+    def may_keep(self, job: Job) -> bool:
+        """Return True if the process of a job may stay after it: for its conversation, or for its caller."""
+        slot, agent = self.slot_of(job.id), self._deps.catalog.agent(job.agent)
+        if slot is None or self._closed or self._workspace_of(job).repository is not None:
+            return False
+        return agent.live_seconds > 0 or _may_reset(agent, job)
+
+    def expect_turn(self, job: Job) -> None:
+        """Let jobs that continue a job wait until its process is ready for them. Call it before the job ends."""
+        slot = self.slot_of(job.id)
+        if slot is not None:
+            slot.settling = job.id
+            slot.settled.clear()
+
+    async def keep(self, slot: WarmSlot, job: Job) -> bool:
+        """Keep the process of an ended job, with its checkout; return False if both have to go."""
+        if slot.agent is None or slot.checkout is None or self._closed:
+            return False
+        slot.agent.pause()
+        checkout = await self._deps.checkouts.take_back(slot.checkout, slot.id)
+        if checkout is None:
+            return False
+        write_supervisor(checkout.paths, *slot.agent.supervisor)
+        agent = self._deps.catalog.agent(job.agent)
+        slot.checkout, slot.job_id, slot.owner = checkout, None, _owner(job)
+        slot.live_job = job.id if agent.live_seconds else None
+        slot.can_reset = _may_reset(agent, job)
+        slot.is_kept, slot.kept_at = True, time.monotonic()
+        if not slot.initialise:
+            # It is initialised now, for jobs with these details alone.
+            slot.key, slot.initialise = self._slot_key(job, _key_after(self._deps, job)) or slot.key, True
+        self.counts.kept += 1
+        return True
 
     async def hand_over(self, slot: WarmSlot, job: Job) -> Checkout | None:
         """Return the checkout of a claimed slot as that of a job; None if the slot cannot be used, which ends it."""
@@ -174,7 +215,14 @@ class WarmPool:
     async def _checkout_for(self, slot: WarmSlot, job: Job) -> Checkout | None:
         if slot.agent is None or slot.checkout is None or not await slot.agent.wake():
             return None
+        if slot.live_job is not None and (job.parent_job_id != slot.live_job or job.begin != "resume"):
+            return None
         return await self._deps.checkouts.hand_over(slot.checkout, job, slot.agent.root)
+
+    async def end_process(self, slot: WarmSlot) -> None:
+        """End the process of a slot whose job has ended, and wait for it: its files can then be removed."""
+        slot.is_kept = False
+        await self._end(slot)
 
     def slot_of(self, job_id: str) -> WarmSlot | None:
         """Return the slot whose checkout a job has."""
@@ -182,8 +230,9 @@ class WarmPool:
 
     async def _end(self, slot: WarmSlot) -> None:
         slot.released.set()
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await slot.ended.wait()
+        if not slot.is_kept:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await slot.ended.wait()
 
     # --- the pool --------------------------------------------------------------------------
 
@@ -230,14 +279,38 @@ class WarmPool:
         if self._is_short_of_memory():
             self._drop(iter(unclaimed))
             return
-        self._drop(slot for slot in unclaimed if now - slot.began > MAX_AGE_SECONDS)
+        self._drop(
+            slot for slot in unclaimed if now - slot.began > MAX_AGE_SECONDS or self._is_over(slot, now)
+        )
+        self._drop_used_beyond_memory(unclaimed)
         plan = self._plan(now)
         for slot in unclaimed:
+            if slot.owner is not None:
+                continue
             wanted = (slot.key, slot.initialise)
             if plan.get(wanted, 0) > 0:
                 plan[wanted] -= 1
             elif slot.is_ready:
                 self._drop(iter([slot]))
+
+    def _is_over(self, slot: WarmSlot, now: float) -> bool:
+        """Return True if a kept process has waited long enough for its conversation or its caller."""
+        live_seconds = self._deps.catalog.agent(slot.key.agent).live_seconds
+        limit = KEPT_SECONDS if slot.live_job is None else live_seconds
+        return slot.owner is not None and now - slot.kept_at > limit
+
+    def _drop_used_beyond_memory(self, unclaimed: list[WarmSlot]) -> None:
+        """End kept processes that the memory has no room for, the one not used for longest first, of a key as well."""
+        used = sorted((slot for slot in unclaimed if slot.owner is not None), key=lambda each: each.kept_at)
+        room = max(0, self._deps.config.warm_memory // SLOT_BYTES - (len(unclaimed) - len(used)))
+        of_key = Counter(slot.owner[0] for slot in used if slot.owner is not None)
+        for slot in used:
+            key_id = "" if slot.owner is None else slot.owner[0]
+            is_beyond = len(used) > room or of_key[key_id] > self._deps.config.max_kept_per_key
+            if is_beyond and not slot.released.is_set():
+                self._drop(iter([slot]))
+                used = [each for each in used if each is not slot]
+                of_key[key_id] -= 1
 
     def _plan(self, now: float) -> dict[tuple[SlotKey, bool], int]:
         """Return how many slots of each key and kind there are to be."""
@@ -260,7 +333,7 @@ class WarmPool:
         plan = self._plan(now)
         for slot in self._slots:
             wanted = (slot.key, slot.initialise)
-            if not slot.is_claimed and plan.get(wanted, 0) > 0:
+            if not slot.is_claimed and slot.owner is None and plan.get(wanted, 0) > 0:
                 plan[wanted] -= 1
         for (key, initialise), count in plan.items():
             if count > 0 and self._retry_at.get(key, (0.0, 0.0))[0] <= now:
@@ -298,6 +371,9 @@ class WarmPool:
                     )
                     self._changed.set()
                     await self._until_released(slot, slot.agent)
+                    while slot.is_kept and await self._make_ready(slot, slot.agent):
+                        self._changed.set()
+                        await self._until_released(slot, slot.agent)
         except (SteadyhandError, OSError, TimeoutError) as error:
             self.counts.failures += 1
             pause = min(
@@ -307,6 +383,7 @@ class WarmPool:
             log.warning("warm.failed", error=str(error), retry_seconds=pause)
         finally:
             slot.released.set()
+            slot.settled.set()
             self._slots.remove(slot)
             log.debug("warm.ended", job=slot.job_id)
             slot.ended.set()
@@ -325,6 +402,20 @@ class WarmPool:
                 slot.is_background = is_background
                 runner = self._deps.warm_runners[self._deps.catalog.agent(slot.key.agent).runner]
                 runner.set_background(slot.supervisor, is_background=is_background)
+
+    async def _make_ready(self, slot: WarmSlot, agent: WarmAgent) -> bool:
+        """Make a kept process ready for its next job; return False if it has to end."""
+        slot.is_kept = False
+        if self._closed or slot.checkout is None:
+            return False
+        if slot.live_job is None and not (await agent.wake() and await agent.reset(slot.checkout)):
+            return False
+        agent.pause()
+        slot.released.clear()
+        slot.is_claimed = False
+        slot.settling = None
+        slot.settled.set()
+        return True
 
     async def _until_released(self, slot: WarmSlot, agent: WarmAgent) -> None:
         async with asyncio.TaskGroup() as group:
@@ -382,6 +473,27 @@ class WarmPool:
             ref=workspace.ref,
             publish=workspace.publish or defaults.publish,
         )
+
+
+def _preference(slot: WarmSlot) -> tuple[bool, bool, bool, float]:
+    return slot.live_job is None, slot.owner is not None, slot.initialise, -slot.kept_at
+
+
+def _owner(job: Job) -> tuple[str, str | None]:
+    """Return the caller whose jobs may share a process: the key, and the `user` that the request names."""
+    user = (job.spec.metadata or {}).get("user")
+    return job.api_key_id, None if user is None else str(user)
+
+
+def _may_reset(agent: Agent, job: Job) -> bool:
+    """Return True if a job can have left nothing in its process: it had no tools."""
+    return agent.tools == () and not job.spec.tools and agent.definition is None
+
+
+def _key_after(deps: WorkerDeps, job: Job) -> WarmKey | None:
+    return deps.warm_runners[job.runner].turn_key(
+        replace(job, runs=(), begin="fresh"), deps.catalog.agent(job.agent)
+    )
 
 
 def _template(job: Job) -> Job:

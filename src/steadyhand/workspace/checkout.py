@@ -170,6 +170,16 @@ class GitCheckouts:
             await asyncio.to_thread(self._job_dirs.keep_old_path, checkout.paths, moved)
         return moved
 
+    async def take_back(self, checkout: Checkout, checkout_id: str) -> Checkout | None:
+        """Move the checkout of an ended job back; see `ports.Checkouts.take_back`."""
+        files = self._job_dirs.ahead_files_of(checkout_id)
+        try:
+            await asyncio.to_thread(self._job_dirs.move_back, checkout, files)
+        except (OSError, WorkspaceError):
+            return None
+        self.factory.rename(checkout.paths, files)
+        return moved_checkout(checkout, files)
+
     async def _is_current(self, checkout: Checkout, workspace: Workspace, agent_root: Path | None) -> bool:
         """Return True if a checkout is on the commit that its ref names now; its other refs are brought up to date."""
         if workspace.repository is None or self._sandbox_exec is None:

@@ -68,6 +68,28 @@ class JobDirs:
         (new.root / "prepared").write_bytes(b"")
         return True
 
+    def move_back(self, checkout: Checkout, new: JobPaths) -> None:
+        """Move the folders of a job's checkout to `new`; the job keeps a copy of its config directory."""
+        old = checkout.paths
+        if new.root.is_symlink():
+            new.root.unlink()
+        make_dir(new.root, TRAVERSABLE)
+        make_dir(new.artifacts, PRIVATE)
+        copy = old.root / "config.copy"
+        remove_tree(copy)
+        copy_tree(old.config_dir, copy)
+        chown_tree(copy, checkout.uid)
+        delete_note(old)
+        for path in (old.config_dir, *transient_paths(old)):
+            if path.exists():
+                target = new.root / path.relative_to(old.root)
+                if target.parent != new.root:
+                    make_dir(target.parent, PRIVATE)
+                path.rename(target)
+        copy.rename(old.config_dir)
+        if not self._sandboxed:
+            self._agent_files.restore_sessions(new.config_dir, new.checkout, old.checkout)
+
     def keep_old_path(self, old: JobPaths, checkout: Checkout) -> None:
         """Let a process without a sandbox find a moved checkout, its home and its sessions where it was started."""
         old.root.symlink_to(checkout.paths.root)

@@ -8,7 +8,12 @@ from steadyhand.job import JobWarning
 from steadyhand.ports import Instructions
 from steadyhand.redact import Redactor
 from steadyhand.runner.claude.definitions import parse_definition, sanitize_skill
-from steadyhand.runner.claude.session import default_config_dir, move_sessions, redirect_sessions
+from steadyhand.runner.claude.session import (
+    default_config_dir,
+    move_sessions,
+    redirect_sessions,
+    restore_sessions,
+)
 from steadyhand.runner.claude.transcript import copy_transcript
 
 SANDBOX_SETTINGS = '{"skipWebFetchPreflight": true}\n'
@@ -74,6 +79,10 @@ class ClaudeFiles:
     ) -> None:
         """Let a process that was started in one directory write its sessions where those of another one are."""
         redirect_sessions(config_dir, old_directory, new_directory, owner)
+
+    def restore_sessions(self, config_dir: Path, old_directory: Path, new_directory: Path) -> None:
+        """Undo `redirect_sessions`."""
+        restore_sessions(config_dir, old_directory, new_directory)
 
     def copy_transcript(
         self,

@@ -8,6 +8,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import structlog
 
 from steadyhand.agents import Agent
+from steadyhand.errors import SpawnError
 from steadyhand.events import ToolStarted
 from steadyhand.job import Job, ToolOutput
 from steadyhand.outcome import StopReason
@@ -22,6 +24,7 @@ from steadyhand.ports import Checkout, Emit, RunReport, RunSpec, Sandbox, StopSi
 from steadyhand.redact import Redactor
 from steadyhand.runner.claude.attachments import attachment_dirs, prepare_turns
 from steadyhand.runner.claude.control_client import ControlClient, ControlError
+from steadyhand.runner.claude.home_snapshot import HomeSnapshot
 from steadyhand.runner.claude.launch import build_launch, encode_prompt
 from steadyhand.runner.claude.mcp_tools import McpToolServer
 from steadyhand.runner.claude.messages import MessageReader
@@ -40,6 +43,8 @@ from steadyhand.runner.claude.warm import (
     answers,
     initialize_fields,
     may_initialise,
+    turn_key,
+    wait_for_line,
     warm_key,
 )
 from steadyhand.runner.process.agent_process import AgentProcess
@@ -84,7 +89,7 @@ class ClaudeRunner:
         with self._capture(spec) as capture:
             async with AgentProcess.start(launch, spec.on_spawned, spec.on_listening, stop) as process:
                 run_loop = RunLoop(spec, emit, stop, process, capture, resumed=resumed)
-                return await self._drive(run_loop, session)
+                return (await self._drive(run_loop, session))[0]
 
     @contextmanager
     def _capture(self, spec: RunSpec) -> Iterator[OutputCapture]:
@@ -101,7 +106,7 @@ class ClaudeRunner:
         *,
         initialize_fields: Mapping[str, Any] | None = None,
         is_initialised: bool = False,
-    ) -> RunReport:
+    ) -> tuple[RunReport, "_StreamProtocol"]:
         checkout = run_loop.spec.checkout
         protocol = _StreamProtocol(
             run_loop,
@@ -115,7 +120,7 @@ class ClaudeRunner:
             initialize_fields=initialize_fields,
             is_initialised=is_initialised,
         )
-        return await run_loop.run(protocol)
+        return await run_loop.run(protocol), protocol
 
     # --- processes that wait for a job -------------------------------------------------------
 
@@ -159,35 +164,71 @@ class ClaudeRunner:
                     await warm_up.forget_session(config_dir_of(checkout), directory, session)
             else:
                 await warm_up.wait_until_started()
-            yield WarmClaude(self, process, session, is_initialised=initialise)
+            snapshot = await asyncio.to_thread(HomeSnapshot.of, (checkout.home, config_dir_of(checkout)))
+            yield WarmClaude(self, process, session, snapshot, is_initialised=initialise)
+
+    def turn_key(self, job: Job, agent: Agent) -> WarmKey | None:
+        """See `ports.WarmRunner.turn_key`."""
+        return None if self._enforce_budget else turn_key(self._cli, job, agent)
 
     async def run_warm(
-        self,
-        process: AgentProcess,
-        session: str,
-        spec: RunSpec,
-        emit: Emit,
-        stop: StopSignal,
-        *,
-        is_initialised: bool,
+        self, warm: "WarmClaude", process: AgentProcess, spec: RunSpec, emit: Emit, stop: StopSignal
     ) -> RunReport:
         """Run a job in a process that waited for it."""
-        fields = {} if is_initialised else initialize_fields(spec.job, spec.agent)
+        fields = {} if warm.is_initialised else initialize_fields(spec.job, spec.agent)
         with self._capture(spec) as capture:
-            run_loop = RunLoop(spec, emit, stop, process, capture)
-            return await self._drive(
-                run_loop, session, initialize_fields=fields, is_initialised=is_initialised
+            run_loop = RunLoop(
+                spec, emit, stop, process, capture, resumed=spec.job.begin == "resume" and warm.has_run
             )
+            report, protocol = await self._drive(
+                run_loop,
+                warm.session_id,
+                initialize_fields=fields,
+                is_initialised=warm.is_initialised,
+            )
+        if report.process_kept:
+            warm.is_initialised = warm.has_run = True
+            if not await self._is_written(spec.checkout, warm.session_id, protocol.last_message_id):
+                await process.stop()
+                return replace(report, process_kept=False)
+        return report
+
+    async def _is_written(self, checkout: Checkout, session: str, message_id: str | None) -> bool:
+        """Wait until the session's file holds the newest message; return False if it does not within a limit."""
+        directory = session_directory(self._sandbox.agent_paths(checkout), self._sandbox)
+        return message_id is not None and await wait_for_line(
+            config_dir_of(checkout), directory, session, message_id.encode()
+        )
+
+    async def reset(self, warm: "WarmClaude", process: AgentProcess, checkout: Checkout) -> bool:
+        """Make a kept process as new; see `ports.WarmAgent.reset`."""
+        config, view = config_dir_of(checkout), self._sandbox.agent_paths(checkout)
+        directory = session_directory(view, self._sandbox)
+        try:
+            warm.session_id = await WarmUp(process, ()).forget_conversation(config, directory)
+        except SpawnError:
+            return False
+        warm.has_run = False
+        process.pause()
+        return await asyncio.to_thread(warm.snapshot.restore, (checkout.home, config))
 
 
 class WarmClaude:
     """A process of the CLI that waits for a job; see `ports.WarmAgent`."""
 
     def __init__(
-        self, runner: ClaudeRunner, process: AgentProcess, session: str, *, is_initialised: bool
+        self,
+        runner: ClaudeRunner,
+        process: AgentProcess,
+        session: str,
+        snapshot: HomeSnapshot,
+        *,
+        is_initialised: bool,
     ) -> None:
         self.session_id = session
         self.is_initialised = is_initialised
+        self.has_run = False
+        self.snapshot = snapshot
         self._runner = runner
         self._process = process
 
@@ -217,9 +258,11 @@ class WarmClaude:
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
         """See `ports.WarmAgent.run`."""
         spec.on_spawned(*self.supervisor)
-        return await self._runner.run_warm(
-            self._process, self.session_id, spec, emit, stop, is_initialised=self.is_initialised
-        )
+        return await self._runner.run_warm(self, self._process, spec, emit, stop)
+
+    async def reset(self, checkout: Checkout) -> bool:
+        """See `ports.WarmAgent.reset`."""
+        return await self._runner.reset(self, self._process, checkout)
 
 
 class _StreamProtocol:
@@ -243,6 +286,8 @@ class _StreamProtocol:
         self._messages = MessageReader()
         self._control = ControlClient(run_loop.process, initialize_fields)
         self._is_initialised = is_initialised
+        self.last_message_id: str | None = None
+        """The id of the newest message of the agent, by which it is found in the session's file."""
         job = run_loop.spec.job
         id_prefix = f"call_{job.id}_{run_loop.spec.number}"
         tools, one_call = job.spec.tools, job.spec.one_call
@@ -271,13 +316,28 @@ class _StreamProtocol:
         run_loop.hook = self._messages.running_hook
         if self._messages.background != run_loop.background:
             run_loop.set_background(self._messages.background)
+        self._note_turn(message, line)
+
+    def _note_turn(self, message: Mapping[str, Any], line: bytes) -> None:
+        """Note the beginning, the newest message and the result of a turn."""
+        run_loop = self._run_loop
+        if message["type"] == "assistant" and isinstance(message.get("uuid"), str):
+            self.last_message_id = message["uuid"]
         if message["type"] == "result" and self._messages.result is not None:
-            run_loop.set_result(self._messages.whole_answer(self._messages.result), line)
-            if not run_loop.background or self._tool_server is None:
+            result = self._messages.whole_answer(self._messages.result)
+            run_loop.set_result(result, line)
+            may_stay = run_loop.spec.keep_process and not result.is_error and not run_loop.background
+            if not may_stay and (not run_loop.background or self._tool_server is None):
                 # The agent waits for its background, but the turn after that may need answers of its caller.
                 run_loop.process.end_input()
         elif _begins_turn(message):
             run_loop.result_received.clear()  # a turn that the agent began by itself: its result is still to come
+        elif (
+            self._messages.state == "idle"
+            and run_loop.result_received.is_set()
+            and run_loop.process.input_open
+        ):
+            run_loop.turn_ended.set()
 
     def _handle_control(self, message: dict[str, Any], size: int) -> None:
         tool_server = self._tool_server

@@ -53,6 +53,15 @@ def redirect_sessions(config: Path, old_directory: Path, new_directory: Path, ow
     (projects / old).symlink_to(new)
 
 
+def restore_sessions(config: Path, old_directory: Path, new_directory: Path) -> None:
+    """Undo `redirect_sessions`: the sessions are those of the old name again."""
+    projects = config / "projects"
+    old, new = (projects / project_folder_name(str(each)) for each in (old_directory, new_directory))
+    if old.is_symlink():
+        old.unlink()
+        new.rename(old)
+
+
 def session_id_for(spec: RunSpec) -> str:
     """Return the id of the run's session: the job's if it is a UUID, as the CLI accepts no other, else a new one."""
     try:

@@ -76,6 +76,36 @@ def session_holds(config: Path, directory: str, session: str, tool_use_ids: Iter
     return False
 
 
+def ends_with(config: Path, directory: str, session: str, text: bytes) -> bool:
+    """Return True if the last part of a session's file holds a text."""
+    return text in _tail(config, directory, session)
+
+
+def user_messages(config: Path, directory: str, session: str) -> list[str]:
+    """Return the ids of the user's messages at the end of a session's file, once its last line is whole."""
+    found = []
+    for line in _tail(config, directory, session).split(b"\n"):
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line) if line else {}
+            if entry.get("type") == "user" and isinstance(entry.get("uuid"), str):
+                found.append(entry["uuid"])
+    return found
+
+
+def _tail(config: Path, directory: str, session: str) -> bytes:
+    with (
+        contextlib.suppress(OSError),
+        _opened(config, None, _DIR_FLAGS) as top,
+        _opened("projects", top, _DIR_FLAGS) as projects,
+        _opened(project_folder_name(directory), projects, _DIR_FLAGS) as folder,
+        _opened(f"{session}.jsonl", folder, _FILE_FLAGS) as file,
+    ):
+        info = os.fstat(file)
+        if stat.S_ISREG(info.st_mode):
+            return os.pread(file, _CHUNK, max(0, info.st_size - _CHUNK))
+    return b""
+
+
 def remove_session(config: Path, directory: str, session: str, prompt_id: bytes) -> bool:
     """Remove the file of a session once it says that the turn of a prompt is taken back; return True if it is gone."""
     taken_back = b'"cutUuid":"%s"' % prompt_id

@@ -24,7 +24,7 @@ from steadyhand.ports import Checkout, WarmKey
 from steadyhand.runner.claude.argv import system_prompt_text
 from steadyhand.runner.claude.mcp_tools import McpToolServer
 from steadyhand.runner.claude.tool_names import MCP_SERVER_NAME
-from steadyhand.runner.claude.transcript import remove_session
+from steadyhand.runner.claude.transcript import ends_with, remove_session, user_messages
 from steadyhand.runner.process.agent_process import AgentProcess
 from steadyhand.runner.process.output import LineSplitter, parse_message
 
@@ -47,16 +47,15 @@ def warm_key(cli: Path, job: Job, agent: Agent) -> WarmKey | None:
 
     Everything that a request can set and that is fixed at the start of the process, or at `initialize`, is in it.
     """
+    if job.parent_job_id is not None or job.begin == "resume" or job.spec.history:
+        return None
+    return turn_key(cli, job, agent)
+
+
+def turn_key(cli: Path, job: Job, agent: Agent) -> WarmKey | None:
+    """Return the same for a job that continues the conversation of another one in the process of that."""
     spec = job.spec
-    if (
-        job.begin == "resume"
-        or job.parent_job_id is not None
-        or job.runs
-        or spec.history
-        or spec.attachments
-        or spec.uncommitted is not None
-        or job.is_on_uncommitted
-    ):
+    if job.runs or spec.attachments or spec.uncommitted is not None or job.is_on_uncommitted:
         return None
     process = [repr(agent), spec.model, spec.effort, spec.max_turns, _fingerprint(cli)]
     details = [system_prompt_text(job, agent), spec.output_schema, [asdict(tool) for tool in spec.tools]]
@@ -165,6 +164,17 @@ def _is_answer(message: Mapping[str, Any], request_id: str) -> bool:
     )
 
 
+async def wait_for_line(config_dir: Path, directory: str, session: str, text: bytes) -> bool:
+    """Wait until the end of a session's file holds a text; return False if it does not in time."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while not await asyncio.to_thread(ends_with, config_dir, directory, session, text):  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_SECONDS)
+    except TimeoutError:
+        return False
+    return True
+
+
 # --- the steps -----------------------------------------------------------------------------------
 
 
@@ -206,6 +216,28 @@ class WarmUp:
             answer = await self._request("rewind_conversation", target_message_uuid=self._prompt_id)
             if answer.get("rewound") is not True:
                 raise SpawnError("The waiting process did not forget its turn.")
+
+    async def forget_conversation(self, config_dir: Path, directory: str) -> str:
+        """Begin a new session without a trace of the earlier one, or of the reset, and return its id."""
+        async with self._step("It did not begin a new session"):
+            message = {"role": "user", "content": "/clear"}
+            line = {"type": "user", "message": message, "parent_tool_use_id": None, "session_id": "default"}
+            await self._process.write(json.dumps(line).encode() + b"\n")
+            while (result := await self._next_message())["type"] != "result":
+                pass
+            session = str(uuid.UUID(str(result.get("session_id"))))
+            while not (  # noqa: ASYNC110  # there is no event for it
+                traces := await asyncio.to_thread(user_messages, config_dir, directory, session)
+            ):
+                await asyncio.sleep(_POLL_SECONDS)
+            answer = await self._request(
+                "rewind_conversation", target_message_uuid=traces[0], last_seen_user_message_uuid=traces[-1]
+            )
+            if answer.get("rewound") is not True:
+                raise SpawnError("The process did not forget its reset.")
+            self._prompt_id = traces[0]
+        await self.forget_session(config_dir, directory, session)
+        return session
 
     async def forget_session(self, config_dir: Path, directory: str, session: str) -> None:
         """Remove the file of the session once the process has written that the turn is taken back."""

@@ -94,6 +94,9 @@ class RunLoop:
         """The last object that the agent tried as its structured output."""
         self.result_received = asyncio.Event()
         self._busy = False
+        self.turn_ended = asyncio.Event()
+        """Set if the agent has ended its work well, waits for more, and is to be kept."""
+        self.process_kept = False
         self.background: Mapping[str, str] = {}
         """The work in the background that the agent reports: names by ids."""
         self._background_changed = asyncio.Event()
@@ -169,9 +172,8 @@ class RunLoop:
                 exit_status = await self._wait_for_end()
                 for helper in helpers:
                     helper.cancel()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(DRAIN_SECONDS):
-                        await asyncio.wait(readers)
+                if not self.process_kept:
+                    await wait_bounded(asyncio.wait(readers), DRAIN_SECONDS)
                 for reader in readers:
                     reader.cancel()
         except BaseExceptionGroup as errors:
@@ -184,8 +186,14 @@ class RunLoop:
         async with asyncio.TaskGroup() as group:
             ending = group.create_task(self.process.wait())
             stop_request = group.create_task(self.stop.wait())
-            await asyncio.wait({ending, stop_request}, return_when=asyncio.FIRST_COMPLETED)
+            turn_end = group.create_task(self.turn_ended.wait())
+            await asyncio.wait({ending, stop_request, turn_end}, return_when=asyncio.FIRST_COMPLETED)
             stop_request.cancel()
+            turn_end.cancel()
+            if turn_end.done() and not ending.done() and self.stop.reason is None:
+                self.process_kept = True
+                ending.cancel()
+                return ExitStatus(0, None)
             await asyncio.wait({ending}, timeout=END_SECONDS)
             if not ending.done():
                 ending.cancel()
@@ -342,7 +350,7 @@ class RunLoop:
             out_of_memory=exit_status.out_of_memory,
             disk_full=exit_status.disk_full,
         )
-        return RunReport(evidence, output, self.session_id, tuple(warnings))
+        return RunReport(evidence, output, self.session_id, tuple(warnings), self.process_kept)
 
 
 def _first_cause(errors: BaseExceptionGroup[BaseException]) -> BaseException:

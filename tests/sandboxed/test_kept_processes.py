@@ -1,0 +1,213 @@
+"""Processes that stay after a job: for the next turn of its conversation, or for its caller after a reset."""
+
+import json
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.sandboxed.warm_services import cli, cli_below, events_of, wait_for_slot, warm_service
+
+from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.service import Service, wait_until
+
+__all__ = ["cli"]  # a fixture, taken in
+LIVE = "[agents.chat]\nwarm = 1\nlive_seconds = 60\n"
+REUSED = "[agents.chat]\nwarm = 1\n"
+Message = dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[ScriptedModel]:
+    """A model that repeats what it is told."""
+    with ScriptedModel("echo") as model:
+        yield model
+
+
+@pytest.fixture(scope="module", params=["bwrap", "none"])
+def live(
+    request: pytest.FixtureRequest, reachable_tmp: Path, cli: Path, echo: ScriptedModel
+) -> Iterator[Service]:
+    """A service whose processes stay for their conversations."""
+    with warm_service(reachable_tmp, cli, echo, str(request.param), LIVE) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def reused(reachable_tmp: Path, cli: Path, echo: ScriptedModel) -> Iterator[Service]:
+    """A service whose processes stay for their callers."""
+    with warm_service(reachable_tmp, cli, echo, "bwrap", REUSED) as made:
+        yield made
+
+
+def _say(service: Service, conversation: list[Message], text: str, **fields: Any) -> str:
+    """Send the next message of a conversation, and add both to it; return the id of its job."""
+    conversation.append({"role": "user", "content": text})
+    answer = service.client.post(
+        "/v1/chat/completions", json={"model": "chat", "messages": conversation, **fields}
+    )
+    assert answer.status_code == 200, answer.text
+    conversation.append({"role": "assistant", "content": answer.json()["choices"][0]["message"]["content"]})
+    return str(service.client.get("/v1/jobs").json()["data"][0]["id"])
+
+
+def _taken(service: Service, job_id: str) -> dict[str, Any] | None:
+    return next((each for each in events_of(service, "warm.taken") if each["job"] == job_id), None)
+
+
+def _texts(body: dict[str, Any]) -> list[str]:
+    """Return the texts of a request's conversation, without what the CLI adds."""
+    texts = []
+    for message in body["messages"]:
+        content = message["content"]
+        blocks = [{"text": content}] if isinstance(content, str) else content
+        texts += [each.get("text", "") for each in blocks if message["role"] != "system"]
+    return [text for text in texts if "system-reminder" not in text and "# Environment" not in text]
+
+
+def test_each_turn_of_a_conversation_goes_on_in_the_process_of_the_turn_before(
+    live: Service, echo: ScriptedModel
+) -> None:
+    wait_for_slot(live)
+    echo.clear()
+    conversation: list[Message] = []
+    jobs = [_say(live, conversation, f"Message {number}.") for number in range(4)]
+    taken = [_taken(live, job) for job in jobs]
+    assert len({each["slot_id"] for each in taken if each is not None}) == 1
+    assert [each is not None and each["is_live"] for each in taken] == [False, True, True, True]
+    assert _texts(echo.requests[-1].body) == [each["content"] for each in conversation[:-1]]
+    assert echo.calls == 4
+    for job_id in jobs:
+        job = live.get_job(job_id)
+        assert (job["state"], job["warnings"], job["usage"]["turns"]) == ("completed", [], 1)
+        assert job["cost"]["usd"] == job["cost"]["reported_usd"]
+        transcript = (live.data_dir / "jobs" / job_id / "kept" / "transcript.jsonl").read_text()
+        assert f"Message {jobs.index(job_id)}." in transcript
+
+
+def test_a_process_that_died_costs_a_resume_and_no_error(live: Service, echo: ScriptedModel) -> None:
+    supervisor = wait_for_slot(live)
+    conversation: list[Message] = []
+    first = _say(live, conversation, "Before the end.")
+    assert _taken(live, first) is not None
+    os.kill(cli_below(supervisor), signal.SIGKILL)
+    second = _say(live, conversation, "After the end.")
+    assert live.get_job(second)["warnings"] == []
+    assert _texts(echo.requests[-1].body) == [each["content"] for each in conversation[:-1]]
+
+
+def test_a_second_turn_of_one_job_resumes_what_the_job_left(live: Service, echo: ScriptedModel) -> None:
+    wait_for_slot(live)
+    conversation: list[Message] = []
+    parent = _say(live, conversation, "The trunk.")
+    for branch in ("one", "another"):
+        turn = live.client.post(f"/v1/jobs/{parent}/turns", json={"prompt": f"The branch {branch}."}).json()
+        ended = live.wait_until_ended(turn["id"])
+        assert (ended["state"], ended["warnings"]) == ("completed", [])
+        assert _texts(echo.requests[-1].body)[-1] == f"The branch {branch}."
+        assert "The trunk." in _texts(echo.requests[-1].body)
+        assert len(_texts(echo.requests[-1].body)) == 3
+
+
+def test_another_key_gets_neither_the_process_nor_a_word_of_the_conversation(
+    live: Service, echo: ScriptedModel
+) -> None:
+    wait_for_slot(live)
+    conversation: list[Message] = []
+    own = _say(live, conversation, "A word for nobody else: cockatoo.")
+    created = live.client.post("/v1/keys", json={"name": f"other-{own}", "scopes": ["submit", "read"]})
+    assert created.status_code == 201, created.text
+    with live.new_client(created.json()["secret"]) as other:
+        for _ in range(3):
+            answer = other.post(
+                "/v1/chat/completions",
+                json={"model": "chat", "messages": [{"role": "user", "content": "What was the word?"}]},
+            )
+            assert answer.status_code == 200
+            assert "cockatoo" not in json.dumps(echo.requests[-1].body)
+        jobs = [each["id"] for each in other.get("/v1/jobs").json()["data"]]
+    used = {each["slot_id"] for each in events_of(live, "warm.taken") if each["job"] == own}
+    assert not used & {each["slot_id"] for job in jobs if (each := _taken(live, job)) is not None}
+
+
+@pytest.mark.parametrize(
+    "jobs", [100, pytest.param(1000, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
+)
+def test_nothing_of_an_earlier_request_is_in_a_later_one(
+    reused: Service, echo: ScriptedModel, jobs: int
+) -> None:
+    wait_for_slot(reused)
+    echo.clear()
+    choice = random.Random(jobs)  # noqa: S311  # the same each time
+    words: list[tuple[str, str]] = []
+    ids = []
+    for number in range(jobs):
+        user, word = choice.choice(["ada", "grace", "edsger"]), f"secret-{number}-{choice.getrandbits(48):x}"
+        words.append((user, word))
+        ids.append(_say(reused, [], f"Remember {word}.", user=user))
+    for (_, word), request in zip(words, echo.requests, strict=True):
+        text = json.dumps([request.body, request.headers])
+        assert {each for _, each in words if each in text} == {word}
+        assert "/clear" not in text
+        assert "local-command" not in text
+    sessions = [request.headers["x-claude-code-session-id"] for request in echo.requests]
+    assert len(set(sessions)) == jobs
+    assert len({len(json.dumps(_texts(request.body))) for request in echo.requests}) <= 3
+    # A process is used again, and by one user alone.
+    users: dict[str, set[str]] = {}
+    for (user, _), job in zip(words, ids, strict=True):
+        taken = _taken(reused, job)
+        if taken is not None:
+            users.setdefault(taken["slot_id"], set()).add(user)
+    assert all(len(each) == 1 for each in users.values())
+    assert sum(bool((_taken(reused, job) or {}).get("is_used")) for job in ids) > jobs / 4
+
+
+def test_the_home_of_a_process_that_was_reset_is_as_new(reused: Service) -> None:
+    wait_for_slot(reused)
+    fresh = _files(_ahead(reused, wait_until(lambda: _free_slot(reused))))
+    job = _say(reused, [], "Leave nothing: parakeet.", user="barbara")
+    taken = _taken(reused, job)
+    assert taken is not None
+    folder = wait_until(lambda: _reset_folder(reused, taken["slot_id"]))
+    again = _say(reused, [], "Again: budgerigar.", user="barbara")
+    second = _taken(reused, again)
+    assert second is not None
+    assert (second["slot_id"], second["is_used"]) == (taken["slot_id"], True)
+    wait_until(lambda: folder.is_dir() and "budgerigar" not in _content(folder))
+    assert _files(folder) == fresh
+    assert "parakeet" not in _content(folder)
+
+
+def _free_slot(service: Service) -> str | None:
+    gone = {each["slot_id"] for name in ("warm.taken", "warm.ended") for each in events_of(service, name)}
+    return next(
+        (each["slot_id"] for each in events_of(service, "warm.ready") if each["slot_id"] not in gone), None
+    )
+
+
+def _ahead(service: Service, slot_id: str) -> Path:
+    return service.data_dir / "ahead" / slot_id
+
+
+def _reset_folder(service: Service, slot_id: str) -> Path | None:
+    folder = _ahead(service, slot_id)
+    return folder if folder.is_dir() and "parakeet" not in _content(folder) else None
+
+
+def _files(folder: Path) -> set[str]:
+    """Return the names of the files that the CLI has, apart from those of its process and of a write under way."""
+    transient = ("sessions", ".lock", ".tmp", "fswatch")
+    found = (path.relative_to(folder) for part in ("home", "config") for path in (folder / part).rglob("*"))
+    return {str(path) for path in found if not any(part in str(path) for part in transient)}
+
+
+def _content(folder: Path) -> str:
+    return "".join(
+        path.read_text("utf-8", "replace")
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    )
