@@ -413,6 +413,7 @@ class WarmPool:
         agent.pause()
         slot.released.clear()
         slot.is_claimed = False
+        self._log.debug("warm.kept", slot_id=slot.id, job=slot.settling, is_live=slot.live_job is not None)
         slot.settling = None
         slot.settled.set()
         return True
