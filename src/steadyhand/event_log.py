@@ -266,12 +266,15 @@ class LiveTextBuffer:
 
 def _joined(item: LiveText, following: LiveText) -> LiveText:
     """Return two pieces as one; the second may take back the end of the first, and more."""
-    kept = item.body.text[: max(0, following.offset - item.offset)]
-    return replace(
-        item,
-        body=replace(item.body, text=kept + following.body.text),
-        offset=min(item.offset, following.offset),
-        taken_back=item.taken_back + max(0, item.offset - following.offset),
+    kept, body = item.body.text[: max(0, following.offset - item.offset)], item.body
+    return LiveText(
+        item.job_id,
+        item.run,
+        item.at,
+        type(body)(body.message_id, kept + following.body.text),
+        item.steps,
+        min(item.offset, following.offset),
+        item.taken_back + max(0, item.offset - following.offset),
     )
 
 
@@ -364,7 +367,8 @@ class RunEventWriter:
         self._offset -= taken_back
         self._taken_back += taken_back
         if text:
-            body, position = replace(delta, text=text), (self._steps, self._offset, self._taken_back)
+            body = type(delta)(delta.message_id, text)
+            position = (self._steps, self._offset, self._taken_back)
             self._live_text.add(LiveText(self._job_id, self._run, self._clock(), body, *position))
             self._offset += len(text)
             self._taken_back = 0
