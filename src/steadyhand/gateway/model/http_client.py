@@ -193,26 +193,19 @@ class UpstreamResponse:
         self.headers = connection.headers
         """Names are in lower case."""
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body as it arrives. Raises `UpstreamError` when the connection breaks."""
+    async def next_chunk(self) -> bytes:
+        """Return the next part of the body as it arrives; empty at its end. Raise `UpstreamError` if it breaks off."""
         connection = self._connection
-        while True:
-            data = connection.read_available()
-            if data:
-                yield data
-            elif connection.complete:
-                return
-            else:
-                await connection.wait_data()
+        while not (data := connection.read_available()) and not connection.complete:
+            await connection.wait_data()
+        return data
 
     async def read_up_to(self, max_bytes: int) -> bytes:
         """Return the first `most` bytes of the body, or all of it if it is shorter."""
         data = b""
         with contextlib.suppress(UpstreamError):
-            async for chunk in self.chunks():
+            while len(data) < max_bytes and (chunk := await self.next_chunk()):
                 data += chunk
-                if len(data) >= max_bytes:
-                    break
         return data[:max_bytes]
 
     def close(self) -> None:
@@ -225,6 +218,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def __init__(self, idle: "list[UpstreamConnection]") -> None:
         self._idle = idle
+        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._chunks: deque[bytes] = deque()
@@ -300,7 +294,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if self._error is not None:
             raise UpstreamError("it broke off", sent=True) from self._error
-        self._read_waiter = asyncio.get_running_loop().create_future()
+        self._read_waiter = self._loop.create_future()
         await self._read_waiter
 
     def mark_unusable(self) -> None:
@@ -347,7 +341,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort()  # nobody asked
             return
         self.received_any = True
-        self._last_received_at = asyncio.get_running_loop().time()
+        self._last_received_at = self._loop.time()
         if not self._headers_complete:
             self._head_bytes += len(data)
         try:

@@ -315,9 +315,12 @@ class ReverseProxy:
         complete = False
         try:
             await send({"type": "http.response.start", "status": response.status, "headers": headers})
-            async for chunk in response.chunks():
+            forward = (
+                send.forward
+            )  # there are many pieces, and each step between costs as much as reading one
+            while chunk := await response.next_chunk():
                 try:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    await forward({"type": "http.response.body", "body": chunk, "more_body": True})
                 finally:
                     if meter is not None:
                         meter.feed(chunk)
@@ -333,12 +336,12 @@ class _ResponseSender:
     """Sends the response, and knows if it has begun."""
 
     def __init__(self, send: Send) -> None:
-        self._send = send
+        self.forward = send
         self.started = False
 
     async def __call__(self, message: Message) -> None:
         self.started = True
-        await self._send(message)
+        await self.forward(message)
 
 
 class _StreamedBody(RequestBody):
