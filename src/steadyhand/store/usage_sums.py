@@ -18,7 +18,12 @@ from steadyhand.store.schema import SUM_NAMES
 
 _TOKEN_COLUMNS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
 _NAMES = ("api_key_id", "agent", "model", "provider")
-_LEVELS: Sequence[frozenset[str]] = (frozenset(_NAMES), frozenset(_NAMES[1:]), frozenset(_NAMES[:1]))
+_LEVELS: Sequence[frozenset[str]] = (
+    frozenset(_NAMES),
+    frozenset(_NAMES[1:]),
+    frozenset(_NAMES[:1]),
+    frozenset(),
+)
 """The names that each level of sums by day has; a level of sums by month has a number higher by `_MONTHS`."""
 _MONTHS = len(_LEVELS)
 _KEY_MONTHS = _LEVELS.index(frozenset(("api_key_id",))) + _MONTHS

@@ -184,7 +184,7 @@ def _jobs_with_metadata(connection: sa.Connection) -> Iterator[Any]:
 
 
 def _fill_sums(connection: sa.Connection) -> None:
-    """Add up the settled calls by day, then these sums by month, without the key, and by key alone."""
+    """Add up the settled calls by day, these without the key, by the key alone and without names, and all by month."""
     names = "api_key_id, day, agent, model, provider"
     counts = ", ".join(f"sum({name})" for name in _SUMS[1:7])
     connection.execute(
@@ -197,6 +197,7 @@ def _fill_sums(connection: sa.Connection) -> None:
     for level, source, columns in (
         (1, 0, "'', start, agent, model, provider"),
         (2, 0, "api_key_id, start, '', '', ''"),
+        (3, 2, "'', start, '', '', ''"),
     ):
         by = columns.replace("'', ", "").replace(", ''", "")
         connection.execute(
@@ -209,8 +210,8 @@ def _fill_sums(connection: sa.Connection) -> None:
     for first, last in sorted({_month_of(day) for day in days}):
         connection.execute(
             sa.text(
-                f"INSERT INTO usage_sums SELECT level + 3, api_key_id, :first, agent, model, provider, {sums} "  # noqa: S608
-                "FROM usage_sums WHERE level < 3 AND start >= :first AND start < :last "
+                f"INSERT INTO usage_sums SELECT level + 4, api_key_id, :first, agent, model, provider, {sums} "  # noqa: S608
+                "FROM usage_sums WHERE level < 4 AND start >= :first AND start < :last "
                 "GROUP BY level, api_key_id, agent, model, provider"
             ),
             {"first": first, "last": last},
