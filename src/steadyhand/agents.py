@@ -86,7 +86,10 @@ class Agent:
     processes: int | None = None
     disk_bytes: int | None = None
     lean: bool = False
-    """Leave out the parts of a request that a chat without tools does not need: 9 KB instead of 51 KB."""
+    """Leave out of its context what a turn does not need: the CLI's memory and the state of the machine.
+
+    If it has no tools either, a short text stands for the CLI's own system prompt: 2 KB instead of 50 KB.
+    """
     warm: int | Literal["auto"] = 0
     """How many processes wait for jobs of the agent; `auto` is by the jobs of the last hours."""
     live_seconds: float = 0
@@ -146,10 +149,12 @@ class Limits:
     max_timeout_seconds: float | None = None
 
 
+CHAT_AGENT = "chat"
+"""The built-in agent without tools."""
 BUILT_IN_AGENTS: Mapping[str, Agent] = {
     "claude": Agent("claude", "Claude with all its tools, in the default workspace."),
-    "chat": Agent(
-        "chat",
+    CHAT_AGENT: Agent(
+        CHAT_AGENT,
         "Claude without tools, lean and cheap, for plain conversation.",
         workspace=SCRATCH_WORKSPACE,
         tools=(),

@@ -120,4 +120,6 @@ DESCRIPTIONS: Mapping[str, str] = {
         "The time that a process of `warm` stays after a job for the next turn of its conversation."
     ),
     "agents.*.warm": "The processes that wait for jobs of this agent; `auto` follows the jobs of the last hours.",
+    "agents.*.lean": "Leave out of its context what a turn does not need: the CLI's memory and the state of the "
+    "machine; with `tools = []` the CLI's own system prompt, too.",
 }

@@ -310,6 +310,7 @@ class AgentTable(_Table):
     disk: Size | None = None
     warm: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = 0
     live_seconds: float = Field(default=0, ge=0, le=86_400)
+    lean: bool = False
 
 
 class Tables(_Table):

@@ -167,6 +167,7 @@ def _build_agent(name: str, table: AgentTable) -> Agent:
         disk_bytes=table.disk,
         warm=table.warm,
         live_seconds=table.live_seconds,
+        lean=table.lean,
     )
 
 

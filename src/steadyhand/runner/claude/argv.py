@@ -10,6 +10,7 @@ from steadyhand.job import Job
 from steadyhand.json_schema import agent_schema
 from steadyhand.money import format_dollars
 from steadyhand.ports import AgentPaths, RunSpec
+from steadyhand.runner.claude.lean_context import lean_note
 
 MAX_ARGUMENT_BYTES = 100 * 1024
 """The longest argument in bytes: the kernel refuses one of 131,072."""
@@ -42,8 +43,7 @@ def common_options(spec: RunSpec, prompt_file: Path | None, *, with_schema: bool
         ("--json-schema", _format_schema(job) if with_schema else None),
         ("--append-system-prompt-file", None if prompt_file is None else str(prompt_file)),
     ]
-    argv = [word for name, value in values if value is not None for word in format_option(name, value)]
-    return [*argv, "--exclude-dynamic-system-prompt-sections"] if agent.lean else argv
+    return [word for name, value in values if value is not None for word in format_option(name, value)]
 
 
 def format_option(name: str, value: str) -> list[str]:
@@ -71,7 +71,9 @@ def system_prompt_file(spec: RunSpec, view: AgentPaths) -> SystemPromptFile | No
 def system_prompt_text(job: Job, agent: Agent) -> str | None:
     """Return the text appended to the system prompt, or None."""
     note = _UNCOMMITTED_NOTE if job.is_on_uncommitted else None
-    parts = [text for text in (agent.append_system_prompt, note, job.spec.append_system_prompt) if text]
+    # What changes comes last: what stands before it is the same for all jobs of the agent.
+    texts = (agent.append_system_prompt, note, job.spec.append_system_prompt, lean_note(job, agent))
+    parts = [text for text in texts if text]
     return "\n\n".join(parts) or None
 
 

@@ -11,6 +11,7 @@ from steadyhand.ports import Command, RunSpec, Sandbox
 from steadyhand.runner.claude.argv import common_options, format_budget, format_option, system_prompt_file
 from steadyhand.runner.claude.attachments import attachment_dirs, attachment_files, prepare_turns
 from steadyhand.runner.claude.environment import agent_environment, temp_dir
+from steadyhand.runner.claude.lean_context import lean_environment, lean_options
 from steadyhand.runner.claude.mcp_tools import MCP_CONFIG
 from steadyhand.runner.claude.session import (
     config_dir_of,
@@ -48,7 +49,7 @@ def stream_argv(
     argv += ["--setting-sources", "user,project,local" if spec.checkout.full_trust else "user"]
     argv += ["--resume" if job.spec.history or resumed else "--session-id", session]
     argv += [] if agent.definition is None else format_option("--agent", agent.definition)
-    argv += common_options(spec, prompt_file, with_schema=not details_later)
+    argv += [*common_options(spec, prompt_file, with_schema=not details_later), *lean_options(agent)]
     return [*argv, "--mcp-config", MCP_CONFIG] if job.spec.tools and not details_later else argv
 
 
@@ -115,7 +116,8 @@ def build_launch(
         directory = session_directory(view, sandbox)
         record = render_session(prepare_turns(spec.job, agent_dir).history, directory, session)
         files.append((session_file(config_dir_of(checkout), directory, session), record))
-    env = agent_environment(spec, view) | {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
+    env = {**lean_environment(spec.job, spec.agent), **agent_environment(spec, view)}
+    env |= {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
     if spec.job.spec.tools or details_later:
         # How long a call may take is the service's to say, not the CLI's.
         env["MCP_TOOL_TIMEOUT"] = str(_TOOL_TIMEOUT_MILLISECONDS)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from steadyhand.agents import CHAT_AGENT
 from steadyhand.events import Message
 from steadyhand.job import OutcomeType
 from steadyhand.outcome import AgentResult
@@ -13,6 +14,7 @@ from steadyhand.ports import Command, Emit, RunReport, RunSpec, Sandbox, StopSig
 from steadyhand.redact import Redactor
 from steadyhand.runner.claude.argv import common_options, format_budget, system_prompt_file
 from steadyhand.runner.claude.environment import agent_environment, temp_dir
+from steadyhand.runner.claude.lean_context import STATIC_SYSTEM_PROMPT
 from steadyhand.runner.claude.messages import parse_result, usage_event
 from steadyhand.runner.claude.session import resumes_session, session_id_for
 from steadyhand.runner.claude.session_cost import read_carried_micros
@@ -31,10 +33,12 @@ def plain_argv(
     The built-in chat is a profile of Steadyhand: the CLI has no agent for it. The budget is left out where the gateway
     holds it: the CLI drops a finished answer that its own figure finds too dear.
     """
-    argv = [str(cli), "-p", *([] if spec.agent.lean else ["--agent", spec.job.agent])]
+    is_built_in_chat = spec.agent.lean and spec.agent.name == CHAT_AGENT
+    argv = [str(cli), "-p", *([] if is_built_in_chat else ["--agent", spec.job.agent])]
     argv += ["--dangerously-skip-permissions"]
     argv += ["--max-budget-usd", format_budget(spec.job.budget_micros)] if enforce_budget else []
-    return [*argv, "--output-format", "json", *common_options(spec, prompt_file)]
+    argv += ["--output-format", "json", *common_options(spec, prompt_file)]
+    return [*argv, STATIC_SYSTEM_PROMPT] if spec.agent.lean else argv
 
 
 class PlainRunner:
