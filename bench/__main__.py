@@ -29,6 +29,7 @@ from bench import (
     redacting,
     sealing,
     starting,
+    startup,
     warming,
 )
 from bench.rows import Row, Series, table
@@ -55,6 +56,9 @@ ROWS: Mapping[str, tuple[int, Measure]] = {
     "sandbox": (40, sealing.measure_sandbox),
     "checkout": (5, sealing.measure_checkout),
     "checkout-growth": (20, sealing.measure_growth),
+    "startup": (5, startup.measure),
+    "memory": (2, startup.measure_memory),
+    "cold": (20, startup.measure_cold),
     "warm": (10, warming.measure),
     "warm-whole": (10, warming.measure_repository),
     "warm-idle": (2, warming.measure_idle),

@@ -42,10 +42,16 @@ def lean_environment(job: Job, agent: Agent) -> Mapping[str, str]:
     """Return the variables of the environment."""
     if not agent.lean:
         return {}
-    # The memory is a directory of the job: nothing reads it after the job.
-    no_memory = {"CLAUDE_CODE_DISABLE_AUTO_MEMORY": "1"}
-    # It reads no instructions, skills or hooks then, and the model is told nothing of the machine.
-    return no_memory | ({"CLAUDE_CODE_SIMPLE": "1"} if is_minimal(job, agent) else {})
+    variables = {
+        # The memory is a directory of the job: nothing reads it after the job.
+        "CLAUDE_CODE_DISABLE_AUTO_MEMORY": "1",
+        # The first bytes of the system prompt would be a fingerprint of the prompt, other ones for each job.
+        "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
+    }
+    if is_minimal(job, agent):
+        # The CLI reads no instructions, skills or hooks then, and tells the model nothing of the machine.
+        variables["CLAUDE_CODE_SIMPLE"] = "1"
+    return variables
 
 
 def lean_note(job: Job, agent: Agent) -> str | None:
