@@ -33,6 +33,7 @@ _AT_START = ("PYTHON", "LC_", "LD_")
 _MODULES = (
     *(f"steadyhand.cli.{name}" for name in ("jobs", "keys", "run", "service", "usage")),
     *("steadyhand.serve", "alembic.command", "sqlite3", "anyio.streams.tls"),
+    *("steadyhand.workspace.lfs", "steadyhand.json_schema.answer_validation"),
 )
 """Whatever a service has imported once its first job has ended."""
 _MOST_BYTES = 1 << 17
