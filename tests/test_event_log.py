@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -13,7 +13,7 @@ from steadyhand.agents import Catalog
 from steadyhand.api.openai.responses.delta_splitter import DeltaSplitter, split_into_deltas
 from steadyhand.api.openai.text_assembler import TextAssembler
 from steadyhand.control import Caller, Control
-from steadyhand.event_log import MAX_BACKLOG, EventFeed, EventLog, RunEventWriter
+from steadyhand.event_log import LIVE_TEXT_SECONDS, MAX_BACKLOG, EventFeed, EventLog, RunEventWriter
 from steadyhand.events import (
     Event,
     EventBody,
@@ -347,6 +347,21 @@ def test_a_secret_that_was_cut_at_its_first_bytes_still_makes_the_whole_message(
             await store.close()
 
     asyncio.run(scene())
+
+
+def test_the_more_followers_there_are_the_longer_pieces_wait_for_each_other_within_a_bound() -> None:
+    feed = EventFeed()
+    recorder = EventLog(cast("Store", None), feed, NO_REDACTION)
+    assert recorder.live_text_seconds(JOB.id) == LIVE_TEXT_SECONDS
+    with ExitStack() as stack:
+        for _ in range(500):
+            stack.enter_context(feed.subscribe(JOB.id))
+        assert recorder.live_text_seconds(JOB.id) == pytest.approx(0.025)
+        assert recorder.live_text_seconds("another") == LIVE_TEXT_SECONDS
+        for _ in range(5_000):
+            stack.enter_context(feed.subscribe(JOB.id))
+        assert recorder.live_text_seconds(JOB.id) == 0.1
+    assert recorder.live_text_seconds(JOB.id) == LIVE_TEXT_SECONDS
 
 
 def _type_of(item: Event | LiveText | LiveProgress) -> str:

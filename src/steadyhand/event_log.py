@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -37,6 +38,9 @@ MAX_HELD_BYTES = 16 << 20
 OUTAGE_CHECK_SECONDS = 0.5
 LIVE_TEXT_SECONDS = 0.015
 """The first piece of a message is published at once; later ones within this time are published together."""
+_FOLLOWER_SECONDS = 0.00002
+_MAX_LIVE_TEXT_SECONDS = 0.1
+"""With many followers the time is longer by so much for each, up to a bound: sending must not fill it."""
 
 
 class Subscription:
@@ -101,6 +105,10 @@ class EventFeed:
             subscriptions.discard(subscription)
             if not subscriptions:
                 del self._subscriptions[job_id]
+
+    def follower_count(self, job_id: str) -> int:
+        """Return the number of followers of a job on this node."""
+        return len(self._subscriptions.get(job_id, ()))
 
     def publish(self, job_id: str, items: Sequence[FeedItem]) -> None:
         """Send items to every follower of a job."""
@@ -195,6 +203,11 @@ class EventLog:
         """
         self._feed.publish(item.job_id, [item])
 
+    def live_text_seconds(self, job_id: str) -> float:
+        """Return the time in which pieces of a job's live text are published together."""
+        followers = self._feed.follower_count(job_id)
+        return min(LIVE_TEXT_SECONDS + followers * _FOLLOWER_SECONDS, _MAX_LIVE_TEXT_SECONDS)
+
     def _redact(self, drafts: Sequence[EventDraft]) -> Sequence[EventDraft]:
         return [replace(draft, body=self.redactor.body(draft.body)) for draft in drafts]
 
@@ -230,8 +243,10 @@ def _without_new_secrets(redactor: Redactor, old: Job, job: Job) -> Job:
 class LiveTextBuffer:
     """Publishes the live text of one run: the first piece at once, the pieces that follow soon after together."""
 
-    def __init__(self, publish: Callable[[LiveText], None]) -> None:
+    def __init__(self, publish: Callable[[LiveText], None], seconds: Callable[[], float]) -> None:
+        """Create it; pieces within `seconds` are published together."""
         self._publish = publish
+        self._seconds = seconds
         self._held: LiveText | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -255,7 +270,7 @@ class LiveTextBuffer:
             self._publish(held)
 
     def _wait(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(LIVE_TEXT_SECONDS, self._end_wait)
+        self._timer = asyncio.get_running_loop().call_later(self._seconds(), self._end_wait)
 
     def _end_wait(self) -> None:
         held = self._held
@@ -313,7 +328,7 @@ class RunEventWriter:
         self._offset = 0
         self._taken_back = 0
         self._text_stream: tuple[TextDelta, TextStream] | None = None
-        self._live_text = LiveTextBuffer(recorder.publish_live)
+        self._live_text = LiveTextBuffer(recorder.publish_live, partial(recorder.live_text_seconds, job_id))
         self.left_out = 0
         """The number of events that did not fit during an outage."""
 
