@@ -63,6 +63,7 @@ FILTERS = {
     "a state without jobs": JobFilter(states=frozenset({State.RUNNING})),
     "states": JobFilter(states=frozenset({State.FAILED, State.TIMEOUT, State.QUEUED})),
     "rare metadata": JobFilter(metadata=dict([RARE_METADATA])),
+    "frequent metadata": JobFilter(metadata={"user": "anna"}),
     "metadata of no job": JobFilter(metadata={"user": "nobody"}),
     "an id": JobFilter(id_prefix="abcdef"),
     "an old time": JobFilter(created_after=OLD - timedelta(days=1), created_before=OLD),
@@ -219,7 +220,8 @@ def test_every_way_to_answer_a_filter_gives_the_same_jobs(
         return found
 
     answers = []
-    for few, most_sources, few_with_text in ((2000, 5000, 100), (5, 5000, 0), (20, 1, 5)):
+    for few, most_sources, few_with_text, newest in ((2000, 5000, 100, 1000), (5, 5000, 0, 3), (20, 1, 5, 1)):
+        monkeypatch.setattr(lists, "_NEWEST", newest)
         monkeypatch.setattr(lists, "_FEW", few)
         monkeypatch.setattr(lists, "_MAX_SOURCES", most_sources)
         monkeypatch.setattr(lists, "_FEW_WITH_TEXT", few_with_text)

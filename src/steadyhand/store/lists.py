@@ -7,7 +7,7 @@ told which index to use: its own choice depends on statistics, and a wrong one r
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -27,6 +27,8 @@ _MAX_SOURCES = 5000
 """With more of them, their first jobs alone take too long to find."""
 _FEW_WITH_TEXT = 100
 """So many jobs are looked up in the full-text index one by one."""
+_NEWEST = 1000
+"""So many of the newest jobs are read before many sources are."""
 _MIN_ID_PREFIX = 3
 """A shorter beginning of an id is that of many jobs."""
 _CHUNK = 32
@@ -179,7 +181,20 @@ def _by_metadata(query: Query) -> Iterator[int]:
         return iter(sorted((row[0] for row in query.rows(text, tag, query.low, query.before)), reverse=True))
     if query.job_filter.states and (few := _few_in_states(query)) is not None:
         return iter(few)
+    if query.job_filter.api_key_id is None:
+        return _newest_first(query, lambda below: _merge(_tag_ranges(below, tag)))
     return _merge(_tag_ranges(query, tag))
+
+
+def _newest_first(query: Query, others: Callable[[Query], Iterator[int]]) -> Iterator[int]:
+    """Return the newest jobs whatever they are, then those of other sources below them.
+
+    Of what is frequent the newest jobs often have a page already, and the first jobs of many sources take long to find.
+    """
+    newest = _range(query, None)(query.before, _NEWEST)
+    yield from newest
+    if len(newest) == _NEWEST:
+        yield from others(replace(query, before=newest[-1]))
 
 
 def _few_in_states(query: Query) -> list[int] | None:
