@@ -151,6 +151,8 @@ PROGRAM_CALLS = (
 )
 """Calls of the program that runs inside the sandbox, or as the agent's user if there is none."""
 SEALED_CALLS = (
+    "mirror.tree_of rev-parse",
+    "sandboxed_commits.names_between diff-tree",
     "submodule_mirror._has rev-parse",
     "submodule_mirror._init init",
     "submodule_mirror._fetch_refs fetch",
@@ -201,6 +203,9 @@ _LEFT = (
 _CONFLICT = (
     "b=$(git rev-parse HEAD:readme.txt);"
     " printf '100644 %s 1\\tc\\n100644 %s 2\\tc\\n' $b $b | git update-index --index-info; true"
+)
+_COMMIT = (
+    "echo n > n.txt; git add n.txt; git -c user.name=a -c user.email=a@b commit --no-gpg-sign -q -m n; true"
 )
 _UNBORN = "git symbolic-ref HEAD refs/heads/none; true"
 
@@ -299,6 +304,12 @@ class Scene:
             await checkouts.prepare(make_job(ref="0123456789" * 4), workspace, 0)
         job = make_job(publish="branch")
         await self._work(checkouts, hands, job, workspace, _LEFT)
+        if hands is not None:
+            # A commit whose changed paths the layer tells, without the submodules of later commits.
+            place = await checkouts.prepare(make_job(ref="v1"), self.repository.workspace(), 1)
+            await self._does(hands, place, _COMMIT)
+            await checkouts.harvest(place)
+            await checkouts.release(place)
         # What was harvested is put back, and worked on once more, with what the first run left.
         for again, left in ((workspace, _CONFLICT), (self.repository.workspace(), _UNBORN)):
             await self._work(checkouts, hands, replace(job, begin="resume"), again, left)

@@ -193,14 +193,13 @@ class Staging:
     def entries(self, names: set[bytes] | None = None, mode: bytes = b"") -> dict[bytes, tuple[bytes, bytes]]:
         """Return mode and object id of entries of the index, by name: of these names, or of a mode."""
         found = {}
-        command, env = ["ls-files", "-z", "--stage"], self.env
+        paths: list[str] = []
+        env = self.env
         if names is not None and len(names) <= _FEW_NAMES and sum(map(len, names)) <= _FEW_BYTES:
-            command += [
-                "--",
-                *(os.fsdecode(name) for name in names),
-            ]  # the rest of a large index is not listed
+            paths = [os.fsdecode(name) for name in names]  # the rest of a large index is not listed
             env = {**env, **_LITERAL}
-        for line in git(*command, env=env, cwd=self._tree).split(b"\x00"):
+        out = git("ls-files", "-z", "--stage", "--", *paths, env=env, cwd=self._tree)
+        for line in out.split(b"\x00"):
             if not line.startswith(mode):
                 continue
             head, _, name = line.partition(b"\t")
