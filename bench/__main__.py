@@ -60,6 +60,8 @@ ROWS: Mapping[str, tuple[int, Measure]] = {
     "memory": (2, startup.measure_memory),
     "cold": (20, startup.measure_cold),
     "warm": (10, warming.measure),
+    "live": (10, warming.measure_live),
+    "reuse": (3, warming.measure_reuse),
     "warm-whole": (10, warming.measure_repository),
     "warm-idle": (2, warming.measure_idle),
     "answer-git": (20, git_jobs.measure_answer),

@@ -187,7 +187,7 @@ class WarmService:
         for line in self.service.log_since_start.split("\n"):
             if '"event": "warm.' in line:
                 entry = json.loads(line)
-                if entry["event"] == "warm.ready":
+                if entry["event"] in ("warm.ready", "warm.kept"):
                     waiting.add(entry["slot_id"])
                 elif entry["event"] in ("warm.taken", "warm.ended"):
                     waiting.discard(entry["slot_id"])

@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 
 from bench.answering import within_reach
-from bench.callers import Answer, Stage, WarmService, Way, bare, chat, warm_service
+from bench.callers import Answer, Stage, WarmService, Way, bare, chat, warm_service, wrapper
 from bench.rows import Row, percentile
 from bench.worlds import Broken, made_in
 from steadyhand.testing.cli import cli_path
@@ -25,6 +25,9 @@ from steadyhand.testing.model import ScriptedModel
 _TICKS = os.sysconf("SC_CLK_TCK")
 IDLE_SLOTS = 4
 IDLE_SECONDS = 20.0
+CALLERS = 16
+ANSWERS = 3
+"""The answers that each caller gets in a round, one after the other."""
 _TOOLS = [
     {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
     for name in ("get_weather", "get_time")
@@ -35,6 +38,18 @@ Ask = Callable[[], Awaitable[Answer]]
 def measure(world: Path, pairs: int) -> list[Row]:
     """Measure the agent `chat`, sealed: plain, and with a system message and two tools, seen before and new."""
     return _run(world, lambda stage: _measure_chat(stage, pairs))
+
+
+def measure_live(world: Path, pairs: int) -> Row:
+    """Measure the first text of a turn in the process that holds its conversation."""
+    (row,) = _run(world, lambda stage: _measure_live(stage, pairs))
+    return row
+
+
+def measure_reuse(world: Path, pairs: int) -> Row:
+    """Measure the answers a second of 16 callers whose processes are reset, beside a plain wrapper of the CLI."""
+    (row,) = _run(world, lambda stage: _measure_reuse(stage, pairs))
+    return row
 
 
 def measure_repository(world: Path, pairs: int) -> Row:
@@ -113,6 +128,54 @@ async def _with_tools(client: httpx2.AsyncClient, system: str) -> Answer:
         {"role": "user", "content": "Say that all is well."},
     )
     return await chat(client, messages, tools=_TOOLS)
+
+
+async def _measure_live(stage: Stage, pairs: int) -> list[Row]:
+    config = "[agents.chat]\nwarm = 1\nlive_seconds = 600\n"
+    conversation: list[Mapping[str, str]] = []
+
+    async with bare(stage) as theirs, warm_service(stage, "live", config, 1) as (service, client):
+
+        async def ask() -> Answer:
+            conversation.append({"role": "user", "content": f"Say that all is well, {len(conversation)}."})
+            answer = await chat(client, conversation)
+            conversation.append({"role": "assistant", "content": answer.text})
+            return answer
+
+        taken = await _pairs(pairs, ask, theirs, service)
+    return [_row("live-first", "first text of a turn in the live process; beside `claude -p`", 0.09, taken)]
+
+
+async def _measure_reuse(stage: Stage, pairs: int) -> list[Row]:
+    config = f"[agents.chat]\nwarm = {CALLERS}\n"
+    ours: list[float] = []
+    theirs: list[float] = []
+    async with wrapper(stage) as plain, warm_service(stage, "reuse", config, CALLERS) as (service, client):
+
+        async def ask(_caller: int) -> Answer:
+            return await _plain(client)
+
+        await asyncio.gather(*(ask(caller) for caller in range(CALLERS)))  # from now on they are reset ones
+        for number in range(pairs):
+            await service.settle()
+            for figures, one in ((ours, ask), (theirs, plain.ask))[:: 1 if number % 2 == 0 else -1]:
+                figures.append(await _rate(one))
+    what = f"answers a second to {CALLERS} callers, one key, processes reset between; beside a plain wrapper"
+    return [Row("reuse-rate", what, "/s", ours, theirs, "at least", 4.0)]
+
+
+async def _rate(ask: Callable[[int], Awaitable[Answer]]) -> float:
+    """Return the answers a second of callers that each ask one after the other."""
+
+    async def caller(number: int) -> None:
+        for _ in range(ANSWERS):
+            await ask(number)
+
+    began = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        for number in range(CALLERS):
+            group.create_task(caller(number))
+    return CALLERS * ANSWERS / (time.monotonic() - began)
 
 
 async def _measure_repository(stage: Stage, pairs: int) -> list[Row]:

@@ -88,6 +88,19 @@ def test_each_turn_of_a_conversation_goes_on_in_the_process_of_the_turn_before(
         assert f"Message {jobs.index(job_id)}." in transcript
 
 
+def test_the_health_of_the_service_tells_of_its_waiting_processes(live: Service) -> None:
+    wait_for_slot(live)
+    before = live.client.get("/health").json()["warm"]
+    assert before["waiting"] >= 1
+    assert before["oldest_seconds"] >= 0
+    conversation: list[Message] = []
+    for number in range(2):
+        _say(live, conversation, f"Count {number}.")
+    after = live.client.get("/health").json()["warm"]
+    assert [after[name] - before[name] for name in ("hits", "live_hits", "misses")] == [1, 1, 0]
+    assert after["kept"] > before["kept"]
+
+
 def test_a_process_that_died_costs_a_resume_and_no_error(live: Service, echo: ScriptedModel) -> None:
     supervisor = wait_for_slot(live)
     conversation: list[Message] = []

@@ -316,6 +316,7 @@ def build_service(
         },
         version=__version__,
         readiness_check=check_ready,
+        get_warm_processes=worker.warm_processes,
         get_rejected_providers=(lambda: ()) if gateway is None else gateway.rejected_providers,
         redactor=redactor,
     )

@@ -8,9 +8,9 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,14 @@ from steadyhand.retry import continues_parent
 from steadyhand.worker.deps import WorkerDeps
 from steadyhand.worker.machine_memory import available_memory
 from steadyhand.worker.warm_demand import AgentDemand, SlotKey
-from steadyhand.worker.warm_slot import SUPERVISOR_FILE, WarmCounts, WarmSlot, write_supervisor
+from steadyhand.worker.warm_slot import (
+    SUPERVISOR_FILE,
+    WarmCounts,
+    WarmSlot,
+    may_reset,
+    owner_of,
+    write_supervisor,
+)
 
 CHECK_SECONDS = 0.5
 MAX_AGE_SECONDS = 3600.0
@@ -98,7 +105,7 @@ class WarmPool:
             return None
         demand.record(key, _template(job), time.monotonic())
         self._changed.set()
-        owner = _owner(job)
+        owner = owner_of(job)
         fits = [
             slot
             for slot in self._slots
@@ -171,7 +178,7 @@ class WarmPool:
         slot, agent = self.slot_of(job.id), self._deps.catalog.agent(job.agent)
         if slot is None or self._closed or self._workspace_of(job).repository is not None:
             return False
-        return agent.live_seconds > 0 or _may_reset(agent, job)
+        return agent.live_seconds > 0 or may_reset(agent, job)
 
     def expect_turn(self, job: Job) -> None:
         """Let jobs that continue a job wait until its process is ready for them. Call it before the job ends."""
@@ -190,9 +197,9 @@ class WarmPool:
             return False
         write_supervisor(checkout.paths, *slot.agent.supervisor)
         agent = self._deps.catalog.agent(job.agent)
-        slot.checkout, slot.job_id, slot.owner = checkout, None, _owner(job)
+        slot.checkout, slot.job_id, slot.owner = checkout, None, owner_of(job)
         slot.live_job = job.id if agent.live_seconds else None
-        slot.can_reset = _may_reset(agent, job)
+        slot.can_reset = may_reset(agent, job)
         slot.is_kept, slot.kept_at = True, time.monotonic()
         if not slot.initialise:
             # It is initialised now, for jobs with these details alone.
@@ -265,6 +272,14 @@ class WarmPool:
     def waiting(self) -> list[WarmSlot]:
         """Return the slots that a job can have."""
         return [slot for slot in self._slots if slot.is_ready]
+
+    def summary(self) -> Mapping[str, Any] | None:
+        """Return the counts, the number of waiting processes and the age of the oldest; None without any agent."""
+        if not self._demand:
+            return None
+        now, waiting = time.monotonic(), self.waiting
+        oldest = max((now - slot.began for slot in waiting), default=0.0)
+        return {"waiting": len(waiting), "oldest_seconds": round(oldest, 1), **asdict(self.counts)}
 
     def _drop(self, slots: Iterator[WarmSlot]) -> None:
         for slot in list(slots):
@@ -474,21 +489,6 @@ class WarmPool:
             ref=workspace.ref,
             publish=workspace.publish or defaults.publish,
         )
-
-
-def _preference(slot: WarmSlot) -> tuple[bool, bool, bool, float]:
-    return slot.live_job is None, slot.owner is not None, slot.initialise, -slot.kept_at
-
-
-def _owner(job: Job) -> tuple[str, str | None]:
-    """Return the caller whose jobs may share a process: the key, and the `user` that the request names."""
-    user = (job.spec.metadata or {}).get("user")
-    return job.api_key_id, None if user is None else str(user)
-
-
-def _may_reset(agent: Agent, job: Job) -> bool:
-    """Return True if a job can have left nothing in its process: it had no tools."""
-    return agent.tools == () and not job.spec.tools and agent.definition is None
 
 
 def _key_after(deps: WorkerDeps, job: Job) -> WarmKey | None:

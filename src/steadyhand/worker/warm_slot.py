@@ -5,6 +5,8 @@ import time
 import uuid
 from dataclasses import dataclass, field
 
+from steadyhand.agents import Agent
+from steadyhand.job import Job
 from steadyhand.ports import Checkout, HeldAccess, JobPaths, WarmAgent
 from steadyhand.worker.warm_demand import SlotKey
 
@@ -77,3 +79,19 @@ class WarmCounts:
     live_hits: int = 0
     dropped: int = 0
     """The processes that were ended without a job."""
+
+
+def preference(slot: WarmSlot) -> tuple[bool, bool, bool, float]:
+    """Return the key by which the slot that fits best is the greatest."""
+    return slot.live_job is None, slot.owner is not None, slot.initialise, -slot.kept_at
+
+
+def owner_of(job: Job) -> tuple[str, str | None]:
+    """Return the caller whose jobs may share a process: the key, and the `user` that the request names."""
+    user = (job.spec.metadata or {}).get("user")
+    return job.api_key_id, None if user is None else str(user)
+
+
+def may_reset(agent: Agent, job: Job) -> bool:
+    """Return True if a job can have left nothing in its process: it had no tools."""
+    return agent.tools == () and not job.spec.tools and agent.definition is None

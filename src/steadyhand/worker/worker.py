@@ -1,6 +1,8 @@
 """The worker of a node: recovery at its start, claims and maintenance, drain at its stop."""
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
 
@@ -35,6 +37,10 @@ class Worker:
         self._idle = asyncio.Event()
         self._idle.set()
         self._log = structlog.get_logger("steadyhand.worker")
+
+    def warm_processes(self) -> Mapping[str, Any] | None:
+        """Return the counts of the processes that wait for jobs; None if no agent has them."""
+        return self._executor.warm_pool.summary()
 
     async def recover(self) -> None:
         """Recover after a stop or a crash: end unfinished runs as `interrupted` and fill the queue."""

@@ -19,7 +19,8 @@ _ALIVE: native_bodies.Alive = {"status": "ok"}
 @router.get("/health", operation_id="getHealth", summary="How full the service is", **operations.HEALTH)
 async def health(request: Request) -> Response:
     """Return the load of the service. `busy` is true if a new job would not start at once. No key is needed."""
-    return json_response(health_json(get_context(request).control.load()))
+    context = get_context(request)
+    return json_response(health_json(context.control.load(), context.options.get_warm_processes()))
 
 
 @router.get("/livez", operation_id="getLiveness", summary="Whether the process answers", **operations.PROBE)

@@ -1,6 +1,6 @@
 """Build the response bodies of docs/http-api.md from objects of the core. Every key is always there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar, cast, get_args
 from urllib.parse import urlsplit, urlunsplit
@@ -45,15 +45,18 @@ def redact_url(url: str | None) -> str | None:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def health_json(load: QueueLoad) -> native_bodies.Health:
-    """Return how full the service is."""
-    return {
+def health_json(load: QueueLoad, warm: Mapping[str, Any] | None = None) -> native_bodies.Health:
+    """Return how full the service is, with the processes that wait for jobs, if any agent has them."""
+    health: native_bodies.Health = {
         "status": "ok",
         "busy": load.busy,
         "active": load.active,
         "queued": load.queued,
         "capacity": load.capacity,
     }
+    if warm is not None:
+        health["warm"] = cast("native_bodies.WarmProcesses", warm)  # the same keys
+    return health
 
 
 def job_json(job: Job, position: int | None) -> native_bodies.Job:

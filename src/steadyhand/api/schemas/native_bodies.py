@@ -81,6 +81,22 @@ class ClassicProblem(TypedDict):
     error: OpenaiError
 
 
+class WarmProcesses(TypedDict):
+    """The processes that wait for jobs, and what became of those before them since the service started."""
+
+    waiting: int
+    oldest_seconds: Annotated[
+        float, Field(description="The age of the oldest one that waits; 0 without one.")
+    ]
+    hits: Annotated[int, Field(description="Jobs that had a process that waited.")]
+    live_hits: Annotated[int, Field(description="Turns that went on in the process of the turn before.")]
+    misses: Annotated[int, Field(description="Jobs that could have had one and started their own.")]
+    refills: int
+    kept: Annotated[int, Field(description="Processes that stayed after a job.")]
+    failures: int
+    dropped: Annotated[int, Field(description="Processes that ended without another job.")]
+
+
 class Health(TypedDict):
     """The load of the service."""
 
@@ -89,6 +105,9 @@ class Health(TypedDict):
     active: int
     queued: int
     capacity: int
+    warm: NotRequired[
+        Annotated[WarmProcesses, Field(description="With an agent whose processes wait for jobs.")]
+    ]
 
 
 class Alive(TypedDict):

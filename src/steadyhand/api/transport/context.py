@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from starlette.requests import Request
 
@@ -35,7 +35,8 @@ class ApiOptions:
     the host of `public_url`; `*` allows any. Pages of `cors_origins` may call every route; `*` allows any.
     `readiness_check` raises the error that keeps the service from working (`TryLater` with `draining` while the
     service stops); without it the store is asked. `get_rejected_providers` returns the names of the providers whose
-    credential the model's service rejects. `redactor` removes live secrets from errors.
+    credential the model's service rejects, and `get_warm_processes` the counts of those that wait for jobs.
+    `redactor` removes live secrets from errors.
     """
 
     profile: Literal["default", "classic"] = "default"
@@ -50,6 +51,7 @@ class ApiOptions:
     version: str = "0"
     readiness_check: Callable[[], Awaitable[None]] | None = None
     get_rejected_providers: Callable[[], Sequence[str]] = tuple
+    get_warm_processes: Callable[[], Mapping[str, Any] | None] = lambda: None
     redactor: Redactor = NO_REDACTION
 
 
