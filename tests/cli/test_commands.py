@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import typer
@@ -270,6 +271,16 @@ def test_a_whole_id_is_asked_for_at_once(steadyhand: CommandLine, service: Scrip
     service.respond("GET", JOB, ScriptedAnswer.of(job_json()))
     assert steadyhand("show", JOB_ID).code == 0
     assert [asked.path for asked in service.requests] == [JOB]
+
+
+def test_jobs_are_searched_by_the_words_of_their_titles_and_prompts(
+    steadyhand: CommandLine, service: ScriptedService
+) -> None:
+    page = {"object": "list", "data": [job_json()], "has_more": False, "next_cursor": None}
+    service.respond("GET", "/v1/jobs", ScriptedAnswer.of(page))
+    assert steadyhand("jobs", "--search", '"main branch" red', "--json").code == 0
+    (asked,) = service.requests
+    assert parse_qs(urlsplit(asked.path).query) == {"q": ['"main branch" red'], "limit": ["20"]}
 
 
 def test_json_is_one_document_on_stdout_for_every_command(
