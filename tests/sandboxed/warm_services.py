@@ -18,8 +18,7 @@ from steadyhand.testing.service import Service, wait_until
 @pytest.fixture(scope="module")
 def cli(reachable_tmp: Path) -> Path:
     """The real CLI under a path that any user can reach."""
-    target = reachable_tmp / "warm-cli" / "claude"
-    target.parent.mkdir()
+    target = make_service_root(reachable_tmp) / "claude"
     try:
         target.hardlink_to(cli_path())
     except OSError:
