@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import time
@@ -37,7 +38,8 @@ def service(
 
 
 def _run(service: Service, prompt: str = "Say that all is well.", **fields: Any) -> dict[str, Any]:
-    return service.run_job(prompt, agent="chat", **fields)
+    # Each job has a caller of its own, so none gets the process that another one has left.
+    return service.run_job(prompt, agent="chat", metadata={"user": secrets.token_hex(4)}, **fields)
 
 
 def _without_identity(body: dict[str, Any]) -> dict[str, Any]:

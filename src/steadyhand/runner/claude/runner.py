@@ -286,6 +286,7 @@ class _StreamProtocol:
         self._messages = MessageReader()
         self._control = ControlClient(run_loop.process, initialize_fields)
         self._is_initialised = is_initialised
+        self._may_stay = False
         self.last_message_id: str | None = None
         """The id of the newest message of the agent, by which it is found in the session's file."""
         job = run_loop.spec.job
@@ -326,17 +327,13 @@ class _StreamProtocol:
         if message["type"] == "result" and self._messages.result is not None:
             result = self._messages.whole_answer(self._messages.result)
             run_loop.set_result(result, line)
-            may_stay = run_loop.spec.keep_process and not result.is_error and not run_loop.background
-            if not may_stay and (not run_loop.background or self._tool_server is None):
+            self._may_stay = run_loop.spec.keep_process and not result.is_error and not run_loop.background
+            if not self._may_stay and (not run_loop.background or self._tool_server is None):
                 # The agent waits for its background, but the turn after that may need answers of its caller.
                 run_loop.process.end_input()
         elif _begins_turn(message):
             run_loop.result_received.clear()  # a turn that the agent began by itself: its result is still to come
-        elif (
-            self._messages.state == "idle"
-            and run_loop.result_received.is_set()
-            and run_loop.process.input_open
-        ):
+        elif self._may_stay and self._messages.state == "idle" and run_loop.result_received.is_set():
             run_loop.turn_ended.set()
 
     def _handle_control(self, message: dict[str, Any], size: int) -> None:
