@@ -1,5 +1,6 @@
 """The refs that an agent sees: those of the newest fetch, in each kind of checkout, in turns and in resumed runs."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -232,6 +233,19 @@ def test_an_agent_can_do_to_its_refs_what_it_likes_and_no_other_job_sees_it(
     run_async(work())
 
 
+class PhaseList:
+    """Keeps the phases and the progress of one run, in order."""
+
+    def __init__(self, details: list[str]) -> None:
+        self._details = details
+
+    async def report_phase(self, phase: str, detail: str | None) -> None:
+        self._details.append(phase if detail is None else f"{phase} {detail}")
+
+    def report_progress(self, detail: str) -> None:
+        self._details.append(detail)
+
+
 @EACH_KIND
 def test_the_progress_of_a_checkout_is_told_as_it_goes(
     world_dir: Path, repository: Repository, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -241,16 +255,9 @@ def test_the_progress_of_a_checkout_is_told_as_it_goes(
     )  # else git tells none of a short checkout
     details: list[str] = []
 
-    class Reporter:
-        async def report_phase(self, phase: str, detail: str | None) -> None:
-            details.append(phase if detail is None else f"{phase} {detail}")
-
-        def report_progress(self, detail: str) -> None:
-            details.append(detail)
-
     async def work() -> None:
         agents = KINDS[kind](world_dir)
-        with phases_reported_to(Reporter()):
+        with phases_reported_to(PhaseList(details)):
             await agents.checkouts.prepare(make_job(), repository.workspace(), 0)
 
     run_async(work())
@@ -258,6 +265,32 @@ def test_the_progress_of_a_checkout_is_told_as_it_goes(
     after = details[details.index("checking_out") + 1 :]
     assert set(after) <= {"updating files 50 %", "updating files 100 %"}
     assert after[-1] == "updating files 100 %"
+
+
+@_NEEDS_ROOT
+def test_a_job_that_waits_for_the_checkout_of_another_is_told_its_progress(
+    world_dir: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_BASE_ENVIRONMENT, "GIT_PROGRESS_DELAY", "0")
+    told: list[list[str]] = [[], []]
+
+    async def prepare(checkouts: GitCheckouts, slot: int) -> None:
+        with phases_reported_to(PhaseList(told[slot])):
+            await checkouts.prepare(make_job(), repository.workspace(), slot)
+
+    async def work() -> None:
+        checkouts = KINDS["overlay"](world_dir).checkouts
+        async with asyncio.TaskGroup() as group:
+            for slot in range(2):
+                group.create_task(prepare(checkouts, slot))
+        warm = checkouts.factory.warm
+        assert warm is not None
+        assert warm.build_count == 1
+
+    run_async(work())
+    for details in told:
+        assert details[-1] == "updating files 100 %", told
+        assert "checking_out" in details
 
 
 def test_the_agents_own_refs_win_over_new_ones() -> None:

@@ -30,6 +30,7 @@ from steadyhand.ports.ledger import (
 from steadyhand.ports.phases import (
     PhaseName,
     PhaseReporter,
+    ProgressRelay,
     is_reported,
     phases_reported_to,
     report_phase,
@@ -139,6 +140,7 @@ __all__ = [
     "OverlayLayers",
     "PhaseName",
     "PhaseReporter",
+    "ProgressRelay",
     "Queue",
     "QueueLoad",
     "ResourceLimits",

@@ -50,6 +50,32 @@ def report_progress(detail: str) -> None:
         reporter.report_progress(detail)
 
 
+class ProgressRelay:
+    """Passes the progress of work that several runs wait for on to all of them."""
+
+    def __init__(self) -> None:
+        self._waiting: list[PhaseReporter] = []
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Let the current run wait within the block: it gets the progress of the run that does the work."""
+        reporter = _reporter.get()
+        if reporter is None:
+            yield
+            return
+        self._waiting.append(reporter)
+        try:
+            yield
+        finally:
+            self._waiting.remove(reporter)
+
+    def report(self, detail: str) -> None:
+        """Report progress of the current run's work, also to those who wait for it."""
+        report_progress(detail)
+        for reporter in self._waiting:
+            reporter.report_progress(detail)
+
+
 def is_reported() -> bool:
     """Return True if the current work belongs to a run, whose followers can see its progress."""
     return _reporter.get() is not None

@@ -1,6 +1,7 @@
 """The progress of a git command that takes long, from its stderr. A remote writes there too: no text is passed on."""
 
 import re
+from collections.abc import Callable
 
 from steadyhand.ports import report_progress
 
@@ -15,7 +16,9 @@ _MAX_TAIL = 512
 class GitProgress:
     """Reports the newest progress of one command as its output comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[str], None] = report_progress) -> None:
+        """Report by `report`; by default to the current run alone."""
+        self._report = report
         self._tail = b""
 
     def feed(self, chunk: bytes) -> None:
@@ -24,5 +27,5 @@ class GitProgress:
         lines = list(_PROGRESS.finditer(self._tail))
         if lines:
             newest = lines[-1]
-            report_progress(f"{newest[1].decode('ascii').lower()} {min(100, int(newest[2]))} %")
+            self._report(f"{newest[1].decode('ascii').lower()} {min(100, int(newest[2]))} %")
             self._tail = self._tail[newest.end() :]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steadyhand.errors import WorkspaceError
-from steadyhand.ports import is_reported, report_phase
+from steadyhand.ports import ProgressRelay, is_reported, report_phase
 from steadyhand.workspace import ref_names
 from steadyhand.workspace.fetch_errors import MISMATCHED_FORMATS, MISSING_REF, RemoteGitError, explain
 from steadyhand.workspace.fetched_refs import (
@@ -79,6 +79,7 @@ class Mirror:
             env=remote_environment(settings, folder.parent), config=remote_config(source, settings)
         )
         self._lock = asyncio.Lock()
+        self._relay = ProgressRelay()
         self._started = self._finished = float("-inf")
         self._failure: tuple[float, WorkspaceError] | None = None
         self._commit_cache: dict[str | None, str] = {}
@@ -226,9 +227,12 @@ class Mirror:
     async def _refresh(self, since: float, *, share: bool) -> None:
         """Fetch, unless a fetch started after `since` or (with `share`) ran while this call waited."""
         requested_at = time.monotonic()
-        if self._lock.locked():
-            await report_phase("fetching")  # it waits for the fetch of another job
-        async with self._exclusive():
+        async with contextlib.AsyncExitStack() as stack:
+            with contextlib.ExitStack() as waiting:
+                if self._lock.locked():
+                    await report_phase("fetching")  # it waits for the fetch of another job
+                    waiting.enter_context(self._relay.joined())
+                await stack.enter_async_context(self._exclusive())
             if self._started >= since or (share and self._finished >= requested_at):
                 return
             if self._failure is not None and self._failure[0] >= requested_at:
@@ -344,7 +348,7 @@ class Mirror:
         result = await self._remote.run(
             "fetch", "--quiet", *progress, "--no-write-fetch-head", "--no-auto-maintenance", "--update-shallow",
             *options, "--", self.source.url, *refspecs, cwd=self.folder, seconds=self._fetch_seconds,
-            on_stderr=GitProgress().feed if progress else None, check=False,
+            on_stderr=GitProgress(self._relay.report).feed if progress else None, check=False,
         )  # fmt: skip
         if result.code != 0:
             raise explain(result.reason, result.stderr)

@@ -7,14 +7,23 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import WorkspaceError
-from steadyhand.ports import BindMount, Checkout, JobPaths, SandboxExec, is_reported, report_phase
+from steadyhand.ports import (
+    BindMount,
+    Checkout,
+    JobPaths,
+    ProgressRelay,
+    SandboxExec,
+    is_reported,
+    report_phase,
+    report_progress,
+)
 from steadyhand.workspace.clean_checkouts import is_clean
 from steadyhand.workspace.content_plan import NO_CONTENT, ContentPlan
 from steadyhand.workspace.fetch_errors import is_permanent_checkout_error
@@ -104,6 +113,7 @@ class WarmCheckouts:
         self._use_counts: Counter[Path] = Counter()
         self._ready: set[Path] = set()
         self._locks: dict[Path, asyncio.Lock] = {}
+        self._relays: dict[Path, ProgressRelay] = {}
         self.build_count = 0
         """The number of checkouts that were built."""
 
@@ -148,18 +158,25 @@ class WarmCheckouts:
         if self._use_counts[warm.folder] <= 0:
             del self._use_counts[warm.folder]
             self._locks.pop(warm.folder, None)
+            self._relays.pop(warm.folder, None)
 
     async def _ensure_built(
         self, warm: WarmCheckout, mirror: Mirror, commit: str, workspace: Workspace, plan: ContentPlan
     ) -> None:
         lock = self._locks.setdefault(warm.folder, asyncio.Lock())
+        relay = self._relays.setdefault(warm.folder, ProgressRelay())
         if lock.locked() or not warm.size_file.is_file():
             await report_phase("checking_out")
         try:
-            async with asyncio.timeout(CHECKOUT_SECONDS + SETUP_SECONDS), lock:
-                if not warm.size_file.is_file():
-                    await self._build(warm, mirror, commit, workspace, plan)
-                self._ready.add(warm.folder)
+            async with asyncio.timeout(CHECKOUT_SECONDS + SETUP_SECONDS):
+                with relay.joined():
+                    await lock.acquire()
+                try:
+                    if not warm.size_file.is_file():
+                        await self._build(warm, mirror, commit, workspace, plan)
+                    self._ready.add(warm.folder)
+                finally:
+                    lock.release()
         except TimeoutError as error:
             raise WorkspaceError("The checkout took too long.") from error
 
@@ -181,7 +198,10 @@ class WarmCheckouts:
             await asyncio.to_thread(chown_tree, files.checkout, self.owner)
             binds = (objects_bind(mirror), *secret_binds(workspace))
             checkout = service_checkout(workspace, files, self.owner, commit, binds)
-            parts = await check_out(self._sandbox_exec, checkout, plan, wait_for_clock=True)
+            relay = self._relays.get(warm.folder, ProgressRelay())
+            parts = await check_out(
+                self._sandbox_exec, checkout, plan, wait_for_clock=True, report=relay.report
+            )
             await asyncio.to_thread(write_base, files.root / "base", parts)
             if await self._is_clean(checkout, mirror, plan, refs):
                 (files.root / _CLEAN_FILE).touch()
@@ -265,7 +285,12 @@ class WarmCheckouts:
 
 
 async def check_out(
-    sandbox_exec: SandboxExec, checkout: Checkout, plan: ContentPlan, *, wait_for_clock: bool
+    sandbox_exec: SandboxExec,
+    checkout: Checkout,
+    plan: ContentPlan,
+    *,
+    wait_for_clock: bool,
+    report: Callable[[str], None] = report_progress,
 ) -> Sequence[bytes]:
     """Check out the planned submodules and the commit, and run the workspace's setup, inside the sandbox.
 
@@ -286,7 +311,7 @@ async def check_out(
         "progress": is_reported(),
     }
     try:
-        reply = await _build_in_sandbox(sandbox_exec, request, checkout)
+        reply = await _build_in_sandbox(sandbox_exec, request, checkout, report)
     finally:
         await asyncio.to_thread(remove_tree, _lfs_dir(checkout.paths))
     if isinstance(reply, WorkspaceError):
@@ -305,11 +330,14 @@ async def check_out(
 
 
 async def _build_in_sandbox(
-    sandbox_exec: SandboxExec, request: Mapping[str, Any], checkout: Checkout
+    sandbox_exec: SandboxExec,
+    request: Mapping[str, Any],
+    checkout: Checkout,
+    report: Callable[[str], None],
 ) -> SandboxReply | WorkspaceError:
     """Run the program that builds a checkout, and report its progress and its setup commands; return its error."""
     workspace = checkout.workspace
-    phases, progress = SetupPhases(workspace.setup), GitProgress()
+    phases, progress = SetupPhases(workspace.setup), GitProgress(report)
 
     def read_stderr(chunk: bytes) -> None:
         progress.feed(chunk)
