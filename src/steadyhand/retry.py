@@ -49,7 +49,9 @@ def continues_parent(job: Job) -> bool:
 
 def awaits_parent(job: Job) -> bool:
     """Return True if a run still has to take the session over from the parent: before its agent has started."""
-    has_agent = job.state is State.RUNNING and job.runs[-1].supervisor is not None
+    has_agent = job.state is State.RUNNING and (
+        job.runs[-1].supervisor is not None or job.outcome is not None
+    )
     return continues_parent(job) and not job.state.ended and not has_agent
 
 

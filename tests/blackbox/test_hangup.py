@@ -19,7 +19,8 @@ from tests.sandboxed.host_inspection import live_agent_processes
 from steadyhand.testing.service import ADMIN_KEY, MakeService, wait_until
 
 IN_A_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
@@ -28,6 +29,7 @@ import os, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 os.execv(sys.argv[1], sys.argv[1:])
 """
+NOT_UNDER_NOHUP = UNDER_NOHUP.replace("SIG_IGN", "SIG_DFL")  # as the tests themselves may be
 SERVE = (str(Path(sys.executable).parent / "steadyhand"), "serve")
 RUN = """
 import steadyhand.cli.run as run
@@ -152,7 +154,7 @@ def test_a_run_with_a_service_of_its_own_stops_it_in_order(
 def test_a_log_whose_reader_is_gone_ends_nothing(make_service: MakeService) -> None:
     service = make_service(env={"STEADYHAND_SERVICE__LOG_LEVEL": "debug"})
     process = subprocess.Popen(
-        SERVE,
+        [sys.executable, "-c", NOT_UNDER_NOHUP, *SERVE],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         cwd=service.root, env=service.environment(),
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -98,5 +99,20 @@ def test_files_that_a_lost_answer_of_the_store_left_are_removed_later(tmp_path: 
         assert service.checkouts.calls == []
         await service.worker._retention.delete_old_jobs()
         assert service.checkouts.calls == [("delete", old.id)]
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.parametrize(
+    ("kept", "seconds"), [(None, 300), (timedelta(days=1), 300), (timedelta(seconds=20), 20)]
+)
+def test_files_are_looked_at_at_least_as_often_as_a_checkout_is_kept(
+    tmp_path: Path, kept: timedelta | None, seconds: float
+) -> None:
+    async def scene(service: FailingService) -> None:
+        retention = service.worker._retention
+        config = replace(retention._deps.config, keep_checkouts=kept)
+        retention._deps = replace(retention._deps, config=config)
+        assert retention._files_interval() == seconds
 
     play(tmp_path, scene)

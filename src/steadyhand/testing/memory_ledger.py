@@ -39,7 +39,8 @@ class MemoryLedger:
                 group = tuple(_group_value(call, by) for by in query.by)
                 total = UsageTotal(1, call.tokens, call.micros, call.priced, call.complete)
                 totals[group] = totals[group].plus(total) if group in totals else total
-        return [UsageRow(dict(zip(query.by, group, strict=True)), totals[group]) for group in sorted(totals)]
+        groups = sorted(group for group in totals if not query.after or group > query.after)[: query.limit]
+        return [UsageRow(dict(zip(query.by, group, strict=True)), totals[group]) for group in groups]
 
 
 def _group_value(call: ModelCall, by: UsageGroup) -> str:

@@ -11,7 +11,7 @@ from steadyhand.worker.deps import WorkerDeps
 
 PAUSE_SECONDS = 1.0
 FILES_INTERVAL_SECONDS = 300.0
-"""The time between two looks for files that are too old, or too large in all."""
+"""The longest time between two looks for files that are too old, or too large in all."""
 DELETED_AT_ONCE = 25
 """The jobs that one transaction deletes."""
 WORK_SECONDS = 0.5
@@ -33,11 +33,12 @@ class Retention:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        files_at = -FILES_INTERVAL_SECONDS
+        interval = self._files_interval()
+        files_at = -interval
         while True:
             pause = PAUSE_SECONDS
             try:
-                if time.monotonic() - files_at >= FILES_INTERVAL_SECONDS:
+                if time.monotonic() - files_at >= interval:
                     files_at = time.monotonic()
                     await self.apply_to_files()
                 await self._work()
@@ -47,6 +48,11 @@ class Retention:
                 self._log.exception("tidy.failed")
                 pause = _PAUSE_AFTER_FAILURE
             await asyncio.sleep(pause)
+
+    def _files_interval(self) -> float:
+        """Return the seconds between two looks at the files: no longer than the time that a checkout is kept."""
+        kept = self._deps.config.keep_checkouts
+        return FILES_INTERVAL_SECONDS if kept is None else min(FILES_INTERVAL_SECONDS, kept.total_seconds())
 
     async def _work(self) -> None:
         began = time.monotonic()
