@@ -8,8 +8,10 @@ BENCH_STAMP := $(VENV)/.ready-for-bench
 WORKERS := 4
 # Compiled tests are kept: else each worker compiles all of them anew. Empty means not set.
 export PYTHONDONTWRITEBYTECODE :=
-# Pure code and single rooms: no service in a process of its own and no sandbox. Faults of the store take a minute.
-QUICK := $(wildcard tests/test_*.py) $(addprefix tests/,api config docs gateway/money queue redact store worker)
+# Pure code and single rooms: no service in a process of its own and no sandbox. The faults of the store and the routes
+# of OpenAI, with their own clients, take a minute each.
+QUICK := $(wildcard tests/test_*.py) $(addprefix tests/,api/classic api/native api/openapi api/transport config docs \
+	gateway/money queue redact store worker)
 
 .PHONY: check check-tests compile-tests demo test test-long bench bench-publish serve lint format setup clients
 
@@ -28,7 +30,7 @@ check: $(STAMP)
 	@$(MAKE) --no-print-directory -j2 --output-sync=target lint check-tests
 
 check-tests: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not long" $(QUICK) \
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not long" $(QUICK) \
 		--ignore=tests/worker/test_store_faults.py
 
 # It runs while clients wait for the network. An error is told by the tests themselves.

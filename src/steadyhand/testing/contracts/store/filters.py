@@ -14,7 +14,7 @@ from steadyhand.testing.contracts.samples import NOON, accepted_draft, async_tes
 from steadyhand.testing.contracts.store.harness import QUEUED, StoreFactory
 
 JOBS = 260
-FILTERS = 220
+FILTERS = 120
 _WORDS = ("apple", "pear", "plum", "quince")
 
 
