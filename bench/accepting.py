@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bench.rows import Row, interleave
-from bench.worlds import Broken, child_environment, made_in
+from bench.worlds import Broken, ask_client, child_environment, made_in
 from steadyhand.testing.service import CLASSIC_KEY, Service
 
 POSTS = 2_000
@@ -130,19 +130,7 @@ def post(url: str, count: int) -> dict[str, Any]:
         ],
         "connections": CONNECTIONS,
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.posting"],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        timeout=_WAIT,
-        check=False,
-        env=child_environment(),
-    )
-    if done.returncode:
-        raise Broken(f"the client failed: {done.stderr[-500:]}")
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    return ask_client("bench.posting", asked, _WAIT)
 
 
 @contextmanager

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
@@ -17,7 +14,7 @@ from urllib.parse import urlencode, urlsplit
 
 from bench import history
 from bench.rows import Row, Series, interleave, percentile
-from bench.worlds import Broken, child_environment, made_in
+from bench.worlds import ask_client, made_in
 from steadyhand.testing.service import ADMIN_KEY, Service
 
 JOBS = 1_000_000
@@ -242,16 +239,4 @@ def _read(
         "rounds": rounds,
         "beside": beside,
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.listing"],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        timeout=_WAIT,
-        check=False,
-        env=child_environment(),
-    )
-    if done.returncode:
-        raise Broken(f"the client failed: {done.stderr[-500:]}")
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    return ask_client("bench.listing", asked, _WAIT)

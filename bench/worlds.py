@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from steadyhand.testing.cli import SYSTEM_PATH
 
@@ -42,6 +46,23 @@ def child_environment() -> dict[str, str]:
     """Give the environment of a helper of ours; this package is found from its current directory."""
     root = Path(__file__).parent.parent
     return {"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", "PYTHONPATH": str(root)}
+
+
+def ask_client(module: str, asked: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Run a client in a process of its own, with what it is asked as JSON; return its answer. Raise `Broken`."""
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+        env=child_environment(),
+    )
+    if done.returncode:
+        raise Broken(f"the client failed: {done.stderr[-500:]}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
 def given_to(path: Path, user: int | None) -> Path:

@@ -164,22 +164,6 @@ LIST_REFS = Scenario(
 
 
 @pytest.fixture(scope="module")
-def repositorywarm_service(reachable_tmp: Path, cli: Path) -> Iterator[tuple[Service, ScriptedModel]]:
-    """A sealed service with one waiting process of `claude` in a repository."""
-    root = make_service_root(reachable_tmp)
-    make_repository(root / "workspace", {"greeting.txt": "hello\n", "CLAUDE.md": "Answer in one line.\n"})
-    env = {"STEADYHAND_ISOLATION": "bwrap", "STEADYHAND_SERVICE__LOG_LEVEL": "debug"}
-    env["WORKSPACE_DIR"] = str(root / "workspace")
-    config = "[agents.claude]\nwarm = 1\n"
-    with (
-        ScriptedModel(LIST_REFS) as model,
-        Service(root, cli, model=model.url, env=env, config=config) as service,
-    ):
-        yield service, model
-    shutil.rmtree(root, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
 def repository_service(reachable_tmp: Path, cli: Path) -> Iterator[tuple[Service, ScriptedModel]]:
     """A sealed service with one waiting process of `claude` in a repository."""
     root = make_service_root(reachable_tmp)

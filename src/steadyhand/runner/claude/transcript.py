@@ -55,13 +55,7 @@ def session_holds(config: Path, directory: str, session: str, tool_use_ids: Iter
     missing = {f'"id":{json.dumps(each)}'.encode() for each in tool_use_ids}
     if any(len(each) > _MAX_CALL_ID for each in missing):
         return False
-    with (
-        contextlib.suppress(OSError),
-        _opened(config, None, _DIR_FLAGS) as top,
-        _opened("projects", top, _DIR_FLAGS) as projects,
-        _opened(project_folder_name(directory), projects, _DIR_FLAGS) as folder,
-        _opened(f"{session}.jsonl", folder, _FILE_FLAGS) as file,
-    ):
+    with contextlib.suppress(OSError), _opened_session(config, directory, session) as (_, file):
         info = os.fstat(file)
         if not stat.S_ISREG(info.st_mode):
             return False
@@ -93,13 +87,7 @@ def user_messages(config: Path, directory: str, session: str) -> list[str]:
 
 
 def _tail(config: Path, directory: str, session: str) -> bytes:
-    with (
-        contextlib.suppress(OSError),
-        _opened(config, None, _DIR_FLAGS) as top,
-        _opened("projects", top, _DIR_FLAGS) as projects,
-        _opened(project_folder_name(directory), projects, _DIR_FLAGS) as folder,
-        _opened(f"{session}.jsonl", folder, _FILE_FLAGS) as file,
-    ):
+    with contextlib.suppress(OSError), _opened_session(config, directory, session) as (_, file):
         info = os.fstat(file)
         if stat.S_ISREG(info.st_mode):
             return os.pread(file, _CHUNK, max(0, info.st_size - _CHUNK))
@@ -109,13 +97,7 @@ def _tail(config: Path, directory: str, session: str) -> bytes:
 def remove_session(config: Path, directory: str, session: str, prompt_id: bytes) -> bool:
     """Remove the file of a session once it says that the turn of a prompt is taken back; return True if it is gone."""
     taken_back = b'"cutUuid":"%s"' % prompt_id
-    with (
-        contextlib.suppress(OSError),
-        _opened(config, None, _DIR_FLAGS) as top,
-        _opened("projects", top, _DIR_FLAGS) as projects,
-        _opened(project_folder_name(directory), projects, _DIR_FLAGS) as folder,
-        _opened(f"{session}.jsonl", folder, _FILE_FLAGS) as file,
-    ):
+    with contextlib.suppress(OSError), _opened_session(config, directory, session) as (folder, file):
         info = os.fstat(file)
         start = max(0, info.st_size - _CHUNK)
         if not stat.S_ISREG(info.st_mode) or taken_back not in os.pread(file, _CHUNK, start):
@@ -123,6 +105,18 @@ def remove_session(config: Path, directory: str, session: str, prompt_id: bytes)
         os.unlink(f"{session}.jsonl", dir_fd=folder)
         return True
     return False
+
+
+@contextlib.contextmanager
+def _opened_session(config: Path, directory: str, session: str) -> Iterator[tuple[int, int]]:
+    """Open the folder and the file of a session; no part of the path is a link. Raise `OSError`."""
+    with (
+        _opened(config, None, _DIR_FLAGS) as top,
+        _opened("projects", top, _DIR_FLAGS) as projects,
+        _opened(project_folder_name(directory), projects, _DIR_FLAGS) as folder,
+        _opened(f"{session}.jsonl", folder, _FILE_FLAGS) as file,
+    ):
+        yield folder, file
 
 
 @contextlib.contextmanager
