@@ -31,6 +31,7 @@ from bench import (
     starting,
     startup,
     warming,
+    watching,
 )
 from bench.rows import Row, Series, table
 from bench.worlds import Broken, world
@@ -42,6 +43,7 @@ BUSY_SHARE = 0.5
 Measure = Callable[[Path, int], Row | Sequence[Row | Series]]
 ROWS: Mapping[str, tuple[int, Measure]] = {
     "accept": (5, accepting.measure),
+    "accept-postgres": (5, accepting.measure_postgres),
     "start-stream": (20, lambda where, pairs: starting.measure(where, pairs, "stream")),
     "start-plain": (20, lambda where, pairs: starting.measure(where, pairs, "plain")),
     "answer": (20, answering.measure),
@@ -50,6 +52,9 @@ ROWS: Mapping[str, tuple[int, Measure]] = {
     "gateway-cpu": (6, passing.measure_cpu),
     "followers": (3, following.measure_followers),
     "chats": (3, following.measure_chats),
+    "page": (2, watching.measure_page),
+    "thousand": (3, watching.measure_thousand),
+    "long": (2, watching.measure_long),
     "health": (5, health.measure),
     "half-open": (1, half_open.measure),
     "redaction": (20, redacting.measure),
@@ -61,9 +66,11 @@ ROWS: Mapping[str, tuple[int, Measure]] = {
     "cold": (20, startup.measure_cold),
     "warm": (10, warming.measure),
     "live": (10, warming.measure_live),
+    "live-git": (10, warming.measure_live_repository),
     "reuse": (3, warming.measure_reuse),
     "warm-whole": (10, warming.measure_repository),
     "warm-idle": (2, warming.measure_idle),
+    "warm-pressure": (3, warming.measure_pressure),
     "answer-git": (20, git_jobs.measure_answer),
     "cpu-git": (20, git_jobs.measure_processor),
     "harvest-unchanged": (20, harvesting.measure_unchanged),

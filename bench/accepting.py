@@ -1,4 +1,4 @@
-"""How fast jobs are accepted, durably, beside the same web framework answering a constant."""
+"""How fast jobs are accepted, durably: beside a web framework that answers a constant, and Postgres beside SQLite."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from bench.rows import Row, interleave
 from bench.worlds import Broken, ask_client, child_environment, made_in
+from steadyhand.testing.postgres import Postgres
 from steadyhand.testing.service import CLASSIC_KEY, Service
 
 POSTS = 2_000
@@ -55,6 +57,47 @@ def measure(world: Path, pairs: int) -> Row:
     return Row("accept", what, "/s", *figures, "at least", 0.3, notes)
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A way to submit a job: its path, what its body has beside the prompt, and the key of the id in its answer."""
+
+    path: str
+    fields: dict[str, str]
+    id_key: str
+
+
+EXECUTE = Route("/execute", {"agent": "claude"}, "job_id")
+NATIVE = Route("/v1/jobs", {"workspace": "scratch"}, "id")
+
+
+def measure_postgres(world: Path, pairs: int) -> Row:
+    """Measure the native route with each database on the same disk; raises `Broken` as `measure` does."""
+    found = []
+    disk = [milliseconds_to_disk(world)]
+    with Postgres(made_in(world, "postgres"), is_durable=True) as server:
+
+        def ours() -> float:
+            url = server.url(server.create_database())
+            rate, kept = accepted_per_second(made_in(world, "accept"), NATIVE, url)
+            found.append(kept)
+            return rate
+
+        def theirs() -> float:
+            return accepted_per_second(made_in(world, "accept"), NATIVE)[0]
+
+        figures = interleave(pairs, ours, theirs)
+    disk.append(milliseconds_to_disk(world))
+    notes = (
+        f"{sum(found)} of {len(found) * POSTS} jobs that Postgres had were found again after kill -9 and restart",
+        f"an append reached this disk in {disk[0]:.1f} ms before and {disk[1]:.1f} ms after (fdatasync, median)",
+    )
+    what = (
+        f"POST /v1/jobs: {POSTS} posts, {CONNECTIONS} connections, Postgres with fsync and synchronous_commit; "
+        "beside SQLite WAL, synchronous=FULL"
+    )
+    return Row("accept-postgres", what, "/s", *figures, "at least", 0.5, notes)
+
+
 def milliseconds_to_disk(world: Path) -> float:
     """Give how long the disk takes for an append of a few pages, in ms: what every commit has to wait for."""
     path = made_in(world, "disk") / "file"
@@ -68,19 +111,24 @@ def milliseconds_to_disk(world: Path) -> float:
     return statistics.median(taken)
 
 
-def accepted_per_second(root: Path) -> tuple[float, int]:
+def accepted_per_second(
+    root: Path, route: Route = EXECUTE, database_url: str | None = None
+) -> tuple[float, int]:
     """Give how many jobs a second a new service accepts, and how many of them outlive it."""
     settings = {"STEADYHAND_SERVICE__PAUSED": "true", "STEADYHAND_SERVICE__MAX_QUEUED": "1000000"}
+    if database_url is not None:
+        settings["STEADYHAND_DATABASE_URL"] = database_url
     # Nothing is run while the workers are paused, so any program will do for an agent.
     service = Service(root, Path("/bin/true"), env=settings)
     try:
         service.start()
-        post(service.url, WARM_UP)
-        done = post(service.url, POSTS)
+        post(service.url, WARM_UP, route)
+        done = post(service.url, POSTS, route)
         service.kill()
-        check_journal(service.data_dir / "steadyhand.db")
+        if database_url is None:
+            check_journal(service.data_dir / "steadyhand.db")
         service.restart()
-        accepted = {json.loads(answer)["job_id"] for answer in done["answers"]}
+        accepted = {json.loads(answer)[route.id_key] for answer in done["answers"]}
         kept = accepted & set(queued(service))
     finally:
         service.close()
@@ -116,16 +164,16 @@ def queued(service: Service) -> Iterator[str]:
         cursor = {"cursor": page["next_cursor"]}
 
 
-def post(url: str, count: int) -> dict[str, Any]:
+def post(url: str, count: int, route: Route = EXECUTE) -> dict[str, Any]:
     """Post so many jobs from a client in a process of its own; gives what `bench.posting` printed."""
     where = urlsplit(url)
     asked = {
         "host": where.hostname,
         "port": where.port,
-        "path": "/execute",
+        "path": route.path,
         "headers": {"content-type": "application/json", "authorization": f"Bearer {CLASSIC_KEY}"},
         "bodies": [
-            json.dumps({"prompt": f"Summarise ticket {number} in two sentences.", "agent": "claude"})
+            json.dumps({"prompt": f"Summarise ticket {number} in two sentences.", **route.fields})
             for number in range(count)
         ],
         "connections": CONNECTIONS,

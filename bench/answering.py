@@ -70,8 +70,10 @@ def _notes(ours: Sequence[float], theirs: Sequence[float]) -> list[str]:
     return [f"ours {spread(ours)}; theirs {spread(theirs)}; the real CLI and the scripted model on loopback"]
 
 
-def answered_directly(cli: Path, home: Path, model: str, user: int | None) -> tuple[float, str]:
-    """Run the bare CLI once; gives the ms from its start to its end, and its answer."""
+def answered_directly(
+    cli: Path, home: Path, model: str, user: int | None, directory: Path | None = None
+) -> tuple[float, str]:
+    """Run the bare CLI once, in `directory` or in its home; gives the ms from its start to its end, and its answer."""
     became: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
     who = {} if user is None else {"user": user, "group": user, "extra_groups": []}
     began = time.monotonic_ns()
@@ -81,7 +83,7 @@ def answered_directly(cli: Path, home: Path, model: str, user: int | None) -> tu
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=isolated_env(home, model),
-        cwd=home,
+        cwd=directory or home,
         **who,
     )
     try:

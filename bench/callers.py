@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -21,12 +22,18 @@ import httpx2
 
 from bench.worlds import Broken, child_environment, given_to, made_in
 from bench.wrapper import STREAM_ARGUMENTS
+from steadyhand.agents import BUILT_IN_AGENTS
+from steadyhand.runner.claude.lean_context import lean_environment, lean_options
 from steadyhand.testing.cli import isolated_env
+from steadyhand.testing.contracts.samples import make_job
 from steadyhand.testing.service import ADMIN_KEY, PLAIN_HTTP, Service
 
 PROMPT = "Say that all is well."
 _SECONDS = 120.0
 _TEXT = b'"text_delta"'
+_CHAT = BUILT_IN_AGENTS["chat"]
+_LEAN_ARGUMENTS = [*lean_options(_CHAT), "--tools", "", "--setting-sources", "user"]
+_LEAN_ENVIRONMENT = lean_environment(make_job(agent="chat", workspace=None), _CHAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +114,16 @@ def _text_of_cli(line: bytes) -> str:
 
 
 @asynccontextmanager
-async def wrapper(stage: Stage) -> AsyncIterator[Way]:
-    """Serve a FastAPI app of 40 lines that starts `claude -p` for each answer."""
+async def wrapper(stage: Stage, *, lean: bool = False) -> AsyncIterator[Way]:
+    """Serve a FastAPI app of 40 lines that starts `claude -p` for each answer.
+
+    With `lean` its requests to the model are those of the agent `chat`: the same system prompt, and no tools.
+    """
     homes = made_in(stage.root, "wrapper")
     env = isolated_env(homes, stage.model) | {
         "PYTHONPATH": child_environment()["PYTHONPATH"],
         "HOMES": str(homes),
+        **(_LEAN_ENVIRONMENT if lean else {}),
     }
     argv = [
         sys.executable,
@@ -120,6 +131,7 @@ async def wrapper(stage: Stage) -> AsyncIterator[Way]:
         "bench.wrapper",
         str(stage.cli),
         "-" if stage.user is None else str(stage.user),
+        json.dumps(_LEAN_ARGUMENTS if lean else []),
     ]
     process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE, env=env)
     try:
@@ -167,6 +179,28 @@ async def warm(stage: Stage) -> AsyncIterator[Way]:
         )
 
 
+@asynccontextmanager
+async def live(stage: Stage) -> AsyncIterator[Way]:
+    """Serve the agent `chat` with processes that stay: each caller goes on with a conversation of its own."""
+    config = "[agents.chat]\nwarm = 16\nlive_seconds = 600\n"
+    conversations: defaultdict[int, list[Mapping[str, str]]] = defaultdict(list)
+    async with warm_service(stage, "live", config) as (service, client):
+
+        async def ask(caller: int) -> Answer:
+            messages = conversations[caller]
+            # Each begins differently: of two that are alike, one process would hold the conversation of both.
+            messages.append({"role": "user", "content": f"{PROMPT} Caller {caller}, {len(messages)}."})
+            answer = await chat(client, messages)
+            messages.append({"role": "assistant", "content": answer.text})
+            return answer
+
+        await asyncio.gather(
+            *(ask(caller) for caller in range(16))
+        )  # the first turns, which are not measured
+        what = "the next turn of each caller's conversation, in the process that holds it"
+        yield Way("Steadyhand, live", what, ask, service.settle)
+
+
 @dataclass
 class WarmService:
     """A service with processes that wait. `wanted` is the number that wait when a round can begin."""
@@ -208,7 +242,7 @@ async def warm_service(
 
 
 async def chat(client: httpx2.AsyncClient, messages: Sequence[Mapping[str, str]], **fields: Any) -> Answer:
-    """Ask the agent `chat` and return its streamed answer."""
+    """Ask an agent, `chat` unless `fields` names another as `model`, and return its streamed answer."""
     body = {"model": "chat", "stream": True, "messages": list(messages), **fields}
     return await _post(client, "/v1/chat/completions", body, _text_of_chat)
 

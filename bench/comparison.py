@@ -18,16 +18,18 @@ from pathlib import Path
 from typing import Any, Self
 
 from bench.answering import within_reach
-from bench.callers import Answer, Stage, Way, bare, cold, wrapper
+from bench.callers import Answer, Stage, Way, bare, cold, live, warm, wrapper
 from bench.rows import percentile
 from bench.worlds import Broken, made_in
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
 
-WAYS: Sequence[Callable[[Stage], AbstractAsyncContextManager[Way]]] = (bare, wrapper, cold)
+WAYS: Sequence[Callable[[Stage], AbstractAsyncContextManager[Way]]] = (bare, wrapper, cold, warm, live)
 ROUNDS: Mapping[int, int] = {1: 12, 4: 5, 16: 3}
 """The number of rounds for each number of callers."""
 _SAMPLE_SECONDS = 0.02
+_REST_SECONDS = 0.5
+"""The time in which the processes of the round before are gone, with their memory."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -84,6 +86,7 @@ async def _measure(stage: Stage) -> list[Cell]:
 
 async def _take(way: Way, callers: int) -> _Round:
     await way.settle()
+    await asyncio.sleep(_REST_SECONDS)
     with _MemoryPeak() as peak:
         machine, own = _machine_seconds(), time.process_time()
         answers = await asyncio.gather(*(way.ask(caller) for caller in range(callers)))

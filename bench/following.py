@@ -63,48 +63,50 @@ os._exit(main(sys.argv[1:]))
 class Writers:
     """The stand-in that notes when it wrote each piece; each waits until all streams are open."""
 
+    launcher = _LAUNCHER
+
     def __init__(self, directory: Path) -> None:
         bare = install_standin(directory / "standin")
-        self._folder = made_in(directory, "marks")
-        self._folder.chmod(0o777)
+        self.folder = made_in(directory, "marks")
+        self.folder.chmod(0o777)
         self.path = directory / "claude"
         library = str(bare.parent / ".stand-in")
-        text = _LAUNCHER.format(python=system_python(), library=library, folder=str(self._folder))
+        text = self.launcher.format(python=system_python(), library=library, folder=str(self.folder))
         self.path.write_text(text, encoding="utf-8")
         self.path.chmod(0o755)
-        self._go = self._folder / "go"
+        self.gate = self.folder / "go"
 
     def prompt(self, name: str, pieces: int, pace_ms: int) -> str:
         """Give the prompt of an agent; its name has three letters."""
         text = "".join(f"{name} {number:05d} " for number in range(pieces))
-        ready = self._folder / f"ready-{name}"
-        return f'[[standin: touch={ready} wait_for={self._go} text="{text}" pace={pace_ms} chunk={PIECE}]]'
+        ready = self.folder / f"ready-{name}"
+        return f'[[standin: touch={ready} wait_for={self.gate} text="{text}" pace={pace_ms} chunk={PIECE}]]'
 
     def wait(self, names: Sequence[str]) -> None:
         """Wait until each of them is there."""
         for name in names:
-            wait_until((self._folder / f"ready-{name}").exists, _SECONDS)
+            wait_until((self.folder / f"ready-{name}").exists, _SECONDS)
 
     def go(self) -> None:
         """Let all write at once."""
-        self._go.touch(0o644)
+        self.gate.touch(0o644)
 
     def marks(self, name: str) -> list[int]:
         """Give when each piece was written (ns), and forget it."""
-        path = self._folder / f"marks-{name}"
+        path = self.folder / f"marks-{name}"
         wait_until(path.exists, _SECONDS)
         found = [int(mark) for mark in path.read_text().split()]
-        for each in self._folder.iterdir():
+        for each in self.folder.iterdir():
             if each.name in (path.name, f"ready-{name}", "go"):
                 each.unlink()
         return found
 
 
 @contextmanager
-def reader(service: Service, requests: Sequence[str], field: str) -> Iterator[Part]:
-    """Run the reader for the length of the block, once it has all streams open."""
+def reader(service: Service, requests: Sequence[str], field: str, **more: bool) -> Iterator[Part]:
+    """Run the reader for the length of the block, once it has all streams open; `more` is what it is asked beside."""
     address = urlsplit(service.url)
-    asked = {"host": address.hostname, "port": address.port, "requests": requests, "field": field}
+    asked = {"host": address.hostname, "port": address.port, "requests": requests, "field": field, **more}
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.reading"],
         stdin=subprocess.PIPE,
@@ -121,7 +123,7 @@ def reader(service: Service, requests: Sequence[str], field: str) -> Iterator[Pa
         process.wait(10)
 
 
-def _head(line: str, **headers: object) -> str:
+def head(line: str, **headers: object) -> str:
     fields = {"host": "127.0.0.1", "authorization": f"Bearer {ADMIN_KEY}", "connection": "close", **headers}
     return line + " HTTP/1.1\r\n" + "".join(f"{key}: {value}\r\n" for key, value in fields.items()) + "\r\n"
 
@@ -137,7 +139,7 @@ def delays(written: Sequence[int], came: Sequence[tuple[int, int]]) -> list[floa
     ]
 
 
-def _cpu_seconds(service: Service) -> float:
+def cpu_seconds(service: Service) -> float:
     fields = Path(f"/proc/{service.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
@@ -145,13 +147,13 @@ def _cpu_seconds(service: Service) -> float:
 def followed(service: Service, writers: Writers, followers: int) -> tuple[list[float], float]:
     """Let so many follow one job; gives how long the pieces took, and the service's processor time in seconds."""
     job = service.submit(writers.prompt("f00", FOLLOWED_PIECES, FOLLOWED_PACE_MS))["id"]
-    request = _head(f"GET /v1/jobs/{job}/events", accept="text/event-stream")
+    request = head(f"GET /v1/jobs/{job}/events", accept="text/event-stream")
     with reader(service, [request] * followers, _DELTA) as part:
         writers.wait(["f00"])
-        before = _cpu_seconds(service)
+        before = cpu_seconds(service)
         writers.go()
         streams: list[Any] = json.loads(part.read())
-        after = _cpu_seconds(service)
+        after = cpu_seconds(service)
     written = writers.marks("f00")
     return [delay for came in streams for delay in delays(written, came)], after - before
 
@@ -188,14 +190,14 @@ def chatted(service: Service, writers: Writers, chats: int) -> tuple[list[float]
     for name in names:
         message = {"role": "user", "content": writers.prompt(name, CHAT_PIECES, CHAT_PACE_MS)}
         body = json.dumps({"model": "claude", "stream": True, "messages": [message]})
-        head = {"content-type": "application/json", "content-length": len(body)}
-        requests.append(_head("POST /v1/chat/completions", **head) + body)
+        fields = {"content-type": "application/json", "content-length": len(body)}
+        requests.append(head("POST /v1/chat/completions", **fields) + body)
     with reader(service, requests, _CONTENT) as part:
         writers.wait(names)
-        before = _cpu_seconds(service)
+        before = cpu_seconds(service)
         writers.go()
         streams: list[Any] = json.loads(part.read())
-        cpu = (_cpu_seconds(service) - before) * 1e6 / (chats * CHAT_PIECES)
+        cpu = (cpu_seconds(service) - before) * 1e6 / (chats * CHAT_PIECES)
     taken = [
         delay
         for name, came in zip(names, streams, strict=True)

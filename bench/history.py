@@ -164,7 +164,7 @@ def _insert_jobs(connection: Connection, batch: Sequence[_Drawn]) -> None:
 
 def _insert_calls(connection: Connection, jobs: int, count: int) -> None:
     """Insert calls of these jobs, in their order."""
-    query = "SELECT sequence, id, api_key_id, agent, created_at FROM jobs ORDER BY sequence"
+    query = "SELECT sequence, id, api_key_id, agent, coalesce(workspace, ''), created_at FROM jobs ORDER BY sequence"
     with connection.begin():
         found: Iterable[Any] = itertools.cycle(connection.exec_driver_sql(query).fetchall()) if jobs else ()
     sample = ModelCall(
@@ -178,6 +178,7 @@ def _insert_calls(connection: Connection, jobs: int, count: int) -> None:
             "job_id": job_id,
             "api_key_id": key,
             "agent": agent,
+            "workspace": workspace,
             "provider": "default" if sequence % 5 else "other",
             "model": _MODELS[sequence % 7 % 3],
             "at": at,
@@ -185,7 +186,7 @@ def _insert_calls(connection: Connection, jobs: int, count: int) -> None:
             "micros": 1000 + number % 5000,
             "priced": int(number % 1000 != 0),
         }
-        for number, (sequence, job_id, key, agent, at) in zip(range(count), found, strict=False)
+        for number, (sequence, job_id, key, agent, workspace, at) in zip(range(count), found, strict=False)
     )
     while batch := list(itertools.islice(rows, _BATCH)):
         with connection.begin():

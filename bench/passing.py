@@ -35,11 +35,15 @@ class Part:
         """Give what it says next."""
         return dict(json.loads(self.read()))
 
-    def ask(self, what: dict[str, Any]) -> dict[str, Any]:
-        """Tell it something and give its answer."""
+    def tell(self, what: dict[str, Any]) -> None:
+        """Tell it something."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(what) + "\n")
         self.process.stdin.flush()
+
+    def ask(self, what: dict[str, Any]) -> dict[str, Any]:
+        """Tell it something and give its answer."""
+        self.tell(what)
         return self.hear()
 
     def read(self) -> str:

@@ -1,13 +1,14 @@
-"""Writes measurements into the page on performance: `python -m bench.publish RESULTS.json docs/performance.md`.
+"""Writes measurements into the page on performance: `python -m bench.publish RESULTS.json .. docs/performance.md`.
 
-RESULTS.json is what `python -m bench --json` printed. The page keeps its text; the tables between its marks are written
-anew, and the plots beside it. `make bench-publish` does both.
+RESULTS.json is what `python -m bench --json` printed, or the `results.json` of the page, to keep its other figures. Of
+several, each replaces what the ones before measured as well, and the page names the run of each figure by its commit.
+The page keeps its text; the tables between its marks are written anew, and the plots beside it. `make bench-publish`
+does both.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,14 +19,17 @@ from matplotlib.figure import Figure
 
 from bench.comparison import Cell, table
 from bench.growth import GROWTH
+from bench.page_marks import between_marks
 
 _COLORS = ("#6b7280", "#c2410c", "#1d4ed8", "#0e9f6e", "#7c3aed", "#b45309")
 _WIDTH, _HEIGHT = 7.5, 3.2
+_COMPARISON = "the ways to ask an agent"
 
 
 def main() -> int:
     """Write the page and its plots."""
-    results, page = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    *files, page = (Path(each) for each in sys.argv[1:])
+    results = merged([run for each in files for run in runs_of(json.loads(each.read_text()))])
     # The same figures give the same file: no date and no random ids.
     mpl.rcParams.update({"svg.hashsalt": "steadyhand", "svg.fonttype": "none", "font.size": 9})
     folder = page.with_suffix("")
@@ -34,22 +38,60 @@ def main() -> int:
     plots = [*_plot_comparison(folder, cells), *_plot_series(folder, results["series"])]
     text = page.read_text(encoding="utf-8")
     for name, content in {
-        "machine": _machine(results["context"]),
+        "machine": _machines(results["runs"]),
         "comparison": table(cells),
         "rows": _rows(results["rows"]),
         "plots": "\n".join(f"![{title}]({folder.name}/{file})" for file, title in plots),
     }.items():
-        text = _between_marks(text, name, content)
+        text = between_marks(text, name, content)
     page.write_text(text, encoding="utf-8")
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
-def _between_marks(text: str, name: str, content: str) -> str:
-    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-    if not pattern.search(text):
-        raise SystemExit(f"the page has no marks for '{name}'")
-    return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
+def runs_of(document: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the runs in a document: it is one, or the results of several that were published."""
+    if "context" in document:
+        return [document]
+    runs = []
+    for number, context in enumerate(document["runs"]):
+        rows = [row for row in document["rows"] if f"`{row['name']}`" in context["names"]]
+        has_comparison = _COMPARISON in context["names"] or len(document["runs"]) == 1
+        runs.append(
+            {
+                "context": {name: value for name, value in context.items() if name != "names"},
+                "rows": rows,
+                "series": document["series"] if number == 0 else [],
+                "comparison": document["comparison"] if has_comparison else [],
+            }
+        )
+    return runs
+
+
+def merged(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the results of several runs as one. `runs` in it has the context of each, and the names of its figures."""
+    found: dict[str, dict[str, tuple[int, Any]]] = {"rows": {}, "series": {}}
+    last_comparison = max(number for number, run in enumerate(runs) if run["comparison"])
+    for number, run in enumerate(runs):
+        for part, of_part in found.items():
+            of_part.update({each["name"]: (number, each) for each in run[part]})
+    names: list[list[str]] = [[] for _ in runs]
+    for number, row in found["rows"].values():
+        names[number].append(f"`{row['name']}`")
+    names[last_comparison].append(_COMPARISON)
+    return {
+        "runs": [
+            {**run["context"], "names": of_run} for run, of_run in zip(runs, names, strict=True) if of_run
+        ],
+        **{part: [each for _, each in of_part.values()] for part, of_part in found.items()},
+        "comparison": runs[last_comparison]["comparison"],
+    }
+
+
+def _machines(runs: Sequence[Mapping[str, Any]]) -> str:
+    if len(runs) == 1:
+        return _machine(runs[0])
+    return "\n".join(f"- {_machine(run)} It has {', '.join(run['names'])}." for run in runs)
 
 
 def _machine(context: Mapping[str, Any]) -> str:

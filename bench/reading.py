@@ -1,7 +1,8 @@
 """The reader of streams, in a process of its own: it notes when each part of the text came, and parses afterwards.
 
 It reads a JSON object on stdin (`host port requests field`), opens a connection for each request, prints a line once
-all have an answer, and at the end of all streams a list for each: pairs of a time (ns) and the characters so far.
+all have an answer, and at the end of all streams a list for each: pairs of a time (ns) and the characters so far. With
+`keys` it prints the time at which each match of `field` came last; with `stops` the end is another line on stdin.
 """
 
 from __future__ import annotations
@@ -52,8 +53,18 @@ class _Stream(asyncio.Protocol):
                 found.append((at, characters))
         return found
 
+    def keys(self, pattern: re.Pattern[bytes]) -> dict[str, int]:
+        """Give when each key came last."""
+        found: dict[str, int] = {}
+        rest = b""
+        for at, data in self.came:
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                found.update((key.decode(), at) for key in pattern.findall(line))
+        return found
 
-async def read_all(asked: Mapping[str, Any]) -> list[list[tuple[int, int]]]:
+
+async def read_all(asked: Mapping[str, Any]) -> list[Any]:
     """Send every request, and read until each stream has ended."""
     loop = asyncio.get_running_loop()
     streams = []
@@ -64,12 +75,17 @@ async def read_all(asked: Mapping[str, Any]) -> list[list[tuple[int, int]]]:
             streams.append(stream)
         await asyncio.gather(*(stream.open for stream in streams))
         print("{}", flush=True)
-        await asyncio.gather(*(stream.ended for stream in streams))
+        if asked.get("stops"):
+            await asyncio.to_thread(sys.stdin.readline)
+        else:
+            await asyncio.gather(*(stream.ended for stream in streams))
     wrong = next((stream.came[:1] for stream in streams if b" 200 " not in stream.came[0][1][:16]), None)
     if wrong is not None:
         message = f"a stream was answered with {wrong!r}"
         raise RuntimeError(message)
     pattern = re.compile(asked["field"].encode())
+    if asked.get("keys"):
+        return [stream.keys(pattern) for stream in streams]
     return [stream.text(pattern) for stream in streams]
 
 

@@ -57,9 +57,13 @@ def _isolation() -> str:
 def _started(service: Service) -> float:
     """Start the service, end it, and return the processor seconds until it listened, of it and its children."""
     with service:
-        pid = service.process.pid
-        fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-        return sum(int(fields[number]) for number in range(11, 15)) / _TICKS
+        return processor_seconds(service.process.pid)
+
+
+def processor_seconds(pid: int) -> float:
+    """Return the processor seconds that a process and its ended children have taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return sum(int(fields[number]) for number in range(11, 15)) / _TICKS
 
 
 def _command(argument: str) -> float:

@@ -17,6 +17,7 @@ import httpx2
 
 from bench.answering import within_reach
 from bench.callers import Answer, Stage, WarmService, Way, bare, chat, warm_service, wrapper
+from bench.memory_group import MemoryGroup
 from bench.rows import Row, percentile
 from bench.worlds import Broken, made_in
 from steadyhand.testing.cli import cli_path
@@ -25,6 +26,9 @@ from steadyhand.testing.model import ScriptedModel
 _TICKS = os.sysconf("SC_CLK_TCK")
 IDLE_SLOTS = 4
 IDLE_SECONDS = 20.0
+_SHORT_BYTES = 100 << 20
+"""Less than the memory below which no process waits, and more than the service needs."""
+_PRESSURE_SECONDS = 60.0
 CALLERS = 16
 ANSWERS = 3
 """The answers that each caller gets in a round, one after the other."""
@@ -46,6 +50,12 @@ def measure_live(world: Path, pairs: int) -> Row:
     return row
 
 
+def measure_live_repository(world: Path, pairs: int) -> Row:
+    """Measure the same for the agent `claude` in a repository, whose checkout stays with the process."""
+    (row,) = _run(world, lambda stage: _measure_live_repository(stage, pairs))
+    return row
+
+
 def measure_reuse(world: Path, pairs: int) -> Row:
     """Measure the answers a second of 16 callers whose processes are reset, beside a plain wrapper of the CLI."""
     (row,) = _run(world, lambda stage: _measure_reuse(stage, pairs))
@@ -61,6 +71,12 @@ def measure_repository(world: Path, pairs: int) -> Row:
 def measure_idle(world: Path, pairs: int) -> list[Row]:
     """Measure what four waiting processes take: processor time of all, and memory of ours for each."""
     return _run(world, lambda stage: _measure_idle(stage, pairs))
+
+
+def measure_pressure(world: Path, pairs: int) -> Row:
+    """Measure the seconds until no process waits any more, from the moment when the memory is short."""
+    (row,) = _run(world, lambda stage: _measure_pressure(stage, pairs))
+    return row
 
 
 def _run(world: Path, work: Callable[[Stage], Coroutine[Any, Any, list[Row]]]) -> list[Row]:
@@ -131,36 +147,63 @@ async def _with_tools(client: httpx2.AsyncClient, system: str) -> Answer:
 
 
 async def _measure_live(stage: Stage, pairs: int) -> list[Row]:
-    config = "[agents.chat]\nwarm = 1\nlive_seconds = 600\n"
+    taken = await _take_turns(stage, pairs, "chat")
+    return [_row("live-first", "first text of a turn in the live process; beside `claude -p`", 0.09, taken)]
+
+
+async def _measure_live_repository(stage: Stage, pairs: int) -> list[Row]:
+    taken = await _take_turns(stage, pairs, "claude", WORKSPACE_DIR=str(_repository(stage)))
+    what = "first text of a turn in the live process and its checkout of 300 files; beside `claude -p`"
+    return [_row("live-git-first", what, 0.09, taken)]
+
+
+async def _take_turns(stage: Stage, pairs: int, agent: str, **env: str) -> tuple[list[Answer], list[Answer]]:
+    config = f"[agents.{agent}]\nwarm = 1\nlive_seconds = 600\n"
     conversation: list[Mapping[str, str]] = []
 
-    async with bare(stage) as theirs, warm_service(stage, "live", config, 1) as (service, client):
+    async with bare(stage) as theirs, warm_service(stage, "live", config, 1, **env) as (service, client):
 
         async def ask() -> Answer:
             conversation.append({"role": "user", "content": f"Say that all is well, {len(conversation)}."})
-            answer = await chat(client, conversation)
+            answer = await chat(client, conversation, model=agent)
             conversation.append({"role": "assistant", "content": answer.text})
             return answer
 
-        taken = await _pairs(pairs, ask, theirs, service)
-    return [_row("live-first", "first text of a turn in the live process; beside `claude -p`", 0.09, taken)]
+        return await _pairs(pairs, ask, theirs, service)
+
+
+def _repository(stage: Stage) -> Path:
+    from tests.service_fixtures import make_repository  # noqa: PLC0415  # bench has no repository of its own
+
+    repository = stage.root / "repository"
+    make_repository(repository, {f"folder/file-{n}.txt": f"{n}\n" for n in range(300)})
+    return repository
 
 
 async def _measure_reuse(stage: Stage, pairs: int) -> list[Row]:
     config = f"[agents.chat]\nwarm = {CALLERS}\n"
     ours: list[float] = []
     theirs: list[float] = []
-    async with wrapper(stage) as plain, warm_service(stage, "reuse", config, CALLERS) as (service, client):
+    async with (
+        wrapper(stage, lean=True) as plain,
+        warm_service(stage, "reuse", config, CALLERS) as (service, client),
+    ):
 
         async def ask(_caller: int) -> Answer:
             return await _plain(client)
 
         await asyncio.gather(*(ask(caller) for caller in range(CALLERS)))  # from now on they are reset ones
+        service.wanted = (
+            2 * CALLERS
+        )  # beside them as many wait for other callers: nothing starts while it is measured
         for number in range(pairs):
             await service.settle()
             for figures, one in ((ours, ask), (theirs, plain.ask))[:: 1 if number % 2 == 0 else -1]:
                 figures.append(await _rate(one))
-    what = f"answers a second to {CALLERS} callers, one key, processes reset between; beside a plain wrapper"
+    what = (
+        f"answers a second to {CALLERS} callers, one key, processes reset between; "
+        "beside a plain wrapper with the same context"
+    )
     return [Row("reuse-rate", what, "/s", ours, theirs, "at least", 4.0)]
 
 
@@ -179,14 +222,10 @@ async def _rate(ask: Callable[[int], Awaitable[Answer]]) -> float:
 
 
 async def _measure_repository(stage: Stage, pairs: int) -> list[Row]:
-    from tests.service_fixtures import make_repository  # noqa: PLC0415  # bench has no repository of its own
-
-    repository = stage.root / "repository"
-    make_repository(repository, {f"folder/file-{n}.txt": f"{n}\n" for n in range(300)})
     config = "[agents.claude]\nwarm = 1\n"
     async with (
         bare(stage) as theirs,
-        warm_service(stage, "git", config, 1, WORKSPACE_DIR=str(repository)) as (service, client),
+        warm_service(stage, "git", config, 1, WORKSPACE_DIR=str(_repository(stage))) as (service, client),
     ):
 
         async def ask() -> Answer:
@@ -232,6 +271,25 @@ async def _measure_idle(stage: Stage, pairs: int) -> list[Row]:
             "at most", 3.0, (note,), "added",
         ),
     ]  # fmt: skip
+
+
+async def _measure_pressure(stage: Stage, pairs: int) -> list[Row]:
+    config = f"[agents.chat]\nwarm = {IDLE_SLOTS}\n"
+    figures: list[float] = []
+    async with warm_service(stage, "pressure", config, IDLE_SLOTS) as (service, _):
+        with MemoryGroup.of(service.service.pid) as group:
+            for _ in range(pairs):
+                await service.settle()
+                began = time.monotonic()
+                group.leave_free(_SHORT_BYTES)
+                while any(map(_is_cli, _descendants(service.service.pid))):
+                    if time.monotonic() - began > _PRESSURE_SECONDS:
+                        raise Broken("processes wait although the memory is short")
+                    await asyncio.sleep(0.01)
+                figures.append(time.monotonic() - began)
+                group.remove_limit()
+    what = f"the end of {IDLE_SLOTS} waiting processes, from the moment when the memory is short"
+    return [Row("warm-pressure", what, "s", figures, [0.0] * pairs, "at most", 2.0, (), "added")]
 
 
 def _descendants(root: int) -> list[int]:

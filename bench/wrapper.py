@@ -1,7 +1,7 @@
 """A plain wrapper, as anybody would write it in 40 lines: `POST /chat` starts `claude -p` and streams its text.
 
-It is a baseline: `python -m bench.wrapper CLI USER` serves on a free port of loopback and prints it. USER is the user
-id of the CLI, or `-` for that of the wrapper.
+It is a baseline: `python -m bench.wrapper CLI USER ARGUMENTS` serves on a free port of loopback and prints it. USER is
+the user id of the CLI, or `-` for that of the wrapper; ARGUMENTS, a list in JSON, are added to the command line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import uvicorn
@@ -29,7 +29,7 @@ STREAM_ARGUMENTS = (
 )
 
 
-def app(cli: str, user: int | None) -> FastAPI:
+def app(cli: str, user: int | None, arguments: Sequence[str] = ()) -> FastAPI:
     """Make the app."""
     made = FastAPI(docs_url=None, redoc_url=None)
 
@@ -42,7 +42,7 @@ def app(cli: str, user: int | None) -> FastAPI:
             os.chown(home, user, user)
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
-            cli, *STREAM_ARGUMENTS, stdin=pipe, stdout=pipe, cwd=home, limit=1 << 24,
+            cli, *STREAM_ARGUMENTS, *arguments, stdin=pipe, stdout=pipe, cwd=home, limit=1 << 24,
             env={**os.environ, "HOME": home, "TMPDIR": home, "CLAUDE_CONFIG_DIR": f"{home}/.claude"}, **who,
         )  # fmt: skip
         assert process.stdin is not None
@@ -66,13 +66,13 @@ def app(cli: str, user: int | None) -> FastAPI:
 
 def main() -> None:
     """Serve on a free port of loopback and print it."""
-    cli, user = sys.argv[1:]
+    cli, user, arguments = sys.argv[1:]
+    made = app(cli, None if user == "-" else int(user), json.loads(arguments))
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as sock:
         sock.bind(("127.0.0.1", 0))
         print(sock.getsockname()[1], flush=True)
         config = uvicorn.Config(
-            app(cli, None if user == "-" else int(user)), loop="asyncio", http="httptools", lifespan="off",
-            log_config=None, access_log=False,
+            made, loop="asyncio", http="httptools", lifespan="off", log_config=None, access_log=False
         )  # fmt: skip
         asyncio.run(uvicorn.Server(config).serve(sockets=[sock]))
 

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from steadyhand.testing.cli import cli_path, install_standin
 from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.postgres import Postgres
 from steadyhand.testing.preloaded import Preloaded
 from steadyhand.testing.service import Service
 
@@ -84,3 +85,18 @@ def standin() -> Iterator[Path]:
     directory = _reachable_directory()
     yield install_standin(directory)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A Postgres server of this process, shared by its tests; one that stops it starts its own."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_database(postgres: Postgres) -> Iterator[str]:
+    """The name of an empty database of one's own; `postgres.url(name)` is its URL. It is dropped afterwards."""
+    name = postgres.create_database()
+    yield name
+    postgres.drop_database(name)

@@ -5,15 +5,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
+from tests.async_tests import in_loop
 
 from steadyhand.agents import Catalog
 from steadyhand.api.openai.responses.delta_splitter import DeltaSplitter, split_into_deltas
 from steadyhand.api.openai.text_assembler import TextAssembler
 from steadyhand.control import Caller, Control
-from steadyhand.event_log import LIVE_TEXT_SECONDS, MAX_BACKLOG, EventFeed, EventLog, RunEventWriter
+from steadyhand.event_log import LIVE_TEXT_SECONDS, MAX_BACKLOG, EventFeed, EventLog, Pulse
 from steadyhand.events import (
     Event,
     EventBody,
@@ -25,7 +26,6 @@ from steadyhand.events import (
     TextDelta,
     Thinking,
     ThinkingDelta,
-    ToolStarted,
     WarningEvent,
 )
 from steadyhand.job import ErrorInfo, Job, JobSpec, JobWarning, Outcome, OutcomeType, State
@@ -36,6 +36,7 @@ from steadyhand.redact import NO_REDACTION, Redactor
 from steadyhand.redact.matcher import Spans
 from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.store import SqlStore, open_store
+from steadyhand.worker.run_event_writer import RunEventWriter
 from steadyhand.workspace.checkout import GitCheckouts
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -89,6 +90,47 @@ def test_a_follower_that_is_too_slow_loses_text_but_is_told_to_read_events_again
         feed.publish(JOB.id, [event(1)])
         assert slow.lagged
         assert len(asyncio.run(slow.receive())) == MAX_BACKLOG
+
+
+def test_live_text_is_written_at_once_only_to_a_follower_that_has_all_before_it() -> None:
+    async def scene() -> None:
+        feed, written, can_write = EventFeed(), [], True
+
+        def write(item: LiveText | LiveProgress) -> bool:
+            if can_write:
+                written.append(item)
+            return can_write
+
+        texts = [LiveText(JOB.id, 1, NOW, TextDelta("m", str(number))) for number in range(9)]
+        with feed.subscribe(JOB.id, write) as follower, feed.subscribe(JOB.id) as other:
+            feed.publish(JOB.id, texts[:1])
+            assert written == []  # it does not wait for items yet
+            assert await follower.receive() == texts[:1]
+            async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+                receiving = group.create_task(follower.receive())
+                await asyncio.sleep(0)
+                feed.publish(JOB.id, texts[1:3])
+                assert written == texts[1:3]
+                feed.publish(JOB.id, [event(1), *texts[3:5]])  # nothing overtakes the event
+                assert written == texts[1:3]
+                assert await receiving == [event(1), *texts[3:5]]
+                receiving = group.create_task(follower.receive())
+                await asyncio.sleep(0)
+                can_write = False  # its client is slow
+                feed.publish(JOB.id, texts[5:6])
+                can_write = True
+                feed.publish(JOB.id, texts[6:7])
+                assert await receiving == texts[5:7]
+                receiving = group.create_task(follower.receive())
+                await asyncio.sleep(0)
+                feed.publish(JOB.id, texts[7:])
+                assert written == [*texts[1:3], *texts[7:]]
+                assert not receiving.done()
+                feed.close()
+                assert await receiving == []
+            assert await other.receive() == [texts[0], *texts[1:3], event(1), *texts[3:]]
+
+    asyncio.run(scene())
 
 
 def test_a_follower_that_leaves_is_forgotten() -> None:
@@ -272,41 +314,6 @@ def test_a_secret_across_pieces_of_text_reaches_no_follower_and_one_in_a_job_no_
     assert b"d [redacted]" in kept
 
 
-def test_the_first_piece_of_a_message_is_published_at_once_and_later_ones_together(tmp_path: Path) -> None:
-    async def scene() -> None:
-        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
-        try:
-            await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
-            feed = EventFeed()
-            journal = RunEventWriter(EventLog(store, feed, NO_REDACTION), JOB.id, 1, lambda: NOW)
-            with feed.subscribe(JOB.id) as follower:
-
-                async def seen() -> list[tuple[str, int] | str]:
-                    return [
-                        (item.body.text, item.offset) if isinstance(item, LiveText) else _type_of(item)
-                        for item in await follower.receive()
-                    ]
-
-                async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-                    group.create_task(journal.run())
-                    for number in range(10):
-                        await journal.emit(TextDelta("m1", str(number)))
-                    assert await seen() == [("0", 0)]
-                    assert await seen() == [("123456789", 1)]  # once the time is over
-                    await journal.emit(TextDelta("m1", "a"))
-                    await journal.emit(TextDelta("m2", "b"))
-                    await journal.emit(TextDelta("m2", "c"))
-                    assert await seen() == [("a", 10), ("b", 0)]
-                    await journal.emit(ToolStarted("t", "Bash", {}))  # nothing overtakes the text before it
-                    assert await seen() == [("c", 1)]
-                    assert await seen() == ["tool.started"]
-                    await journal.close()
-        finally:
-            await store.close()
-
-    asyncio.run(scene())
-
-
 def test_a_secret_that_was_cut_at_its_first_bytes_still_makes_the_whole_message(tmp_path: Path) -> None:
     """Live text tells what it takes back, so that a stream with numbered pieces is the same live and stored."""
     secret, message_id = "sk-canary-41Xw9TtR9bLm6", "m1"
@@ -364,7 +371,7 @@ def test_the_more_followers_there_are_the_longer_pieces_wait_for_each_other_with
     assert recorder.live_text_seconds(JOB.id) == LIVE_TEXT_SECONDS
 
 
-def _type_of(item: Event | LiveText | LiveProgress) -> str:
+def type_of(item: Event | LiveText | LiveProgress) -> str:
     return item.type if isinstance(item, Event) else item.body.type
 
 
@@ -374,6 +381,10 @@ class _CountingRedactor(Redactor):
     def __init__(self, secret: str) -> None:
         super().__init__([secret])
         self.searched: list[bytes] = []
+
+    def spans(self, data: bytes, *, text_only: bool = False) -> Spans:
+        self.searched.append(data)
+        return super().spans(data, text_only=text_only)
 
     def search(self, data: bytes, *, text_only: bool = False, early: bool = False) -> tuple[Spans, int]:
         self.searched.append(data)
@@ -426,76 +437,32 @@ def _control(store: SqlStore, feed: EventFeed) -> Control:
     )
 
 
-class WaitingStore:
-    """A store that takes events only once `answers` is set; `outage` is what it says of itself."""
+@in_loop
+async def test_a_pulse_wakes_all_followers_together_with_all_that_has_come() -> None:
+    pulse, feed, woken = Pulse(0.02), EventFeed(), list[tuple[str, Sequence[object]]]()
 
-    def __init__(self, outage: str | None) -> None:
-        self.outage = outage
-        self.answers = asyncio.Event()
-        self.texts: list[str] = []
+    async def follow(job_id: str) -> None:
+        with feed.subscribe(job_id, pulse=pulse) as follower:
+            subscribed.release()
+            while not follower.closed:
+                woken.append((job_id, await follower.receive()))
+                received.release()
 
-    async def append_events(self, _job_id: str, drafts: Any, *, hold: bool) -> list[Event]:
-        assert hold
-        await self.answers.wait()
-        self.texts += [draft.body.text for draft in drafts]
-        return [event(number) for number, _ in enumerate(drafts, len(self.texts))]
-
-
-async def _say(journal: RunEventWriter, *texts: str) -> None:
-    for text in texts:
-        await journal.emit(Message("assistant", text))
-
-
-@pytest.mark.parametrize(
-    ("limit", "value", "held"),
-    [("MAX_HELD_EVENTS", 2, ["one", "two"]), ("MAX_HELD_BYTES", 100, ["one", "two"])],
-)
-def test_in_an_outage_events_are_held_up_to_a_bound_and_then_left_out_and_counted(
-    monkeypatch: pytest.MonkeyPatch, limit: str, value: int, held: list[str]
-) -> None:
-    monkeypatch.setattr(f"steadyhand.event_log.{limit}", value)
-
-    async def scene() -> None:
-        store, overflows = WaitingStore("the disk is full"), []
-        recorder = EventLog(cast("Store", store), EventFeed(), NO_REDACTION, hold=True)
-        journal = RunEventWriter(
-            recorder, JOB.id, 1, lambda: NOW, on_overflow=lambda: overflows.append(journal.left_out)
-        )
-        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-            group.create_task(journal.run())
-            await _say(journal, "one", "two", "three", "four")
-            store.outage = None
-            store.answers.set()
-            await _say(journal, "five")
-            await journal.close()
-        assert store.texts == [*held, "five"]
-        assert overflows == [1, 2]
-
-    asyncio.run(scene())
-
-
-def test_a_slow_store_makes_the_agent_wait_and_an_outage_ends_the_wait(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("steadyhand.event_log.MAX_BACKLOG", 2)
-    monkeypatch.setattr("steadyhand.event_log.OUTAGE_CHECK_SECONDS", 0.01)
-
-    async def scene() -> None:
-        store = WaitingStore(None)
-        recorder = EventLog(cast("Store", store), EventFeed(), NO_REDACTION, hold=True)
-        journal = RunEventWriter(recorder, JOB.id, 1, lambda: NOW)
-        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-            group.create_task(journal.run())
-            await _say(journal, "one", "two")
-            talking = group.create_task(_say(journal, "three"))
-            await asyncio.sleep(0.05)
-            assert not talking.done()
-            store.outage = "the disk is full"  # it is noticed although nothing is stored
-            await talking
-            store.outage = None
-            store.answers.set()
-            await journal.close()
-        assert store.texts == ["one", "two", "three"]
-        assert journal.left_out == 0
-
-    asyncio.run(scene())
+    subscribed, received = asyncio.Semaphore(0), asyncio.Semaphore(0)
+    async with asyncio.TaskGroup() as group:
+        for job_id in ("a", "b"):
+            group.create_task(follow(job_id))
+            await subscribed.acquire()
+        for seq in (1, 2):
+            for job_id in ("a", "b"):
+                feed.publish(job_id, [event(seq)])
+            await asyncio.sleep(0)  # a follower without a pulse would have them now
+        assert woken == []
+        async with asyncio.timeout(10):
+            await received.acquire()
+            await received.acquire()
+        assert woken == [("a", [event(1), event(2)]), ("b", [event(1), event(2)])]
+        feed.publish("a", [event(3)])
+        feed.close()  # what came before the end is not lost, and the end does not wait
+        await asyncio.sleep(0)
+    assert woken[2:] == [("a", [event(3)]), ("b", [])]

@@ -18,7 +18,7 @@ def test_a_run_that_resumes_is_told_the_results_that_the_process_before_it_did_n
         state=State.INTERRUPTED, continue_prompt="Go on.", undelivered_results="The results: rain."
     )
     again = requeued(job, mode, NOON)
-    assert (again.continue_prompt, again.undelivered_results) == (prompt, None)
+    assert (again.continue_prompt, again.undelivered_results, again.requeues) == (prompt, None, 1)
     # Once they are delivered, a later run only continues.
     assert requeued(replace(job, undelivered_results=None), mode, NOON).continue_prompt is None
 

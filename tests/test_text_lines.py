@@ -11,7 +11,7 @@ from steadyhand.text_lines import split_lines
 
 SOURCES = Path(steadyhand.__file__).parent
 OF_BYTES = {
-    "config/secret_values.py": 2,
+    "config/secret_values.py": 3,
     "runner/process/sandbox_child.py": 2,
     "runner/claude/session_cost.py": 1,
     "workspace/sandboxed_git.py": 1,

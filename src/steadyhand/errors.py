@@ -15,8 +15,11 @@
     │   ├── SpawnError          the agent's process did not start
     │   └── SandboxError        the configured isolation is not available
     ├── ServiceUnreachable      no service answered the client
+    ├── JobNotCompleted         the job that a client needs an answer of has none
     ├── ConfigError             the settings are wrong; the service does not start
+    ├── CallbackRefused         an address that the service does not call back
     ├── DataDirectoryBusy       another process owns the data directory
+    │   └── DatabaseBusy        another service owns the database
     └── StoreError              the store failed
         └── StoreUnavailable    the store cannot be used for now: its disk is full, or another program holds it
 
@@ -27,9 +30,14 @@ from dataclasses import dataclass
 
 
 class SteadyhandError(Exception):
-    """The base of every error here; `code` is stable and `str(error)` is one plain sentence."""
+    """The base of every error here; `code` is stable and `str(error)` is one plain sentence.
+
+    The client sets `status` and `request_id`, by which the service's log names a request, if it got an answer.
+    """
 
     code = "internal"
+    status: int | None = None
+    request_id: str | None = None
 
     def __init__(self, detail: str, *, code: str | None = None) -> None:
         super().__init__(detail)
@@ -163,16 +171,37 @@ class ServiceUnreachable(SteadyhandError):
     code = "unreachable"
 
 
+class JobNotCompleted(SteadyhandError):
+    """A job without an answer; `code` is the type of its outcome, or `not_ready` if it has not ended."""
+
+    code = "not_ready"
+
+    def __init__(self, detail: str, *, code: str | None = None, job_id: str, state: str) -> None:
+        super().__init__(detail, code=code)
+        self.job_id = job_id
+        self.state = state
+
+
 class ConfigError(SteadyhandError):
     """A wrong setting; the text names it, its source and the values that are allowed."""
 
     code = "config"
 
 
+class CallbackRefused(SteadyhandError):
+    """An address that the service does not call back: malformed, not public, or on a port that is not allowed."""
+
+    code = "callback_refused"
+
+
 class DataDirectoryBusy(SteadyhandError):
     """A data directory that another process owns."""
 
     code = "data_directory_busy"
+
+
+class DatabaseBusy(DataDirectoryBusy):
+    """A database that another service owns."""
 
 
 class StoreError(SteadyhandError):

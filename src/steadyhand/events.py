@@ -44,12 +44,13 @@ class Thinking:
 
 @dataclass(frozen=True, slots=True)
 class ToolStarted:
-    """A tool call as the model requested it."""
+    """A tool call as the model requested it; `parent_tool_id` is the call that started the subagent which made it."""
 
     type: ClassVar[str] = "tool.started"
     tool_id: str
     name: str
     input: Mapping[str, Any]
+    parent_tool_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,8 @@ class UsageReported:
     cache_creation_input_tokens: int
     turns: int
     cost_usd: str | None = None
+    context_windows: Mapping[str, int] | None = None
+    """The tokens that fit into the context of the models of the run, by name; as the agent reports it at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,18 @@ class EgressRefused:
 
     type: ClassVar[str] = "egress.refused"
     host: str
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetNear:
+    """A budget of which a share was reached by a call of this job: that of a key, an agent or the service."""
+
+    type: ClassVar[str] = "budget.near"
+    scope: str
+    name: str
+    period: str
+    limit_usd: str
+    spent_usd: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +160,31 @@ class ThinkingDelta(TextDelta):
     type: ClassVar[str] = "thinking.delta"
 
 
+@dataclass(frozen=True, slots=True)
+class SteerAccepted:
+    """A message to the running turn that the agent has read; it waits for the agent's next step."""
+
+    type: ClassVar[str] = "steer.accepted"
+    steer_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SteerUsed:
+    """The agent goes on with a message to the running turn."""
+
+    type: ClassVar[str] = "steer.used"
+    steer_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SteerDropped:
+    """The run ended before the agent went on with a message that it had read."""
+
+    type: ClassVar[str] = "steer.dropped"
+    steer_id: str
+
+
 EventBody = (
     StateChanged
     | Message
@@ -155,8 +195,12 @@ EventBody = (
     | ToolCallsAnswered
     | UsageReported
     | EgressRefused
+    | BudgetNear
     | WarningEvent
     | PhaseStarted
+    | SteerAccepted
+    | SteerUsed
+    | SteerDropped
 )
 """The events that are numbered and stored."""
 
@@ -172,15 +216,31 @@ EVENT_TYPES: Mapping[str, type[EventBody]] = {
         ToolCallsAnswered,
         UsageReported,
         EgressRefused,
+        BudgetNear,
         WarningEvent,
         PhaseStarted,
+        SteerAccepted,
+        SteerUsed,
+        SteerDropped,
     )
 }
 
 STEP_TYPES = frozenset({Message.type, Thinking.type, ToolStarted.type, ToolFinished.type})
 """The events of the agent's steps: messages, thinking and tool calls."""
 
+
+def budget_near_text(data: Mapping[str, Any]) -> str:
+    """Return a sentence about a budget that is nearly spent, from the data of its event."""
+    owner = {"agent": f"the agent {data.get('name', '')}", "key": "this key"}.get(
+        str(data.get("scope")), "this service"
+    )
+    amounts = f"{data.get('spent_usd', '?')} of {data.get('limit_usd', '?')} USD"
+    return f"The budget of {owner} for this {data.get('period', 'day')} is nearly spent: {amounts}."
+
+
 _WIRE_NAMES = {"source": "from", "target": "to"}
+_LATER_FIELDS = frozenset({"parent_tool_id", "context_windows"})
+"""Fields that events have had since they were first stored; one that is None is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,4 +300,8 @@ def format_rfc3339(at: datetime) -> str:
 
 def event_data(body: EventBody | TextDelta | PhaseProgress) -> dict[str, Any]:
     """Return the `data` of an event as it is sent to clients."""
-    return {_WIRE_NAMES.get(field.name, field.name): getattr(body, field.name) for field in fields(body)}
+    return {
+        _WIRE_NAMES.get(field.name, field.name): value
+        for field in fields(body)
+        if (value := getattr(body, field.name)) is not None or field.name not in _LATER_FIELDS
+    }

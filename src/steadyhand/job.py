@@ -86,6 +86,10 @@ OnInterrupt = Literal["auto", "resume", "restart", "fail"]
 StartMode = Literal["fresh", "resume"]
 """The start of a job's next run: anew, or in the session and the checkout of the run before."""
 Publish = Literal["none", "branch"]
+CallbackEvent = Literal["job.ended", "job.parked", "job.needs_results", "budget.near", "schedule.paused"]
+"""The events that callbacks tell of: those of a job, and a schedule that has paused itself."""
+CallbackBody = Literal["thin", "full", "openai"]
+"""The body of a callback: the job's id and links, the whole job, or an event of OpenAI's webhooks."""
 Origin = Literal["api", "classic", "openai", "schedule"]
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
@@ -296,6 +300,15 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class JobCallback:
+    """The receiver that a job's caller names, and the events that it is told of. The URL may hold a secret."""
+
+    url: str = field(repr=False)
+    events: tuple[CallbackEvent, ...] = ("job.ended",)
+    body: CallbackBody = "thin"
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """The part of a request for work that its job holds, with the agent's values for a few that are None.
 
@@ -331,6 +344,7 @@ class JobSpec:
     session_name: str | None = None
     """The caller's name for the session, if any."""
     origin: Origin = "api"
+    callback: JobCallback | None = None
 
     @property
     def attachments(self) -> tuple[Mapping[str, Any], ...]:
@@ -373,10 +387,14 @@ class Job:
     """The prompt of a resumed run; None is the instruction to continue."""
     undelivered_results: str | None = None
     """The results of tool calls that the agent's process has not been given yet, as the prompt of a later run."""
+    traceparent: str | None = None
+    """The caller's trace, as `traceparent` of W3C Trace Context in version 00 has it; checked."""
     at_start: StartMode | None = None
     """The start mode with which the next start of the service queues an interrupted job; None leaves it as it is."""
     since_run: int = 1
     """The first of the runs that share the budget with the newest run."""
+    requeues: int = 0
+    """The number of times that the job was queued again after it had ended."""
     used_seconds: float = 0.0
     """The seconds of earlier runs that share the deadline with the newest run."""
     outcome: Outcome | None = None
@@ -391,6 +409,12 @@ class Job:
     last_event: int = 0
     sequence: int = 0
     """The store's order of acceptance; 0 until stored."""
+
+    @property
+    def log_fields(self) -> Mapping[str, str]:
+        """The fields of all lines of the log about the job: its id, its key and the caller's trace, if it has one."""
+        fields = {"job": self.id, "key": self.api_key_id}
+        return fields if self.traceparent is None else {**fields, "trace_id": self.traceparent.split("-")[1]}
 
     @property
     def is_on_uncommitted(self) -> bool:
@@ -410,9 +434,14 @@ class Job:
         return self
 
     @property
+    def will_run_again(self) -> bool:
+        """True if the job has ended and the next start of the service queues it again."""
+        return self.state.ended and self.at_start is not None
+
+    @property
     def is_final(self) -> bool:
-        """True if the job has ended and the next start of the service does not resume it."""
-        return self.state.ended and self.at_start is None
+        """True if the job has ended and the next start of the service does not queue it again."""
+        return self.state.ended and not self.will_run_again
 
 
 _STORE_FIELDS = ("last_event", "sequence")  # the last fields of a job

@@ -38,6 +38,7 @@ class WarningCode(StrEnum):
     REF_IGNORED = "ref_ignored"
     REFS_STALE = "refs_stale"
     SESSION_LOST = "session_lost"
+    STEER_DROPPED = "steer_dropped"
     SUBMODULES_EMPTY = "submodules_empty"
     TRANSCRIPT_CUT = "transcript_cut"
     TRANSCRIPT_LOST = "transcript_lost"
@@ -78,6 +79,7 @@ WARNINGS: Mapping[WarningCode, str] = {
     WarningCode.REF_IGNORED: "A workspace in place ignores `ref`.",
     WarningCode.REFS_STALE: "The repository could not be fetched; branches and tags may be old.",
     WarningCode.SESSION_LOST: "The earlier session no longer existed; the agent began a new one.",
+    WarningCode.STEER_DROPPED: "The run ended before the agent went on with a message to the running turn.",
     WarningCode.SUBMODULES_EMPTY: "Submodules are empty folders in the checkout.",
     WarningCode.TRANSCRIPT_CUT: "The transcript was cut at 64 MiB.",
     WarningCode.TRANSCRIPT_LOST: "The transcript could not be kept.",

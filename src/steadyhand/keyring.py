@@ -93,6 +93,10 @@ class Keyring:
         digest = secret_digest(token)
         return lambda: self._find(digest) is not None
 
+    def find_by_digest(self, digest: str) -> ApiKey | None:
+        """Return the key whose secret has this digest, or None if it is not valid any more."""
+        return self._find(digest)
+
     def _find(self, digest: str) -> ApiKey | None:
         # A caller cannot choose a digest, so a lookup by hash reveals nothing; the digests are then compared in full.
         entry = self._by_digest.get(digest)
@@ -104,6 +108,10 @@ class Keyring:
     def limits_of(self, key_id: str) -> KeyLimits:
         """Return the limits of a key; `NO_LIMITS` itself if it has none or is not known."""
         return self._limits.get(key_id, NO_LIMITS)
+
+    def list_limited(self) -> Sequence[str]:
+        """Return the ids of the valid keys that have limits."""
+        return [key_id for key_id in self._limits if self._keys[key_id].revoked_at is None]
 
     def list_keys(self) -> Sequence[ApiKey]:
         """Return every key, also revoked ones: the fixed keys first, then the oldest first."""
@@ -117,6 +125,16 @@ class Keyring:
         if key is None:
             raise NotFound("Key not found")
         return key
+
+    def name_of(self, key_id: str) -> str:
+        """Return the name of a key; the id itself if there is no such key."""
+        key = self._keys.get(key_id)
+        return key_id if key is None else key.name
+
+    def find_valid(self, key_id: str) -> ApiKey | None:
+        """Return a key by its id if it is not revoked, else None."""
+        key = self._keys.get(key_id)
+        return None if key is None or key.revoked_at is not None else key
 
     def is_fixed(self, key_id: str) -> bool:
         """Return True if a key cannot be changed here."""

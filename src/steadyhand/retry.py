@@ -70,6 +70,7 @@ def requeued(job: Job, start_mode: StartMode, now: datetime) -> Job:
         job,
         state=transition(job.state, State.QUEUED),
         begin=start_mode,
+        requeues=job.requeues + 1,
         continue_prompt=job.undelivered_results if start_mode == "resume" else None,
         undelivered_results=None,
         at_start=None,

@@ -12,23 +12,31 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import uvicorn
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from steadyhand.admission import Admission, spending_from_ledger
 from steadyhand.agents import BUILT_IN_AGENTS, Agent, AgentDefinition, Catalog, Limits, Workspace
 from steadyhand.api import ApiOptions, create_app
+from steadyhand.api.native.serializers import job_json
+from steadyhand.api.openai.responses.webhook_event import webhook_event
 from steadyhand.api.transport.waiting_clients import WaitingClients
+from steadyhand.callbacks.address_guard import parse_callback_url
+from steadyhand.callbacks.endpoint_registry import EndpointRegistry
+from steadyhand.callbacks.plan import DeliveryPlan, Renderers
+from steadyhand.callbacks.signing import derive_secret
 from steadyhand.control import Control
-from steadyhand.errors import SpawnError
+from steadyhand.errors import SpawnError, WorkspaceError
 from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.events import Message, TextDelta, ToolStarted
+from steadyhand.gateway import create_shared_limits_getter
 from steadyhand.job import Changes, Job, OutcomeType, Usage
 from steadyhand.keyring import Keyring
 from steadyhand.outcome import AgentResult, RunEvidence
@@ -43,11 +51,16 @@ from steadyhand.ports import (
     RunReport,
     RunSpec,
     Scope,
+    SteerInbox,
     StopSignal,
 )
 from steadyhand.queue import LocalQueue
-from steadyhand.redact import NO_REDACTION
+from steadyhand.redact import NO_REDACTION, Redactor
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
+from steadyhand.schedules.ended_jobs import EndedJobs
+from steadyhand.schedules.firing import ScheduleDeps
+from steadyhand.schedules.registry import ScheduleRegistry
+from steadyhand.steering import SteerBroker
 from steadyhand.store import SqlStore, open_store
 from steadyhand.testing.service import PLAIN_HTTP
 from steadyhand.tool_calls import ToolCallBroker
@@ -116,6 +129,9 @@ class FakeCheckouts:
     async def reopen(self, job: Job, workspace: Workspace) -> Checkout | None:  # noqa: ARG002  # the port's signature
         return None
 
+    async def rejoin(self, job: Job, workspace: Workspace) -> Checkout:  # noqa: ARG002  # the same
+        raise WorkspaceError("There is none.")
+
     async def list_retained(self) -> Mapping[str, datetime]:
         return {}
 
@@ -137,6 +153,8 @@ class FakeRunner:
 
     def __init__(self) -> None:
         self.specs: list[Job] = []
+        self.steers: list[SteerInbox] = []
+        """The inbox of each run."""
         self.play: Callable[[Emit], Awaitable[None]] | None = None
         """What an agent does whose prompt begins with `play`; its answer is the rest, or without one a failure."""
         self.tool_calling_agent: Callable[[RunSpec, Emit], Awaitable[None]] | None = None
@@ -151,6 +169,8 @@ class FakeRunner:
 
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
         self.specs.append(spec.job)
+        if spec.steers is not None:
+            self.steers.append(spec.steers)
         word, _, rest = (self.forced_result or spec.job.spec.prompt).partition(" ")
         if self.tool_calling_agent is not None and spec.job.spec.tools:
             asking = asyncio.ensure_future(self.tool_calling_agent(spec, emit))
@@ -299,6 +319,8 @@ def running_service(
     worker: bool = True,
     catalog: Catalog = CATALOGUE,
     wrap_app: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+    more_routes: Sequence[BaseRoute] = (),
+    service_day_micros: int | None = None,
 ) -> Iterator[RunningService]:
     """Run a service in a thread, with its own event loop, on a free port; `around` puts something before its app."""
     started = threading.Event()
@@ -307,7 +329,7 @@ def running_service(
     failed: list[BaseException] = []
 
     async def serve() -> None:
-        store = await open_store(f"sqlite:///{root}/jobs.db")
+        store = await _open_store(root)
         feed = EventFeed()
         checkouts = FakeCheckouts(root)
         keyring = Keyring([_make_key(token) for token in (SCOPES if keys else ())], store)
@@ -318,16 +340,22 @@ def running_service(
             max_queued=max_queued,
             running_limit=lambda key_id: keyring.limits_of(key_id).running,
         )
-        exchange = ToolCallBroker()
+        exchange, steers = ToolCallBroker(), SteerBroker()
         control = Control(
             tool_calls=exchange,
+            steers=steers,
             store=store,
+            outbox=store,
+            saved_items=store,
+            check_callback=_take_any_receiver,
             queue=queue,
             checkouts=checkouts,
             feed=feed,
             ledger=store,
             catalog=catalog,
             clock=lambda: datetime.now(UTC),
+            get_shared_limits=create_shared_limits_getter(keyring.limits_of, service_day_micros),
+            list_limited_keys=keyring.list_limited,
             admission=Admission(
                 get_limits=keyring.limits_of,
                 get_backlog=queue.backlog,
@@ -337,12 +365,36 @@ def running_service(
         )
         runner = FakeRunner()
         app = create_app(
-            control=control, keyring=keyring, options=options or ApiOptions(), tool_names=TOOL_NAMES
+            control=control,
+            keyring=keyring,
+            options=replace(
+                options or ApiOptions(),
+                get_callback_secret=lambda key_id: derive_secret(b"of the tests", key_id),
+                callback_endpoints=EndpointRegistry(
+                    {},
+                    store,
+                    check=_take_any_receiver,
+                    add_secrets=Redactor().add,
+                    clock=lambda: datetime.now(UTC),
+                ),
+                schedules=ScheduleRegistry(
+                    ScheduleDeps(
+                        control,
+                        store.schedules,
+                        store.get,
+                        keyring.find_valid,
+                        clock=lambda: datetime.now(UTC),
+                    ),
+                    EndedJobs().wake,
+                ),
+            ),
+            tool_names=TOOL_NAMES,
+            more_routes=more_routes,
         )
         # Without a configuration of its own, which would hold for the whole test run.
         config = uvicorn.Config(wrap_app(app), port=0, log_config=None, log_level="error", access_log=False)
         server = uvicorn.Server(config)
-        hand = _make_worker(store, queue, checkouts, runner, feed, exchange=exchange)
+        hand = _make_worker(store, queue, checkouts, runner, feed, exchange=exchange, steers=steers)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve())
             working = group.create_task(hand.run()) if worker else None
@@ -391,6 +443,18 @@ def running_service(
         yield result[0]
 
 
+async def _open_store(root: Path) -> SqlStore:
+    store = await open_store(f"sqlite:///{root}/jobs.db")
+    renderers = Renderers(lambda job: job_json(job, None), webhook_event)
+    store.use_plan(DeliveryPlan(tuple, renderers, NO_REDACTION), lambda _endpoints: None)
+    return store
+
+
+async def _take_any_receiver(url: str) -> None:
+    """Take the receiver of a callback: nothing is sent to it."""
+    parse_callback_url(url)
+
+
 def _make_key(token: str) -> ApiKey:
     digest = hashlib.sha256(token.encode()).hexdigest()
     return ApiKey(f"k_{token[:5]}", token, digest, SCOPES[token], datetime.now(UTC))
@@ -404,6 +468,7 @@ def _make_worker(
     feed: EventFeed,
     *,
     exchange: ToolCallBroker,
+    steers: SteerBroker,
 ) -> Worker:
     async def nothing_to_sweep(pid: int, started: int) -> None:
         pass
@@ -428,5 +493,6 @@ def _make_worker(
             config=config,
             ledger=store,
             tool_calls=exchange,
+            steers=steers,
         )
     )

@@ -63,6 +63,11 @@ def common_dir() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def make_service_in(reachable_tmp: Path, stand_in: Path) -> MakeService:
     """Make a service that was not started, with a repository as `WORKSPACE_DIR`; keywords are `Service`'s."""
+    return service_maker(reachable_tmp, stand_in)
+
+
+def service_maker(reachable_tmp: Path, stand_in: Path) -> MakeService:
+    """Return what makes a service in the default way; see `make_service_in`."""
 
     def make(**options: object) -> Service:
         root = make_service_root(reachable_tmp)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import httpx2
 import pytest
+from tests.protected_routes import protected_routes
 
 from steadyhand.testing.service import ADMIN_KEY, CLASSIC_KEY, MakeService, Service, wait_until
 
@@ -39,29 +40,6 @@ def check_body(
     return body
 
 
-PROTECTED = [
-    ("POST", "/execute"),
-    ("GET", "/jobs/000000000000"),
-    ("POST", "/v1/jobs"),
-    ("GET", "/v1/jobs"),
-    ("GET", "/v1/jobs/000000000000"),
-    ("GET", "/v1/jobs/000000000000/events"),
-    ("GET", "/v1/jobs/000000000000/diff"),
-    ("GET", "/v1/jobs/000000000000/transcript"),
-    ("GET", "/v1/jobs/000000000000/bundle"),
-    ("POST", "/v1/jobs/000000000000/cancel"),
-    ("POST", "/v1/jobs/000000000000/retry"),
-    ("DELETE", "/v1/jobs/000000000000"),
-    ("GET", "/v1/agents"),
-    ("GET", "/v1/workspaces"),
-    ("GET", "/v1/usage"),
-    ("GET", "/v1/keys"),
-    ("POST", "/v1/keys"),
-    ("GET", "/v1/keys/k_admin"),
-    ("DELETE", "/v1/keys/k_admin"),
-    ("POST", "/v1/keys/k_admin/rotate"),
-    ("POST", "/v1/chat/completions"),
-]
 BAD_KEYS = {
     "no header": None,
     "not a Bearer header": f"Basic {ADMIN_KEY}",
@@ -73,20 +51,25 @@ BAD_KEYS = {
 }
 
 
-@pytest.mark.parametrize(("method", "path"), PROTECTED)
 @pytest.mark.parametrize("kind", BAD_KEYS)
 def test_without_a_good_key_every_route_is_401_before_it_looks_at_the_body(
-    service: Service, method: str, path: str, kind: str
+    service: Service, kind: str
 ) -> None:
     given = BAD_KEYS[kind]
     headers = [] if given is None else [(b"authorization", given.encode("utf-8"))]
     with service.new_client(None) as anyone:
-        answer = anyone.request(
-            method, path, content=b"not json" if method == "POST" else None, headers=headers
-        )
-    native = path.startswith(("/v1/jobs", "/v1/agents", "/v1/workspaces", "/v1/keys", "/v1/usage"))
-    check_body(answer, 401, "unauthenticated", native=native)
-    assert answer.headers["www-authenticate"].startswith("Bearer")
+        for method, path in protected_routes(anyone.get("/openapi.json").json()):
+            answer = anyone.request(
+                method, path, content=b"not json" if method == "POST" else None, headers=headers
+            )
+            native = path.startswith(
+                (
+                    *("/v1/jobs", "/v1/agents", "/v1/workspaces", "/v1/keys", "/v1/usage"),
+                    *("/v1/forecast", "/v1/tools", "/v1/callbacks", "/v1/schedules"),
+                )
+            )
+            check_body(answer, 401, "unauthenticated", native=native)
+            assert answer.headers["www-authenticate"].startswith("Bearer"), (method, path)
 
 
 def test_models_need_a_key_in_the_default_profile(default_service: Service) -> None:

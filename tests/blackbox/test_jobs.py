@@ -17,6 +17,7 @@ KEYS = {
     *("timeout_seconds", "idle_timeout_seconds", "on_interrupt", "publish", "created_at", "started_at"),
     *("finished_at", "parked_until", "queue_position", "run", "runs", "answer", "structured_output", "usage"),
     *("cost", "changes", "warnings", "error", "last_event", "links", "prompt_start"),
+    "will_run_again",
 }
 LEFT_OUT = {"prompt", "answer", "structured_output", "runs"}
 UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")

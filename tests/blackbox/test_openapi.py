@@ -26,7 +26,18 @@ ROUTES = {
     "/v1/jobs/{job_id}/turns": {"post"},
     "/v1/agents": {"get"},
     "/v1/workspaces": {"get"},
+    "/v1/callbacks/deliveries": {"get"},
+    "/v1/callbacks/deliveries/{delivery_id}": {"get"},
+    "/v1/callbacks/deliveries/{delivery_id}/replay": {"post"},
+    "/v1/callbacks/secret": {"get"},
+    "/v1/callbacks/endpoints": {"get", "post"},
+    "/v1/callbacks/endpoints/{name}": {"get", "patch", "delete"},
     "/v1/usage": {"get"},
+    "/v1/forecast": {"get"},
+    "/v1/tools": {"get"},
+    "/v1/jobs/cancel": {"post"},
+    "/v1/jobs/retry": {"post"},
+    "/v1/jobs/resume": {"post"},
     "/v1/keys": {"get", "post"},
     "/v1/keys/{key_id}": {"get", "delete"},
     "/v1/keys/{key_id}/rotate": {"post"},
@@ -115,6 +126,11 @@ def test_what_is_served_is_as_the_document_says(service: Service, document: dict
     conforms(document, "/v1/workspaces", "get", http.get("/v1/workspaces"))
     made = http.post("/v1/keys", json={"name": "ci", "limits": {"agents": ["claude"], "queued_jobs": 0}})
     conforms(document, "/v1/usage", "get", http.get("/v1/usage"))
+    for path in ("/v1/forecast", "/v1/tools"):
+        conforms(document, path, "get", http.get(path))
+    for operation in ("cancel", "retry", "resume"):
+        path = f"/v1/jobs/{operation}"
+        conforms(document, path, "post", http.post(path, json={"agent": "of-no-job"}))
     conforms(document, "/v1/keys", "post", made)
     conforms(document, "/v1/keys", "get", http.get("/v1/keys"))
     key = f"/v1/keys/{made.json()['id']}"

@@ -424,3 +424,13 @@ def test_a_chat_in_one_piece_is_the_last_result_and_a_stream_has_the_first_text_
         answer = whole.result(60).choices[0].message.content
     assert answer == last
     assert text.index(first) < text.index(last)
+
+
+def test_an_agent_with_a_proxy_asks_the_gateway_of_this_machine_without_it(
+    make_service: MakeService, model: ScriptedModel
+) -> None:
+    config = '[agents.proxied]\nenv = { HTTP_PROXY = "http://127.0.0.1:9", NO_PROXY = "a.example" }\n'
+    env = {"STEADYHAND_ISOLATION": "none"}  # in the sandbox the gateway is at a socket
+    with make_service(claude=cli_path(), model=model.url, config=config, env=env) as service:
+        job = service.run_job("Say ok.", agent="proxied", timeout_seconds=60)
+    assert (job["state"], job["answer"]) == ("completed", OK)

@@ -21,8 +21,10 @@ from typer.testing import CliRunner
 
 import steadyhand.cli.jobs
 import steadyhand.cli.keys
+import steadyhand.cli.lifecycle
 import steadyhand.cli.run
 import steadyhand.cli.service
+import steadyhand.cli.tools
 import steadyhand.cli.usage  # each of these adds its commands to the program
 from steadyhand.cli.app import app
 from steadyhand.testing.cli import SYSTEM_PATH
@@ -172,7 +174,7 @@ class ScriptedService:
                 if answer.cut:
                     self.close_connection = True
 
-            do_GET = do_POST = do_DELETE = _handle  # noqa: N815  # the names that the base class calls
+            do_GET = do_POST = do_PATCH = do_DELETE = _handle  # noqa: N815  # the names that the base class calls
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
                 pass
@@ -323,10 +325,11 @@ class CommandLine:
             command.close()
 
     def on_terminal(
-        self, *arguments: str, timeout: float = 90, fresh: bool = False, **env: str
+        self, *arguments: str, given: str = "", timeout: float = 90, fresh: bool = False, **env: str
     ) -> CommandResult:
-        """Run it on a pseudo-terminal of its own, which is all of stdin, stdout and stderr."""
+        """Run it on a pseudo-terminal of its own, which is all of stdin, stdout and stderr; `given` is typed ahead."""
         ours, theirs = os.openpty()
+        os.write(ours, given.encode())
         more_env = {"TERM": "xterm-256color"} | env
         with self.running(
             *arguments, stdin=theirs, stdout=theirs, stderr=theirs, fresh=fresh, more_env=more_env

@@ -89,6 +89,19 @@ def test_an_interrupted_job_has_the_command_that_resumes_it(
     )
 
 
+def test_a_job_that_the_service_runs_again_needs_no_command(
+    steadyhand: CommandLine, service: ScriptedService
+) -> None:
+    ended = job_json(
+        state="interrupted", outcome={"type": "interrupted", "detail": None}, will_run_again=True
+    )
+    service.respond("GET", JOB, ScriptedAnswer.of(ended))
+    assert "the next start of the service runs it again" in steadyhand("show", JOB_ID).err
+    service.respond("GET", JOB, ScriptedAnswer.of(ended), ScriptedAnswer.of(job_json()))
+    waited = steadyhand("wait", JOB_ID)
+    assert (waited.code, waited.out) == (0, "Hello.\n")
+
+
 def a_hanging_job(service: ScriptedService) -> None:
     now = datetime.now(UTC)
     started, silent = now - timedelta(minutes=20), now - timedelta(minutes=7)

@@ -77,3 +77,38 @@ def test_wide_characters_are_counted_as_they_are_shown() -> None:
     _, row = shown(jobs_table([JOB | {"title": "標題" * 40, "agent": "代理" * 8}]), 80)
     assert Console(width=200).measure(row).maximum <= 80
     assert "$0.0412" in row
+
+
+def _agent(name: str, **warm: object) -> dict[str, object]:
+    return {**examples()["AGENTS"]["data"][0], "name": name, **({"warm": warm} if warm else {})}
+
+
+def test_agents_show_their_waiting_processes_and_why_there_are_fewer() -> None:
+    why = {"reason": "process", "detail": "The waiting process ended.", "at": "2026-01-01T00:00:00Z"}
+    agents = [
+        _agent("chat", configured=2, waiting=2, kept=1, hits=7, misses=3, shortage=None),
+        _agent("claude", configured=4, waiting=0, kept=0, hits=0, misses=5, shortage=why),
+        _agent("plain"),
+    ]
+    head, chat, claude, plain, *rest = shown(agents_table(agents), 120)
+    assert {"WARM", "HITS"} <= set(head.split())
+    assert {"2/2", "7/10"} <= set(chat.split())
+    assert {"0/4", "0/5"} <= set(claude.split())
+    assert plain.split()[0] == "plain"
+    assert rest == ["! claude: fewer processes wait than configured. The waiting process ended."]
+    assert "WARM" in shown(agents_table(agents), 80)[0]
+    assert max(len(line) for line in shown(agents_table(agents), 80)[:4]) <= 80
+
+
+def test_agents_without_waiting_processes_have_no_column_for_them() -> None:
+    (head, *rest) = shown(agents_table([_agent("plain")]), 120)
+    assert "WARM" not in head
+    assert len(rest) == 1
+
+
+def test_the_reason_of_a_shortage_cannot_move_the_cursor() -> None:
+    why = {"reason": "process", "detail": "a\x1b[2Jb\nc", "at": "2026-01-01T00:00:00Z"}
+    agent = _agent("chat", configured=1, waiting=0, kept=0, hits=0, misses=0, shortage=why)
+    lines = shown(agents_table([agent]), 120)
+    assert len(lines) == 3
+    assert "\x1b" not in lines[-1]

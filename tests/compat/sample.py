@@ -116,7 +116,10 @@ def micros(moment: datetime) -> int:
 
 
 def park_until(data_dir: Path, until: datetime) -> None:
-    """Set until when the parked job waits, and have its first run begin now: after seven days it would be given up."""
+    """Set until when the parked job waits, and make young what time ends.
+
+    A parked job is given up seven days after its first run, and an idempotency key is forgotten after a day.
+    """
     with sqlite3.connect(data_dir / "steadyhand.db") as database:
         ((sequence, record),) = database.execute("SELECT sequence, record FROM jobs WHERE state = 'parked'")
         changed = json.dumps({**json.loads(record), "parked_until": micros(until)})
@@ -124,6 +127,7 @@ def park_until(data_dir: Path, until: datetime) -> None:
         database.execute(
             "UPDATE runs SET started_at = ? WHERE job = ?", (micros(datetime.now(UTC)), sequence)
         )
+        database.execute("UPDATE idempotency SET created_at = ?", (micros(datetime.now(UTC)),))
     database.close()
 
 

@@ -50,13 +50,25 @@ def without_additions(document: dict[str, Any], profile: str) -> dict[str, Any]:
         del left["components"]["schemas"][name]
     for path in ADDITIONS["document"]["paths"]:
         del left["paths"][path]
-    for place, names in ADDITIONS["parameters"].items():
-        method, path = place.split(" ")
-        parameters = left["paths"][path][method.lower()]["parameters"]
-        assert set(names) <= {each["name"] for each in parameters}
-        parameters[:] = [each for each in parameters if each["name"] not in names]
+    remove_parameters(left["paths"])
     change_responses(left["paths"], profile)
     return left
+
+
+def remove_parameters(paths: dict[str, Any]) -> None:
+    """Take the listed parameters out, and the listed values of the items of others."""
+    for place, names in ADDITIONS["parameters"].items():
+        method, path = place.split(" ")
+        parameters = paths[path][method.lower()]["parameters"]
+        assert set(names) <= {each["name"] for each in parameters}
+        parameters[:] = [each for each in parameters if each["name"] not in names]
+    for place, values in ADDITIONS["parameter_values"].items():
+        method, path, name = place.split(" ")
+        (schema,) = [
+            each["schema"] for each in paths[path][method.lower()]["parameters"] if each["name"] == name
+        ]
+        for value in values:
+            schema["items"]["enum"].remove(value)
 
 
 def change_responses(paths: dict[str, Any], profile: str) -> None:

@@ -58,7 +58,9 @@ def held(reachable_tmp: Path, model: ScriptedModel) -> Iterator[Service]:
 
 
 def without_new_fields(answer: Any) -> Any:
-    """Return an answer without the fields that jobs, keys and agents have got since the sample was written."""
+    """Return an answer without the fields that jobs, keys, agents and usage have got since the sample was written."""
+    if isinstance(answer, list):
+        return [without_new_fields(each) for each in answer]
     if not isinstance(answer, dict):
         return answer
     kind, added = answer.get("object"), ADDITIONS["properties"]
@@ -67,6 +69,8 @@ def without_new_fields(answer: Any) -> Any:
     if kind in ("api_key", "agent"):
         names = added["KeyLimits" if kind == "api_key" else "AgentLimits"]
         return {**answer, "limits": _without(answer["limits"], names)}
+    if kind == "usage":
+        return _without(answer, added["SpentRow"])
     if kind == "job" and answer["changes"] is not None:
         answer = {**answer, "changes": _without(answer["changes"], added["Changes"])}
     return _without(answer, added["Job"]) if kind == "job" else answer

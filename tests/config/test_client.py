@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from steadyhand.config import client
 from steadyhand.config.client import ClientSettings, load_client_settings
 from steadyhand.config.settings import load_settings
 from steadyhand.errors import ConfigError
@@ -16,6 +17,12 @@ def settings(home: Path, *, config: Path | None = None, **environ: str) -> Clien
     """Return the settings of a client that is started in `home / "here"`."""
     (home / "here").mkdir(exist_ok=True)
     return load_client_settings({"HOME": str(home)} | environ, config, home / "here")
+
+
+@pytest.fixture(autouse=True)
+def _no_service_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the data of a service that root runs on this machine out of the tests."""
+    monkeypatch.setattr(client, "default_data_dir", lambda _: tmp_path / "default")
 
 
 def write(path: Path, text: str) -> Path:

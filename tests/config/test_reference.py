@@ -49,7 +49,12 @@ def test_each_variable_of_the_page_sets_its_setting(tmp_path: Path) -> None:
 def test_the_default_of_the_page_is_the_one_of_the_type(setting: object, tmp_path: Path) -> None:
     name, default = setting.name, setting.default  # type: ignore[attr-defined]
     table, _, key = name.rpartition(".")
-    required = {"workspaces.*": "repository = '/x'\n", "openai.models.*": "agent = 'a'\n"}.get(table, "")
+    required = {
+        "workspaces.*": "repository = '/x'\n",
+        "openai.models.*": "agent = 'a'\n",
+        "schedules.*": "cron = '@daily'\nprompt = 'x'\n",
+        "callbacks.endpoints.*": "url = 'https://x.example'\nsecret_file = '/x'\n",
+    }.get(table, "")
     header = f"[{table.replace('*', 'x')}]\n{required}"
     without = Tables.model_validate(tomllib.loads(header))
     stated = Tables.model_validate(tomllib.loads(f"{header}{key} = {default}\n"))

@@ -1,4 +1,4 @@
-"""`Control` joins four classes: each public operation of theirs is an attribute of it, over the same store."""
+"""`Control` joins several classes: each public operation of theirs is an attribute of it, over the same store."""
 
 import asyncio
 import inspect
@@ -13,11 +13,14 @@ import pytest
 from steadyhand.admission import Admission
 from steadyhand.agents import BUILT_IN_AGENTS, Agent, Catalog, Workspace
 from steadyhand.control import Caller, Control, ResumeOptions, Submission
+from steadyhand.control.bulk import BulkOperations
+from steadyhand.control.forecast import Forecaster
 from steadyhand.control.lifecycle import JobLifecycle
 from steadyhand.control.queries import JobQueries
 from steadyhand.control.requests import inherit_from_parent
 from steadyhand.control.submit import JobSubmitter
 from steadyhand.control.tool_results import ToolResultSubmitter
+from steadyhand.control.tool_usage import ToolStatisticsReader
 from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound, RetryLater
 from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.events import Event, EventDraft, ToolCallsRequested
@@ -30,6 +33,7 @@ from steadyhand.job import (
     OutcomeType,
     Run,
     State,
+    Turn,
     UncommittedChanges,
 )
 from steadyhand.outcome import StopReason
@@ -43,7 +47,7 @@ from steadyhand.tool_calls import ToolCallBroker
 from steadyhand.workspace.checkout import GitCheckouts
 
 CALLER = Caller("k_one", ALL_SCOPES)
-INTERNAL = {"ceilings", "resume_job"}
+INTERNAL = {"ceilings", "resume_job", "check_retry", "check_resume"}
 """Public for the other parts of `Control`, not for its callers."""
 
 
@@ -94,7 +98,18 @@ def public_names(part: type) -> set[str]:
     return {name for name, _ in inspect.getmembers(part, inspect.isfunction) if not name.startswith("_")}
 
 
-@pytest.mark.parametrize("part", [JobQueries, JobSubmitter, JobLifecycle, ToolResultSubmitter])
+@pytest.mark.parametrize(
+    "part",
+    [
+        JobQueries,
+        JobSubmitter,
+        JobLifecycle,
+        ToolResultSubmitter,
+        BulkOperations,
+        Forecaster,
+        ToolStatisticsReader,
+    ],
+)
 def test_each_public_operation_of_a_part_is_an_operation_of_control(tmp_path: Path, part: type) -> None:
     async def scene(world: World) -> None:
         operations = public_names(part) - INTERNAL
@@ -326,5 +341,108 @@ def test_a_caller_cannot_name_refs_that_the_service_made(tmp_path: Path, ref: st
         with pytest.raises(InvalidRequest) as caught:
             await world.control.submit(CALLER, Submission(JobSpec("x"), workspace="/shop", ref=ref))
         assert [each.pointer for each in caught.value.field_errors] == ["/ref"]
+
+    in_world(tmp_path, scene)
+
+
+class _Reads:
+    """Counts the reads of a store, and those of the files of a session."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.looks = 0
+        read, has_session = world.store._readers.read, world.checkouts.has_session
+
+        async def counted_read(work: Any) -> Any:
+            self.count += 1
+            return await read(work)
+
+        async def counted_look(job_id: str) -> bool:
+            self.looks += 1
+            return await has_session(job_id)
+
+        monkeypatch.setattr(world.store._readers, "read", counted_read)
+        monkeypatch.setattr(world.checkouts, "has_session", counted_look)
+
+
+async def _ended_conversation(world: World, digest: str, **fields: Any) -> Job:
+    """Store a job that has answered, whose session is there, with the digest of its conversation."""
+    job = make_job(
+        state=State.COMPLETED, api_key_id=CALLER.key_id, workspace=None, conversation=digest, session_id="s",
+        outcome=Outcome(OutcomeType.SUCCESS), **fields,
+    )  # fmt: skip
+    await world.store.add(job, accepted_draft())
+    world.checkouts.job_paths(job.id).config_dir.mkdir(parents=True)
+    return job
+
+
+def test_the_next_turn_of_a_conversation_takes_one_read_until_it_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(world: World) -> None:
+        parent = await _ended_conversation(world, "digest")
+        reads = _Reads(world, monkeypatch)
+        found = await world.control.find_conversation(CALLER, "digest")
+        assert found is not None
+        assert found.id == parent.id
+        submission = Submission(JobSpec("And now?"), agent=parent.agent, parent=found.id, parent_job=found)
+        turn = (await world.control.submit(CALLER, submission)).job
+        assert (turn.parent_job_id, turn.session_id, turn.begin) == (parent.id, "s", "resume")
+        assert (reads.count, reads.looks) == (1, 1)
+
+    in_world(tmp_path, scene)
+
+
+def test_a_conversation_that_two_jobs_have_or_another_key_is_not_found(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        for _ in range(2):
+            await _ended_conversation(world, "twice")
+        await _ended_conversation(world, "once")
+        assert await world.control.find_conversation(CALLER, "twice") is None
+        assert await world.control.find_conversation(CALLER, "never") is None
+        other = Caller("another", ALL_SCOPES)
+        assert await world.control.find_conversation(other, "once") is None
+
+    in_world(tmp_path, scene)
+
+
+def test_a_parent_that_is_deleted_after_its_read_is_looked_for_again(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        parent = await _ended_conversation(world, "digest")
+        await world.store.delete(parent.id)
+        history = (Turn("user", "Hello."),)
+        spec = JobSpec("And now?", history=history)
+        turn = (await world.control.submit(CALLER, Submission(spec, parent=parent.id, parent_job=parent))).job
+        assert turn.parent_job_id is None
+        with pytest.raises(NotFound):
+            await world.control.submit(
+                CALLER, Submission(JobSpec("And now?"), parent=parent.id, parent_job=parent)
+            )
+
+    in_world(tmp_path, scene)
+
+
+def test_a_follower_reads_the_job_and_the_events_that_it_has_and_asks_for_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(world: World) -> None:
+        job = (await world.control.submit(CALLER, Submission(JobSpec("Say hello.")))).job
+        reads = _Reads(world, monkeypatch)
+        seen: list[int] = []
+
+        async def follow() -> None:
+            async for item in world.control.follow(CALLER, job.id):
+                assert isinstance(item, Event)
+                seen.append(item.seq)
+                waits.set()
+
+        waits = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(follow())
+            await waits.wait()
+            assert (seen, reads.count) == ([1], 2)
+            await world.control.cancel(CALLER, job.id)
+        # The cancel reads the job once; its end sends the follower to the job alone, since it has every event.
+        assert (seen, reads.count) == ([1, 2], 4)
 
     in_world(tmp_path, scene)

@@ -9,8 +9,16 @@ from tests.docs.pages import PROJECT, names_in, table, text_of
 
 ROWS = table(text_of("glossary.md"), "| word | meaning | in the code |")
 SOURCES = PROJECT / "src" / "steadyhand"
-BODIES = ("api/schemas/native_bodies.py", "api/schemas/openai_bodies.py")
-"""Modules with the JSON form of these things, under the names of the OpenAPI components, which clients know."""
+BODIES = (
+    *(
+        f"api/schemas/{kind}_bodies.py"
+        for kind in ("bulk", "forecast", "native", "openai", "schedule", "tool")
+    ),
+    "client/report_types.py",
+    "client/schedule_types.py",
+    "client/result_types.py",
+)
+"""Modules with the JSON form of these things, and that of the client's results, under the names that clients know."""
 
 
 def defined_in(path: Path) -> list[str]:

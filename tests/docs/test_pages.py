@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.docs.pages import PROJECT, anchors
 
-FOLDERS = ("src", "tests", "docs", "bench", "tools", ".ci")
+FOLDERS = ("src", "tests", "docs", "bench", "tools", "deploy", ".ci")
 KINDS = (".md", ".py", ".toml", ".sh", ".js", ".mjs", ".ts", ".txt", ".yaml", ".yml")
 NO_SUFFIX = ("Makefile", "Dockerfile", "run")
 
@@ -59,8 +59,9 @@ def words_of(path: Path) -> str:
 
 
 def page_at(path: Path, name: str) -> Path | None:
-    """Return the page that a file names: from the project's root, or beside the file."""
-    return next((place for place in (PROJECT / name, path.parent / name) if place.is_file()), None)
+    """Return the page that a file names: from the project's root, beside the file, or of the site that it describes."""
+    beside = PROJECT / "docs" if path.name in ("zensical.toml", "cli_reference.py") else path.parent
+    return next((place for place in (PROJECT / name, beside / name) if place.is_file()), None)
 
 
 def named_pages(path: Path) -> Iterator[tuple[str, str | None]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx2
 
+from steadyhand.addresses import Address
 from steadyhand.agents import Agent, Workspace
 from steadyhand.events import EgressRefused, EventBody, TextDelta, WarningEvent
 from steadyhand.gateway import (
@@ -27,7 +28,6 @@ from steadyhand.gateway import (
     job_limits,
     slot_dir,
 )
-from steadyhand.gateway.egress.rules import Address
 from steadyhand.ports import Checkout, GetBudgetLimits, JobPaths, RunAccess, RunContext
 from steadyhand.testing.contracts.samples import FakeClock, make_job
 from steadyhand.testing.memory_ledger import MemoryLedger

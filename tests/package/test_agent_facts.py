@@ -15,6 +15,8 @@ MODULES = {
     "agents.py": "the default agent and runner",
     "api/examples.py": "the default agent and a repository's definition",
     "cli/demo.py": "starts a service with its documented variables",
+    "cli/init.py": "names the documented variable in the next steps",
+    "cli/version.py": "finds the program whose version it prints",
     "gateway/model/providers.py": "names the documented variables in an error",
     "job.py": "the default agent",
     "serve/gateway_setup.py": "names the documented variables in checks",

@@ -5,6 +5,7 @@ import heapq
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,10 @@ from hypothesis import strategies as st
 from steadyhand.errors import RetryLater
 from steadyhand.job import Job
 from steadyhand.ports import AddResult, Claim
-from steadyhand.queue import LocalQueue
+from steadyhand.queue import LocalQueue, local
 from steadyhand.store import SqlStore, open_store
 from steadyhand.testing.contracts.queue import QueueContract, QueueHarness
-from steadyhand.testing.contracts.samples import accepted_draft, make_job
+from steadyhand.testing.contracts.samples import NOON, accepted_draft, make_job
 
 
 class TestLocalQueue(QueueContract):
@@ -137,12 +138,12 @@ def test_a_refused_caller_is_told_when_the_next_run_may_end(
 def test_a_queue_closes_also_while_its_store_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steadyhand.queue.local.CLOSE_SECONDS", 0.01)
+    monkeypatch.setattr("steadyhand.queue.new_jobs.CLOSE_SECONDS", 0.01)
 
     async def scenario() -> None:
         async with a_store(tmp_path) as store:
             answer: asyncio.Future[AddResult] = asyncio.get_running_loop().create_future()
-            monkeypatch.setattr(store, "add", lambda *_: answer)
+            monkeypatch.setattr(store, "add", lambda *_, **_options: answer)
             queue = LocalQueue(store, capacity=1, max_queued=5)
             job = make_job()
             async with asyncio.timeout(30), asyncio.TaskGroup() as group:
@@ -253,4 +254,34 @@ def test_whatever_happens_the_order_is_that_of_a_heap_and_no_slot_is_given_twice
             for place, (_, sequence) in enumerate(sorted(model), 1):
                 assert queue.position(jobs[sequence].id) == place
 
+    asyncio.run(scenario())
+
+
+def test_a_look_for_expired_jobs_looks_at_those_alone_that_may_expire(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[str] = []
+    is_expired = local._is_expired
+
+    def spy(job: Job, now: datetime) -> bool:
+        looked_at.append(job.id)
+        return is_expired(job, now)
+
+    async def scenario() -> None:
+        async with a_store(tmp_path) as store:
+            queue = LocalQueue(store, capacity=1, max_queued=100, paused=True)
+            for number in range(50):
+                await queue.requeue(make_job(sequence=number + 1))
+            late, later = (
+                make_job(sequence=sequence, expires_in_seconds=seconds)
+                for sequence, seconds in ((91, 60.0), (92, 120.0))
+            )
+            await queue.requeue(later)
+            await queue.requeue(late)
+            assert await queue.list_expired(NOON + timedelta(seconds=61)) == [late.id]
+            assert sorted(looked_at) == sorted((late.id, later.id))
+            await queue.cancel(late.id)
+            assert await queue.list_expired(NOON + timedelta(seconds=121)) == [later.id]
+
+    monkeypatch.setattr(local, "_is_expired", spy)
     asyncio.run(scenario())

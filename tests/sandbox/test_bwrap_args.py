@@ -179,6 +179,26 @@ def test_layers_are_one_overlay_whose_upper_may_be_on_an_image() -> None:
     assert seal.mounts[1].upper == Path("/data/stage/disk/up")
 
 
+def test_layers_that_another_process_has_mounted_are_joined_and_not_mounted_again() -> None:
+    layers = OverlayLayers(
+        Path("/data/warm/x"), Path("up"), Path("wk"), owner=63_999, image=Path("/data/jobs/j/disk.img")
+    )
+    sandbox = pure_sandbox()
+    first = sandbox.wrap(
+        Command(["x"], {}, Path("/"), needs_model_socket=True), a_place(layers=layers), Agent("a")
+    )
+    place = replace(a_place(layers=layers), holder=(7, 8))
+    joining = sandbox.wrap(Command(["x"], {}, Path("/")), place, Agent("harvest")).sandbox
+    assert first.sandbox is not None
+    assert joining is not None
+    assert not {"image", "overlay"} & {mount.kind for mount in joining.mounts}
+    joined = [mount for mount in joining.mounts if mount.kind == "joined"]
+    overlays = [mount.target for mount in first.sandbox.mounts if mount.kind == "overlay"]
+    assert joined == [
+        Mount("joined", name, Path("/data/stage") / name, writable=True, holder=(7, 8)) for name in overlays
+    ]
+
+
 def test_only_what_is_told_of_the_model_is_shown_the_way_to_it() -> None:
     place = a_place(slot=2)
     for needs_socket in (True, False):

@@ -167,6 +167,16 @@ def test_a_budget_of_many_jobs_is_a_wall_for_each_of_them_also_after_a_restart(
             second = service.wait_until_ended(_asked(caller, "busy"), 90)
         assert (second["state"], second["outcome"]["type"]) == ("failed", "budget"), second
         assert SHARED[whose] in second["outcome"]["detail"]
+        near = [
+            event["data"]
+            for job in (first, second)
+            for event in service.events(job["id"])
+            if event["type"] == "budget.near"
+        ]
+        scope, period = {"day": ("key", "day"), "month": ("key", "month")}.get(whose, (whose, "day"))
+        assert [(each["scope"], each["period"], each["limit_usd"]) for each in near] == [
+            (scope, period, "0.06")
+        ]
         calls = model.calls
         assert 6 <= calls <= 7, calls
         service.terminate()

@@ -168,6 +168,8 @@ SEALED_CALLS = (
     "sandboxed_git._place_lfs_files update-index",
     "sandboxed_git._exclude_setup_files ls-files",
     "sandboxed_git._filters config",
+    "sandboxed_git.settle_work symbolic-ref",
+    "sandboxed_git.settle_work reset",
     "sandboxed_git.update_refs index-pack",
     "sandboxed_git.update_refs for-each-ref",
     "sandboxed_git.update_refs update-ref",
@@ -309,7 +311,9 @@ class Scene:
             place = await checkouts.prepare(make_job(ref="v1"), self.repository.workspace(), 1)
             await self._does(hands, place, _COMMIT)
             await checkouts.harvest(place)
-            await checkouts.release(place)
+            await self._does(hands, place, self._taint)
+            kept = await checkouts.take_back(place, "warm-kept")  # for a turn that goes on in it
+            await checkouts.release(kept or place)
         # What was harvested is put back, and worked on once more, with what the first run left.
         for again, left in ((workspace, _CONFLICT), (self.repository.workspace(), _UNBORN)):
             await self._work(checkouts, hands, replace(job, begin="resume"), again, left)

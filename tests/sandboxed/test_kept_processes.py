@@ -18,6 +18,11 @@ __all__ = ["cli"]  # a fixture, taken in
 LIVE = "[agents.chat]\nwarm = 1\nlive_seconds = 60\n"
 REUSED = "[agents.chat]\nwarm = 1\n"
 Message = dict[str, str]
+PATIENCE = {
+    "steadyhand.runner.claude.warm.ANSWER_SECONDS": 30.0,
+    "steadyhand.worker.warm_pool.SETTLE_SECONDS": 30.0,
+}
+"""Times after which a job goes on without a process that is slow, as all are on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +37,14 @@ def live(
     request: pytest.FixtureRequest, reachable_tmp: Path, cli: Path, echo: ScriptedModel
 ) -> Iterator[Service]:
     """A service whose processes stay for their conversations."""
-    with warm_service(reachable_tmp, cli, echo, str(request.param), LIVE) as made:
+    with warm_service(reachable_tmp, cli, echo, str(request.param), LIVE, constants=PATIENCE) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def reused(reachable_tmp: Path, cli: Path, echo: ScriptedModel) -> Iterator[Service]:
     """A service whose processes stay for their callers."""
-    with warm_service(reachable_tmp, cli, echo, "bwrap", REUSED) as made:
+    with warm_service(reachable_tmp, cli, echo, "bwrap", REUSED, constants=PATIENCE) as made:
         yield made
 
 
@@ -74,7 +79,10 @@ def test_each_turn_of_a_conversation_goes_on_in_the_process_of_the_turn_before(
     wait_for_slot(live)
     echo.clear()
     conversation: list[Message] = []
-    jobs = [_say(live, conversation, f"Message {number}.") for number in range(4)]
+    jobs = []
+    for number in range(4):
+        jobs.append(_say(live, conversation, f"Message {number}."))
+        live.wait_until_ended(jobs[-1])  # an answer may come before the end
     taken = [_taken(live, job) for job in jobs]
     assert len({each["slot_id"] for each in taken if each is not None}) == 1
     assert [each is not None and each["is_live"] for each in taken] == [False, True, True, True]
@@ -91,14 +99,19 @@ def test_each_turn_of_a_conversation_goes_on_in_the_process_of_the_turn_before(
 def test_the_health_of_the_service_tells_of_its_waiting_processes(live: Service) -> None:
     wait_for_slot(live)
     before = live.client.get("/health").json()["warm"]
-    assert before["waiting"] >= 1
+    assert before["waiting"] >= before["configured"] == 1
     assert before["oldest_seconds"] >= 0
+    assert "shortage" not in before
     conversation: list[Message] = []
     for number in range(2):
         _say(live, conversation, f"Count {number}.")
     after = live.client.get("/health").json()["warm"]
     assert [after[name] - before[name] for name in ("hits", "live_hits", "misses")] == [1, 1, 0]
     assert after["kept"] > before["kept"]
+    agents = {each["name"]: each.get("warm") for each in live.client.get("/v1/agents").json()["data"]}
+    assert agents["claude"] is None
+    assert (agents["chat"]["configured"], agents["chat"]["shortage"]) == (1, None)
+    assert agents["chat"]["hits"] == after["hits"] + after["live_hits"]
 
 
 def test_a_process_that_died_costs_a_resume_and_no_error(live: Service, echo: ScriptedModel) -> None:
@@ -123,6 +136,27 @@ def test_a_second_turn_of_one_job_resumes_what_the_job_left(live: Service, echo:
         assert _texts(echo.requests[-1].body)[-1] == f"The branch {branch}."
         assert "The trunk." in _texts(echo.requests[-1].body)
         assert len(_texts(echo.requests[-1].body)) == 3
+
+
+def test_a_turn_after_a_resume_of_its_job_knows_what_the_resume_said(
+    live: Service, echo: ScriptedModel
+) -> None:
+    wait_for_slot(live)
+    conversation: list[Message] = []
+    parent = _say(live, conversation, "The beginning.")
+    live.wait_until_ended(parent)  # an answer may come before the end
+    resumed = live.client.post(f"/v1/jobs/{parent}/resume", json={"prompt": "The middle.", "budget_usd": 5})
+    assert resumed.status_code in (200, 202), resumed.text
+    assert live.wait_until_ended(parent)["runs"][-1]["number"] == 2
+    turn = live.client.post(f"/v1/jobs/{parent}/turns", json={"prompt": "The end."}).json()
+    ended = live.wait_until_ended(turn["id"])
+    assert (ended["state"], ended["warnings"]) == ("completed", [])
+    texts = _texts(echo.requests[-1].body)
+    assert [each for each in texts if each.startswith("The ")] == [
+        "The beginning.",
+        "The middle.",
+        "The end.",
+    ]
 
 
 def test_another_key_gets_neither_the_process_nor_a_word_of_the_conversation(
@@ -221,3 +255,41 @@ def _files(folder: Path) -> set[str]:
 def _content(folder: Path) -> str:
     files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return "".join(path.read_text("utf-8", "replace") for path in files)
+
+
+def test_a_run_that_waited_for_its_clients_tools_answers_and_stays_in_one_process(
+    live: Service, echo: ScriptedModel
+) -> None:
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "[[scenario:client-tools]] weather?"}]
+    said: dict[str, Any] = {}
+    for _ in range(4):
+        body = {"model": "chat", "messages": messages, "tools": [tool]}
+        answer = live.client.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        said = answer.json()["choices"][0]["message"]
+        messages.append(said)
+        if not said.get("tool_calls"):
+            break
+        # It waits with its process and without a slot of the queue.
+        wait_until(lambda: live.client.get("/health").json()["active"] == 0)
+        messages += [
+            {"role": "tool", "tool_call_id": each["id"], "content": "snow"} for each in said["tool_calls"]
+        ]
+    assert said["content"] == "The last one said: snow"
+    job = live.client.get("/v1/jobs").json()["data"][0]
+    assert live.wait_until_ended(job["id"])["run"] == 1
+    messages.append({"role": "user", "content": "Thank you."})
+    answer = live.client.post(
+        "/v1/chat/completions", json={"model": "chat", "messages": messages, "tools": [tool]}
+    )
+    assert answer.status_code == 200, answer.text
+    turn = live.client.get("/v1/jobs").json()["data"][0]
+    assert turn["parent_job_id"] == job["id"]
+    assert live.wait_until_ended(turn["id"])["warnings"] == []
+    taken = _taken(live, turn["id"])
+    if live.environment()["STEADYHAND_ISOLATION"] == "bwrap":
+        assert taken is not None
+        assert taken["is_live"]
+    else:  # no process waited for these tools, and without a sandbox one of its own does not stay
+        assert taken is None

@@ -15,6 +15,7 @@ from tests.runner.freezing import freezer
 from tests.sandboxed.warm_services import cli, cli_below, events_of, wait_for_slot, warm_service
 from tests.service_fixtures import make_repository, make_service_root
 
+from steadyhand.config.file_schema import ServiceTable
 from steadyhand.runner.claude.warm import REHEARSAL_PROMPT
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.scenario import ModelToolCall, ModelTurn, Scenario
@@ -101,6 +102,16 @@ def test_a_later_turn_resumes_the_session_of_a_job_that_a_waiting_process_ran(
     text = json.dumps(model.requests[-1].body["messages"])
     assert "The first prompt." in text
     assert "The second prompt." in text
+
+
+def test_a_waiting_process_has_a_user_that_no_job_in_a_process_of_its_own_can_have(service: Service) -> None:
+    slots = ServiceTable().slots
+    assert slots > ServiceTable().concurrency
+    uid = Path(f"/proc/{cli_below(wait_for_slot(service))}").stat().st_uid
+    if os.geteuid() == 0:
+        assert uid >= service.uid_base + slots
+    else:
+        assert uid == os.geteuid()  # all share the user of the service
 
 
 def test_a_process_that_was_killed_while_it_waited_costs_the_next_job_nothing(service: Service) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,18 @@ def cli(reachable_tmp: Path) -> Path:
 
 @contextlib.contextmanager
 def warm_service(
-    reachable_tmp: Path, cli: Path, model: ScriptedModel, level: str, config: str
+    reachable_tmp: Path,
+    cli: Path,
+    model: ScriptedModel,
+    level: str,
+    config: str,
+    *,
+    constants: Mapping[str, float] | None = None,
 ) -> Iterator[Service]:
     root = make_service_root(reachable_tmp)
     env = {"STEADYHAND_ISOLATION": level, "STEADYHAND_SERVICE__LOG_LEVEL": "debug"}
     try:
-        with Service(root, cli, model=model.url, env=env, config=config) as service:
+        with Service(root, cli, model=model.url, env=env, config=config, constants=constants) as service:
             yield service
     finally:
         shutil.rmtree(root, ignore_errors=True)
@@ -45,11 +51,11 @@ def events_of(service: Service, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def wait_for_slot(service: Service) -> int:
-    """Wait until one process waits that no job has had; return the pid of its CLI."""
+def wait_for_slot(service: Service, agent: str | None = None) -> int:
+    """Wait until one process waits, of this agent or of any, that no job has had; return its supervisor's pid."""
 
     def waiting() -> int | None:
-        ready = events_of(service, "warm.ready")
+        ready = [each for each in events_of(service, "warm.ready") if agent in (None, each["agent"])]
         taken = events_of(service, "warm.taken")
         free = {each["slot_id"] for each in ready} - {each["slot_id"] for each in taken}
         free -= {each["slot_id"] for each in events_of(service, "warm.ended")}

@@ -85,3 +85,41 @@ def test_doctor_marks_them_as_lacks(tmp_path: Path) -> None:
         "workspaces.open.trust",
     ]
     assert all(check.ok and check.warning for check in checks)
+
+
+@pytest.mark.parametrize(
+    ("memory", "agents", "meaning", "remedy"),
+    [
+        ("50M", "[agents.chat]\nwarm = 1\n", "has no room for a process", "at least 100M"),
+        ("50M", '[agents.chat]\nwarm = "auto"\n', "has no room for a process", "at least 100M"),
+        ("250M", "[agents.chat]\nwarm = 3\n", "has room for 2 of the 3 processes", "at least 300M"),
+        (
+            "250M",
+            "[agents.chat]\nwarm = 2\n[agents.claude]\nwarm = 2\n",
+            "has room for 2 of the 4 processes that `warm` of 2 agents asks for",
+            "at least 400M",
+        ),
+    ],
+)
+def test_too_little_memory_for_processes_that_wait_is_a_warning(
+    tmp_path: Path, memory: str, agents: str, meaning: str, remedy: str
+) -> None:
+    settings, lines = warnings_of(tmp_path, f'[service]\nwarm_memory = "{memory}"\n{agents}')
+    assert [line["setting"] for line in lines] == ["service.warm_memory"]
+    (check,) = check_config(settings)
+    assert (check.ok, check.warning) == (True, True)
+    assert meaning in check.detail
+    assert remedy in check.detail
+
+
+def test_enough_memory_for_processes_that_wait_is_no_warning(tmp_path: Path) -> None:
+    settings, lines = warnings_of(tmp_path, '[service]\nwarm_memory = "300M"\n[agents.chat]\nwarm = 3\n')
+    assert (lines, list(check_config(settings))) == ([], [])
+
+
+def test_processes_that_wait_in_the_classic_profile_are_a_warning(tmp_path: Path) -> None:
+    environ = {"STEADYHAND_PROFILE": "classic", "WORKSPACE_DIR": str(tmp_path)}
+    _, lines = warnings_of(tmp_path, "[agents.chat]\nwarm = 1\n", **environ)
+    assert [(line["setting"], line["remedy"]) for line in lines] == [
+        ("agents.chat.warm", "remove it, or use the default profile")
+    ]

@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from steadyhand.api.transport.context import ApiOptions
 from steadyhand.api.transport.middleware import AllowedHosts, RequestMiddleware
+from steadyhand.api.transport.sse import DirectWriter, EventStreamResponse, Frame, framed_chunk
 from steadyhand.redact import NO_REDACTION
 from steadyhand.serve.http_server import SPARE_CONNECTIONS, ConnectionLimits, HttpServer
 from steadyhand.testing.service import wait_until
@@ -37,12 +38,39 @@ GET = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
 BIG = 24 * 1024 * 1024
 
 
+class Stream:
+    """An event stream whose frames come from the test, by its task or written at once."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._frames: asyncio.Queue[bytes] = asyncio.Queue()
+        self.writer = DirectWriter(framed_chunk)
+
+    async def source(self) -> AsyncGenerator[Frame, None]:
+        while frame := await self._frames.get():
+            yield Frame(frame)
+
+    def put(self, frame: bytes) -> None:
+        """Let the task send a frame; an empty one ends the stream."""
+        self._loop.call_soon_threadsafe(self._frames.put_nowait, frame)
+
+    def write(self, data: bytes) -> bool:
+        """Write at once; return False if that could not be."""
+
+        async def write() -> bool:
+            return self.writer.write(data)
+
+        return asyncio.run_coroutine_threadsafe(write(), self._loop).result(SECONDS)
+
+
 class App:
     """The routes of the tests: an answer at once, a body that is read, one that is not, a wait, a long answer."""
 
     def __init__(self) -> None:
         self.left = threading.Event()
         self.waiting = 0
+        self.streams: list[Stream] = []
+        self.is_key_valid = True
 
     async def health(self, _request: Request) -> Response:
         return PlainTextResponse("well")
@@ -64,6 +92,13 @@ class App:
         self.left.set()
         return PlainTextResponse("late")
 
+    async def stream(self, _request: Request) -> Response:
+        stream = Stream()
+        self.streams.append(stream)
+        return EventStreamResponse(
+            stream.source(), lambda: self.is_key_valid, preamble=b": open\n\n", direct_writer=stream.writer
+        )
+
     async def long(self, _request: Request) -> Response:
         return PlainTextResponse(b"x" * BIG)
 
@@ -71,7 +106,7 @@ class App:
         methods = ["GET", "POST"]
         routes = [
             Route(f"/{name}", getattr(self, name), methods=methods)
-            for name in ("health", "refuse", "echo", "wait", "long")
+            for name in ("health", "refuse", "echo", "wait", "long", "stream")
         ]
         hosts = AllowedHosts(ApiOptions(allowed_hosts=("*",)))
         return RequestMiddleware(Starlette(routes=routes), hosts=hosts, redactor=NO_REDACTION)
@@ -271,3 +306,77 @@ def test_probes_are_answered_while_every_connection_has_a_request() -> None:
             each.setblocking(False)
             with pytest.raises(BlockingIOError):
                 each.recv(1)
+
+
+STREAM = b"GET /stream HTTP/1.1\r\nhost: localhost\r\n\r\n"
+
+
+@contextmanager
+def streaming(server: tuple[int, App], data: bytes = STREAM) -> Iterator[tuple[socket.socket, Stream]]:
+    """Open an event stream and read its beginning."""
+    port, app = server
+    count = len(app.streams)
+    with connected(port, data) as sock:
+        assert read_until(sock, b": open\n\n\r\n").startswith(b"HTTP/1.1 200 ")
+        wait_until(lambda: len(app.streams) > count)
+        yield sock, app.streams[-1]
+
+
+def read_until(sock: socket.socket, end: bytes) -> bytes:
+    data = b""
+    while not data.endswith(end):
+        part = sock.recv(65_536)
+        assert part, data[-200:]
+        data += part
+    return data
+
+
+def test_what_is_written_at_once_comes_as_chunks_between_those_of_the_task(patient: tuple[int, App]) -> None:
+    with streaming(patient) as (sock, stream):
+        assert stream.write(b"data: 1\n\n")
+        assert stream.write(b"data: 2\n\n")
+        assert read_until(sock, b"2\n\n\r\n") == b"9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\n"
+        stream.put(b"data: 33\n\n")
+        assert read_until(sock, b"33\n\n\r\n") == b"a\r\ndata: 33\n\n\r\n"
+        assert stream.write(b"data: 4\n\n")
+        assert read_until(sock, b"4\n\n\r\n") == b"9\r\ndata: 4\n\n\r\n"
+        stream.put(b"")
+        assert read_until(sock, b"\r\n") == b"0\r\n\r\n"
+        assert not stream.write(b"data: 5\n\n")
+        sock.sendall(GET)  # the connection serves the next request, without a trace of it
+        assert read_until(sock, b"well").startswith(b"HTTP/1.1 200 ")
+        assert not stream.write(b"data: 6\n\n")
+    with streaming(patient, STREAM + GET) as (sock, stream):  # a request behind it
+        stream.put(b"data: 7\n\n")
+        assert read_until(sock, b"7\n\n\r\n") == b"9\r\ndata: 7\n\n\r\n"
+        stream.put(b"")
+        assert read_until(sock, b"well").startswith(b"0\r\n\r\nHTTP/1.1 200 ")
+
+
+def test_a_client_that_reads_slowly_bounds_what_is_written_at_once(patient: tuple[int, App]) -> None:
+    frame = b"data: " + b"x" * 4_000 + b"\n\n"
+    with streaming(patient) as (slow, stream), streaming(patient) as (other, beside):
+        written = 0
+        while stream.write(frame):
+            written += 1
+            assert written * len(frame) < BIG  # the buffers of both sockets, and a bound
+        assert not stream.write(frame)
+        assert beside.write(b"data: here\n\n")
+        read_until(other, b"here\n\n\r\n")
+        stream.put(b"data: last\n\n")  # the task waits until there is room
+        data = read_until(slow, b"last\n\n\r\n")
+        assert data.count(b"fa8\r\n" + frame + b"\r\n") == written
+        assert stream.write(frame)
+
+
+def test_nothing_is_written_at_once_for_a_key_that_is_no_longer_valid(patient: tuple[int, App]) -> None:
+    with streaming(patient) as (sock, stream):
+        assert stream.write(b"data: 1\n\n")
+        read_until(sock, b"1\n\n\r\n")
+        patient[1].is_key_valid = False
+        try:
+            assert not stream.write(b"data: 2\n\n")
+            stream.put(b"data: 2\n\n")
+            assert read_until(sock, b"\r\n") == b"0\r\n\r\n"
+        finally:
+            patient[1].is_key_valid = True

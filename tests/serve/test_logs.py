@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from steadyhand.log_context import log_fields
 from steadyhand.redact import Redactor
 from steadyhand.serve.logs import LogFormat, configure_logging
 
@@ -53,6 +54,29 @@ def test_a_hostile_name_puts_no_control_character_into_a_log_of_text() -> None:
     except ValueError:
         logging.getLogger("y").exception("kept")
     assert "Traceback" in out.getvalue()
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_line_has_the_fields_of_its_task_but_for_those_of_its_own_and_its_level_is_counted(
+    log_format: LogFormat,
+) -> None:
+    out, levels = io.StringIO(), list[str]()
+    configure_logging("info", Redactor([]), out, log_format, on_line=levels.append)
+    log = structlog.get_logger("x")
+    with log_fields({"job": "j_1", "key": "k_1"}):
+        with log_fields({"key": "k_2"}):
+            log.warning("first", job="j_2")
+        log.error("second")
+        log.debug("below")
+    log.info("third")
+    first, second, third = out.getvalue().splitlines()
+    assert "j_2" in first
+    assert "k_2" in first
+    assert "j_1" not in first
+    assert "j_1" in second
+    assert "k_1" in second
+    assert "j_1" not in third
+    assert levels == ["warning", "error", "info"]
 
 
 class Writes(io.StringIO):

@@ -84,6 +84,27 @@ def test_the_live_secrets_are_those_that_the_service_has_or_grants(tmp_path: Pat
     assert [each.name for each in read_secrets(settings) if each.is_short] == [str(tmp_path / "tiny")]
 
 
+@pytest.mark.parametrize(
+    ("url", "password"),
+    [
+        ("postgresql://me:p%40ss-word-1@h/x", "p@ss-word-1"),
+        ("postgresql://me:has#a?and[in-it@h/x", "has#a?and[in-it"),
+        ("postgresql://h/x?user=me&password=as%20an%20option&sslmode=require", "as an option"),
+        ("postgresql://h/x?sslpassword=of-the-certificate", "of-the-certificate"),
+    ],
+)
+def test_the_password_of_a_database_is_a_secret_however_its_address_has_it(
+    tmp_path: Path, url: str, password: str
+) -> None:
+    environ = {
+        "STEADYHAND_DATA_DIR": str(tmp_path),
+        "STEADYHAND_DATABASE_URL": url,
+        "PGPASSWORD": "of-libpq-itself",
+    }
+    found = secret_values(load_settings(None, environ=environ))
+    assert {password.encode(), b"of-libpq-itself"} <= set(found)
+
+
 def test_a_secret_of_a_file_ends_with_its_line_and_nowhere_else(tmp_path: Path) -> None:
     separators = "\u2028", "\u2029", "\x85", "\x0b", "\x1c"
     lines = [f"one{each}secret-word" for each in separators]

@@ -15,6 +15,7 @@ from steadyhand.errors import ConfigError
 from steadyhand.redact import Redactor
 from steadyhand.serve import doctor
 from steadyhand.serve.isolation import check_isolation
+from steadyhand.serve.metrics_server import open_metrics_socket
 
 
 @pytest.fixture
@@ -85,6 +86,30 @@ def test_a_port_that_is_taken_is_said_to_be(settings: Settings) -> None:
         second = replace(settings, tables=settings.tables.model_copy(update={"server": server}))
         with pytest.raises(ConfigError, match="Is another one running"):
             serve.open_socket(second)
+
+
+@pytest.mark.parametrize(
+    ("bind", "host"), [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("localhost:0", "127.0.0.1")]
+)
+def test_the_metrics_have_a_socket_of_their_own_on_the_address_that_is_set(
+    settings: Settings, bind: str, host: str
+) -> None:
+    with open_metrics_socket(with_metrics_at(settings, bind)) as sock:
+        assert sock is not None
+        assert sock.getsockname()[0] == host
+        port = sock.getsockname()[1]
+        sock.listen()
+        taken = with_metrics_at(settings, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        with pytest.raises(ConfigError, match=r"metrics_bind"), open_metrics_socket(taken):
+            pass
+    assert sock.fileno() == -1
+    with open_metrics_socket(settings) as none:
+        assert none is None
+
+
+def with_metrics_at(settings: Settings, bind: str) -> Settings:
+    service = settings.tables.service.model_copy(update={"metrics_bind": bind})
+    return replace(settings, tables=settings.tables.model_copy(update={"service": service}))
 
 
 def test_doctor_marks_a_lack_and_does_not_tick_it() -> None:

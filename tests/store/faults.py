@@ -12,7 +12,7 @@ from sqlalchemy import Engine, event
 
 from steadyhand.clock import utc_now
 from steadyhand.store import SqlStore
-from steadyhand.store.sqlite import _open_engines, parse_database_url
+from steadyhand.store.sqlite import open_sqlite_engines, parse_sqlite_url
 from steadyhand.store.writer import BatchWriter
 
 FaultMode = Literal["refused", "full", "unwritten", "written"]
@@ -71,6 +71,11 @@ class Fault:
     count: int = 0
     failed: int = 0
     _until: float | None = None
+    _is_next: bool = False
+
+    def fail_next(self) -> None:
+        """Make the transaction fail that begins next, whoever makes it: the writer's thread may begin one just now."""
+        self._is_next = True
 
     def install(self, engine: Engine) -> None:
         commit = engine.dialect.do_commit
@@ -93,6 +98,8 @@ class Fault:
 
     def _begin(self) -> None:
         self.count += self.armed
+        if self.armed and self._is_next:
+            self.at, self._is_next = self.count, False
         if self.armed and self.count == self.at:
             self._until = self.clock() + self.seconds
         if self._fails("refused"):
@@ -116,7 +123,7 @@ class Fault:
 
 def open_failing_store(path: Path, fault: Fault) -> SqlStore:
     """Open a store as the service does, with a fault in its writes and the fault's clock."""
-    write_engine, read_engine = _open_engines(parse_database_url(f"sqlite:///{path}"))
+    write_engine, read_engine = open_sqlite_engines(parse_sqlite_url(f"sqlite:///{path}"))
     fault.install(write_engine)
     writer = BatchWriter(write_engine, linger_seconds=0.0, clock=fault.clock, wait=fault.clock.wait)
     return SqlStore(write_engine, read_engine, clock=utc_now, writer=writer)

@@ -247,6 +247,22 @@ def test_events_share_commits_and_what_is_urgent_does_not_wait_for_them(path: Pa
     asyncio.run(scenario())
 
 
+def test_an_event_that_waits_for_company_is_stored_once_somebody_waits_for_it(path: Path) -> None:
+    async def scenario() -> None:
+        store = await opened(path, linger_seconds=3600)
+        job = make_job()
+        await store.add(job, accepted_draft())
+        store.hasten()  # nothing waits: the next event waits for company all the same
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            writing = group.create_task(store.append_events(job.id, message_drafts("waits")))
+            await asyncio.wait({writing}, timeout=0.05)
+            assert not writing.done()
+            store.hasten()
+        await store.close()
+
+    asyncio.run(scenario())
+
+
 def test_what_a_caller_gave_up_before_its_turn_is_left_undone_and_numbers_have_no_gap(path: Path) -> None:
     async def scenario() -> None:
         store = await opened(path, linger_seconds=3600)
@@ -297,9 +313,7 @@ def test_while_a_write_waits_for_another_program_the_loop_turns_and_reads_are_an
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(
-    "url", ["", "nonsense", "sqlite://", "sqlite:///:memory:", "postgresql://localhost/steadyhand"]
-)
+@pytest.mark.parametrize("url", ["", "nonsense", "sqlite://", "sqlite:///:memory:", "mysql://localhost/x"])
 def test_a_url_that_names_no_sqlite_file_is_refused(url: str) -> None:
     asyncio.run(_refuses_url(url))
 

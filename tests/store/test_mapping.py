@@ -17,11 +17,14 @@ from steadyhand.errors import StoreError
 from steadyhand.events import EVENT_TYPES, EventDraft, event_data
 from steadyhand.job import (
     EFFORTS,
+    CallbackBody,
+    CallbackEvent,
     Changes,
     ClientTool,
     Cost,
     ErrorInfo,
     Job,
+    JobCallback,
     JobSpec,
     JobWarning,
     OnInterrupt,
@@ -104,6 +107,14 @@ SPEC_STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "command": maybe(st.builds(SlashCommand, TEXT, ANY_TEXT)),
     "uncommitted": maybe(st.builds(UncommittedChanges, TEXT, TEXT, TEXT)),
     "origin": st.sampled_from(get_args(Origin)),
+    "callback": maybe(
+        st.builds(
+            JobCallback,
+            TEXT,
+            st.lists(st.sampled_from(get_args(CallbackEvent)), max_size=3).map(tuple),
+            st.sampled_from(get_args(CallbackBody)),
+        )
+    ),
 }
 STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "id": st.uuids().map(lambda value: value.hex[:12]),
@@ -127,7 +138,9 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "begin": st.sampled_from(get_args(StartMode)),
     "continue_prompt": maybe(ANY_TEXT),
     "undelivered_results": maybe(ANY_TEXT),
+    "traceparent": maybe(ANY_TEXT),
     "at_start": maybe(st.sampled_from(get_args(StartMode))),
+    "requeues": st.integers(0, 9),
     "used_seconds": SECONDS,
     "since_run": st.integers(1, 9),
     "queued_at": maybe(TIMES),
@@ -163,6 +176,7 @@ OF_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     int | None: maybe(AMOUNTS),
     bool: st.booleans(),
     Mapping[str, Any]: OBJECTS,
+    Mapping[str, int] | None: st.none() | st.dictionaries(ANY_TEXT, AMOUNTS, max_size=2),
     Sequence[Mapping[str, Any]]: st.lists(OBJECTS, max_size=2),
     Sequence[str]: st.lists(ANY_TEXT, max_size=2),
 }

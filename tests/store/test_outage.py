@@ -153,6 +153,25 @@ def test_an_operation_that_is_wrong_fails_at_once_although_it_is_held_and_harms_
     in_store(tmp_path, fault, scene)
 
 
+def test_an_error_of_the_driver_itself_fails_its_own_operation_alone(tmp_path: Path) -> None:
+    async def scene(store: SqlStore) -> None:
+        first, other = make_job(), make_job()
+        await store.add(first, accepted_draft())
+        answers = await asyncio.gather(
+            store.append_events(first.id, message_drafts("before")),
+            store.add(first, accepted_draft()),  # its id is taken
+            store.add(other, accepted_draft()),
+            return_exceptions=True,
+        )
+        assert isinstance(answers[1], StoreError)
+        assert not isinstance(answers[1], StoreUnavailable)
+        assert isinstance(answers[1].__cause__, sqlite3.IntegrityError)
+        assert [event.seq for event in await store.list_events(first.id)] == [1, 2]
+        assert [event.seq for event in await store.list_events(other.id)] == [1]
+
+    in_store(tmp_path, Fault(FaultClock(), seconds=0.0), scene)
+
+
 def test_a_held_write_whose_caller_is_gone_is_not_made(tmp_path: Path) -> None:
     fault = Fault(FaultClock(), seconds=OUTAGE_SECONDS)
 

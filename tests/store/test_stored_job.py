@@ -13,6 +13,7 @@ from steadyhand.job import (
     Cost,
     ErrorInfo,
     Job,
+    JobCallback,
     JobSpec,
     JobWarning,
     Outcome,
@@ -50,6 +51,7 @@ SPEC = JobSpec(
     command=SlashCommand("c", "d"),
     uncommitted=UncommittedChanges("e", "f", "g"),
     origin="openai",
+    callback=JobCallback("https://x.example/a?b", ("job.parked",), "full"),
 )
 JOB = Job(
     id="0123456789ab",
@@ -77,8 +79,10 @@ JOB = Job(
     begin="resume",
     continue_prompt="Go on.",
     undelivered_results="They say yes.",
+    traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     at_start="fresh",
     since_run=2,
+    requeues=1,
     used_seconds=12.25,
     outcome=Outcome(OutcomeType.BUDGET, "spent"),
     runs=(Run(1, State.FAILED, Outcome(OutcomeType.BUDGET, "spent"), NOON, NOON + HOUR, 1, "n1", 7, 8),),
@@ -120,6 +124,8 @@ ROW = {
         '"changes":{"base":"a","head":"b","files":1,"insertions":2,"deletions":3,'
         '"branch":"steadyhand/x","published":true},"error":{"code":"budget",'
         '"message":"Spent.","retryable":true},"undelivered_results":"They say yes.",'
+        '"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","requeues":1,'
+        '"callback":["https://x.example/a?b",["job.parked"],"full"],'
         '"warnings":[{"code":"diff_too_large",'
         '"message":"cut"}]}'
     ),

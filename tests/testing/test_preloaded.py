@@ -68,3 +68,12 @@ def test_a_service_whose_interpreter_is_told_something_is_started() -> None:
     assert not preloaded.can_start({**plain, "PYTHONUTF8": "0"})
     assert not preloaded.can_start({**plain, "LC_ALL": "C"})
     assert not preloaded.can_start({**plain, "LANG": "C"})
+
+
+def test_a_bound_that_has_another_name_now_is_noticed(world_dir: Path, standin: Path) -> None:
+    service = Service(world_dir, standin, constants={"steadyhand.worker.warm_pool.NO_SUCH_SECONDS": 1.0})
+    try:
+        assert service.spawn().wait(20) == 1
+        assert "NO_SUCH_SECONDS" in service.log
+    finally:
+        service.close()

@@ -1,14 +1,18 @@
 """The stand-in beside the real CLI: the same messages with the same keys."""
 
+import json
+import re
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.service import wait_until
 from steadyhand.testing.standin.frames import VERSION
 
-from .conftest import STREAM_OPTIONS, AgentHarness, kind_of
+from .conftest import STREAM_OPTIONS, AgentHarness, Conversation, kind_of
 
 ANSWER = "ok: the scripted model has read the prompt."
 PROMPT = f'hello [[standin: text="{ANSWER}" chunk=12]]'
@@ -97,6 +101,152 @@ def test_control_requests_and_a_turn_that_is_only_remembered_are_answered_alike(
     assert set(ours) == set(real)
     for key in ("subtype", "is_error", "num_turns", "result", "stop_reason", "usage"):
         assert ours[key] == real[key], key
+
+
+READS_STATE = {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
+
+
+def until_idle(talk: Conversation) -> list[dict[str, Any]]:
+    """Read until the turn is over; return its messages."""
+    before = len(talk.seen)
+    while talk.until("system").get("state") != "idle":
+        pass
+    return talk.seen[before:]
+
+
+def session_entries(world: AgentHarness, session: str) -> list[dict[str, Any]]:
+    (path,) = world.config.rglob(f"{session}.jsonl")
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]  # the last may be half a line
+
+
+def written(world: AgentHarness, session: str, name: str, value: str) -> dict[str, Any]:
+    """Wait until an entry of a session has a field with this value, and return it."""
+
+    def look() -> dict[str, Any] | None:
+        if not list(world.config.rglob(f"{session}.jsonl")):
+            return None
+        return next((each for each in session_entries(world, session) if each.get(name) == value), None)
+
+    return wait_until(look)
+
+
+def test_the_state_of_a_session_is_told_alike_and_only_if_it_is_read(
+    world: AgentHarness, real_cli: Path, standin: Path
+) -> None:
+    seen = []
+    for cli in (real_cli, standin):
+        quiet = world.start_conversation(cli)
+        quiet.ask(PROMPT)
+        assert quiet.finish() == 0
+        assert not any(each.get("subtype") == "session_state_changed" for each in quiet.seen)
+        talk = world.start_conversation(cli, **READS_STATE)
+        talk.say("user", PROMPT)
+        turn = [each for each in until_idle(talk) if each["type"] != "command_lifecycle"]
+        seen.append([kind_of(each) for each in (*turn[:2], *turn[-2:])])
+        assert {each["state"] for each in (turn[0], turn[-1])} == {"running", "idle"}
+        shape = set(turn[-1])
+        assert shape == {"type", "subtype", "state", "sdk_host_only", "uuid", "session_id"}
+    assert seen[1] == seen[0]
+
+
+def test_a_turn_that_is_taken_back_is_answered_and_recorded_alike(
+    world: AgentHarness, real_cli: Path, standin: Path
+) -> None:
+    answers, cuts = [], []
+    for cli in (real_cli, standin):
+        talk = world.start_conversation(cli, **READS_STATE)
+        cost = talk.control("get_session_cost")["response"]
+        cost["text"] = re.sub(r"(Total duration \(\w+\):).*", r"\1", cost["text"])  # times differ under load
+        first, second = str(uuid.uuid4()), str(uuid.uuid4())
+        for ident in (first, second):
+            talk.say("user", PROMPT, uuid=ident, client_composed=True)
+            turn = until_idle(talk)
+        session = str(turn[-1]["session_id"])
+        said = [each for each in turn if each["type"] == "assistant"][-1]
+        assert written(world, session, "uuid", said["uuid"])["type"] == "assistant"
+        sent = [
+            talk.control("rewind_conversation", target_message_uuid=second),
+            talk.control("rewind_conversation", target_message_uuid=second),
+            talk.control("rewind_conversation"),
+        ]
+        replies = [{**each, "request_id": ""} for each in sent]
+        for name in ("targetMessageUuid", "precedingAssistantUuid"):
+            if replies[0]["response"].pop(name) is None:
+                raise AssertionError(f"{name} is not there")
+        answers.append([cost, *replies])
+        cut = written(world, session, "cutUuid", second)
+        assert (
+            b'"cutUuid":"%s"' % second.encode() in next(world.config.rglob(f"{session}.jsonl")).read_bytes()
+        )
+        cuts.append(
+            {key: value for key, value in cut.items() if key not in ("cutUuid", "sessionId", "lastPrompt")}
+        )
+    assert answers[1] == answers[0]
+    assert set(cuts[1]) <= set(cuts[0])
+    assert (
+        (cuts[0]["type"], cuts[0]["rewound"])
+        == (cuts[1]["type"], cuts[1]["rewound"])
+        == ("last-prompt", True)
+    )
+
+
+def test_what_was_taken_back_is_not_known_any_more(world: AgentHarness, standin: Path) -> None:
+    talk = world.start_conversation(standin, **READS_STATE)
+    ident = str(uuid.uuid4())
+    for text, fields in (("kept", {}), ("taken back", {"uuid": ident})):
+        talk.say("user", text, **fields)
+        until_idle(talk)
+    talk.control("rewind_conversation", target_message_uuid=ident)
+    result = talk.ask("[[standin: history]]")["result"]
+    assert "kept" in result
+    assert "taken back" not in result
+
+
+def test_a_cleared_conversation_is_told_and_recorded_alike(
+    world: AgentHarness, real_cli: Path, standin: Path
+) -> None:
+    messages, records, results = [], [], []
+    for cli in (real_cli, standin):
+        talk = world.start_conversation(cli, **READS_STATE)
+        talk.say("user", PROMPT)
+        before = str(until_idle(talk)[-1]["session_id"])
+        talk.say("user", "/clear")
+        turn = until_idle(talk)
+        messages.append([(kind_of(each), set(each)) for each in turn if each["type"] != "result"])
+        (result,) = [each for each in turn if each["type"] == "result"]
+        assert result["session_id"] != before
+        results.append(result)
+        ident = str(next(each for each in turn if each["type"] == "conversation_reset")["user_message_uuid"])
+        written(world, result["session_id"], "uuid", ident)
+        users = [each for each in session_entries(world, result["session_id"]) if each["type"] == "user"]
+        records.append([each["uuid"] == ident for each in users])
+        stale, answer = (
+            talk.control("rewind_conversation", target_message_uuid=users[0]["uuid"], **last_seen)
+            for last_seen in ({}, {"last_seen_user_message_uuid": ident})
+        )
+        assert stale["response"]["reason"] == "stale_target"
+        assert answer["response"]["rewound"] is True
+        # The words alone are no command if the client says so.
+        talk.say("user", "/clear", client_composed=True)
+        assert [each["session_id"] for each in until_idle(talk)][-1] == result["session_id"]
+        assert talk.finish() == 0
+    real, ours = messages
+    assert [kind for kind, _ in ours] == [kind for kind, _ in real]
+    assert [keys for kind, keys in ours if kind == "conversation_reset"] == [
+        keys for kind, keys in real if kind == "conversation_reset"
+    ]
+    assert records[1] == records[0] == [False, True]
+    assert set(results[1]) == set(results[0])
+    for key in ("subtype", "is_error", "num_turns", "result", "total_cost_usd", "modelUsage"):
+        assert results[1][key] == results[0][key], key
+
+
+def test_a_second_initialize_changes_nothing(world: AgentHarness, standin: Path) -> None:
+    talk = world.start_conversation(standin)
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    talk.control("initialize")
+    assert talk.control("initialize", jsonSchema=schema)["subtype"] == "success"
+    assert "structured_output" not in talk.ask("hello")
 
 
 def test_the_command_lines_name_their_version_and_leave_their_own_sandbox_off(

@@ -35,6 +35,7 @@ from steadyhand.ports import (
     Checkouts,
     Emit,
     Harvest,
+    OrphanedRun,
     RunContext,
     RunReport,
     RunSpec,
@@ -69,8 +70,10 @@ class RecordingGateway(ModelGateway):
         self.runs: dict[str, MeteredRun] = {}
 
     @asynccontextmanager
-    async def open_run(self, work: RunContext, emit: Emit) -> AsyncIterator[GrantedAccess]:
-        async with super().open_run(work, emit) as access:
+    async def open_run(
+        self, work: RunContext, emit: Emit, orphan: OrphanedRun | None = None
+    ) -> AsyncIterator[GrantedAccess]:
+        async with super().open_run(work, emit, orphan) as access:
             self.runs[work.job.id] = access.run
             yield access
 

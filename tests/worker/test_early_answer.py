@@ -212,7 +212,7 @@ def test_a_job_lost_after_its_answer_is_harvested_or_tells_what_is_lost(
             if left:
                 paths = world.checkouts.job_paths(job.id)
                 world.checkouts.reopened = Checkout(IN_PLACE, paths, tmp_path, tmp_path, None, None, "a" * 40)
-            await world.executor.end_answered(job)
+            await world.executor.ender.end_answered(job)
             job = await world.job(claim)
             assert job.state is State.COMPLETED
             assert job.answer == "All is well."

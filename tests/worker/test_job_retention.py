@@ -14,7 +14,7 @@ from steadyhand.clock import utc_now
 from steadyhand.errors import StoreUnavailable
 from steadyhand.job import Job, Run, State
 from steadyhand.testing.contracts.samples import accepted_draft, expect_error, make_job
-from steadyhand.worker.job_retention import Retention
+from steadyhand.worker.job_retention import LONGEST_LOOK_SECONDS, Retention
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_no_file_is_removed_before_the_store_has_let_the_job_go(tmp_path: Path) 
     async def scene(service: FailingService) -> None:
         old = old_job()
         await service.store.add(old, accepted_draft())
-        service.fault.at = service.fault.count + 1
+        service.fault.fail_next()
         await expect_error(StoreUnavailable, service.worker._retention.delete_old_jobs())
         assert service.checkouts.calls == []
         while service.store.outage is not None:  # noqa: ASYNC110  # there is no event for it
@@ -114,5 +114,29 @@ def test_files_are_looked_at_at_least_as_often_as_a_checkout_is_kept(
         config = replace(retention._deps.config, keep_checkouts=kept)
         retention._deps = replace(retention._deps, config=config)
         assert retention._files_interval() == seconds
+
+    play(tmp_path, scene)
+
+
+def test_an_idle_service_looks_for_old_jobs_seldom_and_goes_on_at_once_while_there_are_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(service: FailingService) -> None:
+        retention, looks = service.worker._retention, []
+        answers = [True, True, False]
+
+        async def look() -> bool:
+            looks.append(1)
+            return bool(answers) and answers.pop(0)
+
+        monkeypatch.setattr(retention, "delete_old_jobs", look)
+        await retention._work()
+        assert len(looks) == 3
+        for _ in range(9):
+            await retention._work()
+        assert len(looks) == 3
+        retention._look_at -= LONGEST_LOOK_SECONDS
+        await retention._work()
+        assert len(looks) == 4
 
     play(tmp_path, scene)

@@ -22,7 +22,7 @@ from tests.worker.fakes import SUCCESS
 
 from steadyhand.agents import Workspace
 from steadyhand.clock import utc_now
-from steadyhand.control import Submission
+from steadyhand.control import ResumeOptions, Submission
 from steadyhand.errors import StoreUnavailable, WorkspaceError
 from steadyhand.events import Message
 from steadyhand.job import ENDED, Job, JobSpec, JobWarning, OnInterrupt, OutcomeType, Run, State
@@ -89,7 +89,7 @@ async def have_an_outage(service: FailingService) -> None:
     """Let the next write fail once, and see it made all the same."""
     fault = service.fault
     before = service.store.failures
-    fault.at = fault.count + 1
+    fault.fail_next()
     await service.store.append_events((await stored(service)).id, (), hold=True)
     assert service.store.failures > before
 
@@ -190,7 +190,7 @@ def test_nothing_is_queued_again_while_the_service_drains(run_scene: Callable[..
 def test_an_agent_that_says_more_than_can_be_held_is_stopped_harvested_and_resumed(
     run_scene: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steadyhand.event_log.MAX_HELD_EVENTS", 50)
+    monkeypatch.setattr("steadyhand.worker.run_event_writer.MAX_HELD_EVENTS", 50)
     clock = StandingClock()
     fault = Fault(clock, seconds=LONG_OUTAGE_SECONDS)
 
@@ -198,7 +198,7 @@ def test_an_agent_that_says_more_than_can_be_held_is_stopped_harvested_and_resum
         if spec.number > 1:
             assert spec.job.begin == "resume"
             return SUCCESS
-        fault.at = fault.count + 1
+        fault.fail_next()
         said = 0
         while stop.reason is None:
             await emit(Message("assistant", str(said)))
@@ -235,7 +235,7 @@ def test_a_harvest_that_an_outage_prevented_is_tried_again_after_it(run_scene: C
             nonlocal attempts
             attempts += 1
             if attempts == 1:
-                fault.at = fault.count + 1
+                fault.fail_next()
                 raise WorkspaceError("The disk is full.")
             return Harvest(None)
 
@@ -259,7 +259,7 @@ def test_a_checkout_that_an_outage_prevented_is_made_after_it(run_scene: Callabl
             nonlocal attempts
             attempts += 1
             if attempts == 1:
-                fault.at = fault.count + 1
+                fault.fail_next()
                 raise WorkspaceError("The disk is full.")
             return await prepare(job, workspace, slot)
 
@@ -282,8 +282,12 @@ def test_a_budget_that_cannot_be_read_in_an_outage_is_read_after_it(run_scene: C
                 raise StoreUnavailable("The store cannot be read: an error of the disk.")
             return await usage(query)
 
-        service.store.usage = fail_twice  # type: ignore[method-assign]  # of this one alone
+        # A first run has spent nothing; one that goes on reads what was spent before.
         job = (await service.control.submit(CALLER, Submission(JobSpec("work")))).job
+        await service.wait_for_state(job.id, State.COMPLETED)
+        service.checkouts.job_paths(job.id).config_dir.mkdir(parents=True, exist_ok=True)
+        service.store.usage = fail_twice  # type: ignore[method-assign]  # of this one alone
+        await service.control.resume(CALLER, job.id, ResumeOptions())
         ended = await service.wait_for_state(job.id, *ENDED)
         assert attempts > 2
         assert ended.state is State.COMPLETED
@@ -316,7 +320,7 @@ def test_a_cancel_whose_caller_goes_away_during_an_outage_still_holds(run_scene:
             (await service.control.submit(CALLER, Submission(JobSpec("stay")))).job for _ in range(2)
         ]
         await service.wait_for_state(running.id, State.RUNNING)
-        fault.at = fault.count + 1
+        fault.fail_next()
         cancel = asyncio.ensure_future(service.control.cancel(CALLER, waiting.id))
         while service.control.position(waiting) is not None:  # noqa: ASYNC110  # until it is at the store
             await asyncio.sleep(0)
@@ -336,9 +340,10 @@ def test_a_running_agent_is_killed_at_once_during_an_outage_and_its_cancel_is_st
 ) -> None:
     clock = StandingClock()
     fault = Fault(clock, seconds=LONG_OUTAGE_SECONDS)
-    stopped = asyncio.Event()
+    started, stopped = asyncio.Event(), asyncio.Event()
 
     async def agent(service: FailingService, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
+        started.set()
         report = await stay(service, spec, emit, stop)
         assert service.store.outage is not None
         stopped.set()
@@ -346,8 +351,8 @@ def test_a_running_agent_is_killed_at_once_during_an_outage_and_its_cancel_is_st
 
     async def scene(service: FailingService) -> None:
         job = (await service.control.submit(CALLER, Submission(JobSpec("work")))).job
-        await service.wait_for_state(job.id, State.RUNNING)
-        fault.at = fault.count + 1
+        await started.wait()  # the job is running before, with writes of its start under way
+        fault.fail_next()
         held = asyncio.ensure_future(service.store.append_events(job.id, (), hold=True))
         while service.store.outage is None:  # noqa: ASYNC110  # the writer's thread has no event for it
             await asyncio.sleep(STEP_SECONDS)

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from steadyhand.ports import (
     Gateway,
     Harvest,
     ModelAccess,
+    OrphanedRun,
     RunAccess,
     RunContext,
     RunReport,
@@ -84,6 +85,8 @@ class FakeAccess:
     rate_limited_until: None = None
     credential_rejected_until: None = None
     exhausted_budget: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    listener: int = -1
 
     async def final_usage(self) -> UsageTotal:
         return UsageTotal(calls=1, micros=5)
@@ -96,7 +99,12 @@ class FakeGateway:
     log: list[str] = field(default_factory=list)
 
     @asynccontextmanager
-    async def open_run(self, context: RunContext, emit: Emit) -> AsyncIterator[RunAccess]:  # noqa: ARG002
+    async def open_run(
+        self,
+        context: RunContext,  # noqa: ARG002  # the port's signature
+        emit: Emit,  # noqa: ARG002
+        orphan: OrphanedRun | None = None,  # noqa: ARG002
+    ) -> AsyncIterator[RunAccess]:
         self.log.append("open")
         yield FakeAccess(ModelAccess(api_key=SECRET), [SECRET])
         self.log.append("closed")
@@ -136,8 +144,9 @@ async def world_at(
     root: Path,
     agent: Callable[[RunSpec, Emit, StopSignal], Awaitable[RunReport]] = succeed,
     gateway: FakeGateway | None = None,
+    **store_options: Any,
 ) -> AsyncIterator[World]:
-    store = await open_store(f"sqlite:///{root / 'd.db'}")
+    store = await open_store(f"sqlite:///{root / 'd.db'}", **store_options)
     try:
         checkouts, runner, redactor = HookedCheckouts(root), FakeRunner(agent), Redactor()
         config = WorkerConfig(

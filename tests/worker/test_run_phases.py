@@ -1,12 +1,14 @@
-"""The phases of a run: stored before the work begins, with progress that is live and rare."""
+"""The phases of a run: emitted as its events, with progress that is live and rare."""
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
 
+from steadyhand.event_log import EventLog
 from steadyhand.events import LiveProgress, PhaseStarted, TextDelta, WarningEvent
 from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import is_reported, phases_reported_to, report_phase, report_progress
@@ -27,14 +29,19 @@ def run_async(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 class Log:
     def __init__(self) -> None:
-        self.stored: list[Any] = []
+        self.emitted: list[Any] = []
         self.live: list[LiveProgress] = []
 
-    async def append(self, _job_id: str, drafts: Any) -> None:
-        self.stored += [draft.body for draft in drafts]
+    async def emit(self, body: Any) -> None:
+        self.emitted.append(body)
 
     def publish_live(self, item: LiveProgress) -> None:
         self.live.append(item)
+
+    @contextmanager
+    def reported(self) -> Iterator[None]:
+        with phases_reported_to(RunPhases(cast("EventLog", self), make_job(), lambda: NOON, self.emit)):
+            yield
 
 
 @pytest.fixture
@@ -43,24 +50,24 @@ def log() -> Log:
 
 
 @run_async
-async def test_a_phase_is_stored_once_and_nobody_needs_to_listen(log: Log) -> None:
+async def test_a_phase_is_emitted_once_and_nobody_needs_to_listen(log: Log) -> None:
     await report_phase("fetching")
     report_progress("nobody sees this")
     assert not is_reported()
-    with phases_reported_to(RunPhases(log, make_job(), lambda: NOON)):  # type: ignore[arg-type]
+    with log.reported():
         assert is_reported()
         await report_phase("fetching")
         await report_phase("fetching")
         await report_phase("setup", "npm ci")
     await report_phase("checking_out")
-    assert log.stored == [PhaseStarted("fetching"), PhaseStarted("setup", "npm ci")]
+    assert log.emitted == [PhaseStarted("fetching"), PhaseStarted("setup", "npm ci")]
 
 
 @run_async
 async def test_progress_is_live_and_at_most_once_a_second(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("steadyhand.worker.run_phases.time.monotonic", lambda: now[0])
-    with phases_reported_to(RunPhases(log, make_job(), lambda: NOON)):  # type: ignore[arg-type]
+    with log.reported():
         await report_phase("fetching")
         git = GitProgress()
         for percent in range(101):
@@ -69,7 +76,7 @@ async def test_progress_is_live_and_at_most_once_a_second(log: Log, monkeypatch:
     assert 9 <= len(log.live) <= 12
     assert log.live[0].body.phase == "fetching"
     assert log.live[0].body.detail == "receiving objects 0 %"
-    assert log.stored == [PhaseStarted("fetching")]
+    assert log.emitted == [PhaseStarted("fetching")]
 
 
 @pytest.mark.parametrize(

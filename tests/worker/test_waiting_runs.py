@@ -23,7 +23,11 @@ from steadyhand.errors import RetryLater
 from steadyhand.events import Message
 from steadyhand.job import ClientTool, Job, JobSpec, OutcomeType, State
 from steadyhand.outcome import RunEvidence, StopReason
-from steadyhand.ports import ClientToolCall, Emit, RunReport, RunSpec, StopSignal
+from steadyhand.ports import Claim, ClientToolCall, Emit, RunReport, RunSpec, StopSignal
+from steadyhand.testing.contracts.samples import make_job
+from steadyhand.tool_calls import PendingCalls
+from steadyhand.worker import waiting_runs
+from steadyhand.worker.waiting_runs import WaitingRuns
 
 LOOK = ClientTool("look", None, {"type": "object"})
 
@@ -339,3 +343,48 @@ def test_jobs_of_one_directory_run_one_after_another_and_hold_no_slot_before(run
         assert ("release", first.id) in service.checkouts.calls
 
     run_scene(scene, capacity=2)
+
+
+class _Queue:
+    def __init__(self) -> None:
+        self.suspended: list[str] = []
+
+    def suspend(self, claim: Claim) -> None:
+        self.suspended.append(claim.job.id)
+
+
+def test_without_memory_the_runs_that_wait_longest_end_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiting_runs, "MEMORY_SECONDS", 0.01)
+    surplus, looks = [0], [0]
+
+    def count_surplus() -> int:
+        looks[0] += 1
+        return surplus[0]
+
+    async def is_in_session() -> bool:
+        return True
+
+    async def play() -> None:
+        queue: Any = _Queue()
+        runs = WaitingRuns(queue, 8, 8, count_surplus=count_surplus)
+        claims = [Claim(make_job(id=f"job-{number}"), number, StopSignal()) for number in range(2)]
+        pending = [PendingCalls([], "k_one") for _ in claims]
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            task = group.create_task(runs.run())
+            with (
+                runs.entered(claims[1], pending[1], is_in_session),
+                runs.entered(claims[0], pending[0], is_in_session),
+            ):
+                assert queue.suspended == ["job-1", "job-0"]
+                assert len(runs.staying()) == 2
+                await until(lambda: looks[0] > 2)
+                assert not pending[1].closed
+                surplus[0] = 1
+                await until(lambda: pending[1].closed)
+                assert claims[1].stop.reason is StopReason.DISPLACED
+                assert (len(runs.staying()), pending[0].closed) == (1, False)
+            task.cancel()
+
+    asyncio.run(play())

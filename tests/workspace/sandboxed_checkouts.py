@@ -4,13 +4,13 @@ import asyncio
 import inspect
 import json
 import os
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from steadyhand.agents import Agent, Workspace
 from steadyhand.job import Job
-from steadyhand.ports import Checkout, ExecResult, Harvest, SandboxExec
+from steadyhand.ports import Checkout, ExecResult, Harvest, SandboxExec, phases_reported_to
 from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
@@ -34,6 +34,33 @@ from pathlib import Path
 {inspect.getsource(list_tree)}
 print(json.dumps(list_tree(Path.cwd())))
 """
+
+
+class PhaseList:
+    """Keeps the phases and the progress of one run, in order."""
+
+    def __init__(self, details: list[str]) -> None:
+        self._details = details
+
+    async def report_phase(self, phase: str, detail: str | None) -> None:
+        self._details.append(phase if detail is None else f"{phase} {detail}")
+
+    def report_progress(self, detail: str) -> None:
+        self._details.append(detail)
+
+
+async def told_at_once(work: Callable[[int], Awaitable[object]]) -> Sequence[list[str]]:
+    """Do the same work for two runs at once; return the phases and the progress that each was told."""
+    told: tuple[list[str], list[str]] = ([], [])
+
+    async def do(number: int) -> None:
+        with phases_reported_to(PhaseList(told[number])):
+            await work(number)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(2):
+            group.create_task(do(number))
+    return told
 
 
 def sandbox_exec_in(world: Path, *, slots: int = 4) -> ProcessSandboxExec:

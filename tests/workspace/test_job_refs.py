@@ -1,6 +1,5 @@
 """The refs that an agent sees: those of the newest fetch, in each kind of checkout, in turns and in resumed runs."""
 
-import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.workspace.sandboxed_checkouts import SandboxedCheckouts, run_async
+from tests.workspace.sandboxed_checkouts import PhaseList, SandboxedCheckouts, run_async, told_at_once
 
 from steadyhand.job import Job
 from steadyhand.job_warnings import WarningCode
@@ -233,19 +232,6 @@ def test_an_agent_can_do_to_its_refs_what_it_likes_and_no_other_job_sees_it(
     run_async(work())
 
 
-class PhaseList:
-    """Keeps the phases and the progress of one run, in order."""
-
-    def __init__(self, details: list[str]) -> None:
-        self._details = details
-
-    async def report_phase(self, phase: str, detail: str | None) -> None:
-        self._details.append(phase if detail is None else f"{phase} {detail}")
-
-    def report_progress(self, detail: str) -> None:
-        self._details.append(detail)
-
-
 @EACH_KIND
 def test_the_progress_of_a_checkout_is_told_as_it_goes(
     world_dir: Path, repository: Repository, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -272,25 +258,17 @@ def test_a_job_that_waits_for_the_checkout_of_another_is_told_its_progress(
     world_dir: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(_BASE_ENVIRONMENT, "GIT_PROGRESS_DELAY", "0")
-    told: list[list[str]] = [[], []]
-
-    async def prepare(checkouts: GitCheckouts, slot: int) -> None:
-        with phases_reported_to(PhaseList(told[slot])):
-            await checkouts.prepare(make_job(), repository.workspace(), slot)
 
     async def work() -> None:
-        checkouts = KINDS["overlay"](world_dir).checkouts
-        async with asyncio.TaskGroup() as group:
-            for slot in range(2):
-                group.create_task(prepare(checkouts, slot))
-        warm = checkouts.factory.warm
+        made = SandboxedCheckouts(world_dir)
+        for details in await told_at_once(lambda slot: made.prepare(repository.workspace(), slot)):
+            assert details[-1] == "updating files 100 %", details
+            assert "checking_out" in details
+        warm = made.checkouts.factory.warm
         assert warm is not None
         assert warm.build_count == 1
 
     run_async(work())
-    for details in told:
-        assert details[-1] == "updating files 100 %", told
-        assert "checking_out" in details
 
 
 def test_the_agents_own_refs_win_over_new_ones() -> None:

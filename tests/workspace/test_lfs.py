@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from tests.workspace.git_http_server import GitHttpServer
 from tests.workspace.pointers import add_lfs_file, lfs_pointer
-from tests.workspace.sandboxed_checkouts import SandboxedCheckouts, run_async
+from tests.workspace.sandboxed_checkouts import SandboxedCheckouts, run_async, told_at_once
 
 from steadyhand.agents import Workspace
 from steadyhand.errors import WorkspaceError
 from steadyhand.job_warnings import WarningCode
 from steadyhand.testing.contracts.checkouts import make_repository, run_shell
 from steadyhand.workspace import lfs
+from steadyhand.workspace.external_content import LfsFile
 from steadyhand.workspace.git import GitSettings
-from steadyhand.workspace.lfs import endpoint_of
+from steadyhand.workspace.lfs import LfsStore, endpoint_of
 from steadyhand.workspace.remote_hosts import RemoteHosts, UrlRefused
 from steadyhand.workspace.repository_source import parse_source
 
@@ -100,6 +101,23 @@ def test_the_files_are_there_and_only_what_the_agent_changed_is_its_work(
         run_shell(f"git apply --unsafe-paths {place.paths.diff}", forge.main.folder)
         assert (forge.main.folder / "data/model.bin").read_text() == "new\n"
         assert (forge.main.folder / "o t.bin").read_text() == lfs_pointer(MODEL)
+
+    run_async(scene())
+
+
+def test_the_job_that_fetches_files_and_the_one_that_waits_are_told_how_far_it_is(
+    forge: Forge, world_dir: Path
+) -> None:
+    hosts = RemoteHosts(parse_source(f"{forge.server.url}/main.git"), ())
+    endpoint = endpoint_of(hosts, f"{forge.server.url}/main.git", None)
+    files = [LfsFile("a", oid(MODEL), len(MODEL)), LfsFile("b", oid(OTHER), len(OTHER))]
+    store = LfsStore(world_dir / "lfs", GitSettings())
+
+    async def scene() -> None:
+        for told in await told_at_once(lambda _: store.fetch(files, endpoint, None)):
+            assert told[0] == "fetching"
+            assert len(told) == 1 + len(files)
+            assert told[-1] == "files of Git LFS 100 %"
 
     run_async(scene())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.workspace.git_http_server import GitHttpServer
 from tests.workspace.pointers import add_lfs_file, add_submodule
-from tests.workspace.sandboxed_checkouts import SandboxedCheckouts, run_async
+from tests.workspace.sandboxed_checkouts import SandboxedCheckouts, run_async, told_at_once
 
 from steadyhand.agents import Workspace
 from steadyhand.errors import WorkspaceError
@@ -15,6 +15,9 @@ from steadyhand.job_warnings import WarningCode
 from steadyhand.testing.contracts.checkouts import Repository, make_repository, run_shell
 from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts, submodule_mirror, submodules
+from steadyhand.workspace.git import GitSettings
+from steadyhand.workspace.remote_hosts import RemoteHosts
+from steadyhand.workspace.repository_source import parse_source
 
 LOGIN = "Basic YW5uOnNlY3JldA=="
 
@@ -95,6 +98,21 @@ def test_submodules_are_there_with_those_inside_them_and_their_work_is_kept(
         assert "+Subproject commit" in place.paths.diff.read_text()
         unchanged = await made.checkouts.harvest(again)
         assert (unchanged.changes, unchanged.warnings) == (None, ())
+
+    run_async(scene())
+
+
+def test_the_job_that_fetches_a_submodule_and_the_one_that_waits_are_told_how_far_it_is(
+    forge: Forge, world_dir: Path
+) -> None:
+    hosts = RemoteHosts(parse_source(f"{forge.server.url}/main.git"), ())
+    remote = hosts.check(f"{forge.server.url}/lib.git")
+    mirror = submodule_mirror.SubmoduleMirrors(world_dir / "submodules", GitSettings()).get(remote, None)
+
+    async def scene() -> None:
+        for told in await told_at_once(lambda _: mirror.fetch(forge.lib.head())):
+            assert told[0] == "fetching"
+            assert "submodules: compressing objects 100 %" in told, told
 
     run_async(scene())
 

@@ -1,7 +1,7 @@
 """The ASGI app: routes, error handlers and middleware over `Control`."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -9,16 +9,28 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from steadyhand.api.classic import chat_completions, conversational, execute
-from steadyhand.api.native import catalog, health, jobs, keys, usage
+from steadyhand.api.native import (
+    bulk,
+    callback_endpoints,
+    callbacks,
+    catalog,
+    forecast,
+    health,
+    jobs,
+    keys,
+    schedules,
+    tools,
+    usage,
+)
 from steadyhand.api.openai import models
 from steadyhand.api.openai.chat import chat_routes
 from steadyhand.api.openai.responses import response_routes
 from steadyhand.api.openapi.document import document_builder
 from steadyhand.api.schemas.route_table import DocumentedRoute
-from steadyhand.api.transport.context import ApiContext, ApiOptions
+from steadyhand.api.transport.context import ApiContext, ApiOptions, get_caller, get_context
 from steadyhand.api.transport.errors import (
     handle_caller_error,
     handle_router_error,
@@ -29,6 +41,7 @@ from steadyhand.api.transport.middleware import AllowedHosts, RequestMiddleware
 from steadyhand.control import Control
 from steadyhand.errors import CallerError, StoreUnavailable
 from steadyhand.keyring import Keyring
+from steadyhand.metrics.names import ALL_METRIC_SCOPES, MetricScope
 from steadyhand.ports import ToolNames
 
 _EXPOSED_HEADERS = (
@@ -75,6 +88,17 @@ async def send_document(request: Request) -> Response:
     return JSONResponse(await asyncio.to_thread(request.app.openapi))
 
 
+async def send_metrics(request: Request) -> Response:
+    """Respond with the metrics for Prometheus: with `read` those of the service, with `read:all` those by agent too."""
+    caller, scrape = get_caller(request), get_context(request).options.scrape
+    caller.require_scope("read")
+    assert scrape is not None  # noqa: S101  # without it there is no such route
+    scopes: frozenset[MetricScope] = frozenset({"read"})
+    scopes = ALL_METRIC_SCOPES if caller.has_scope("read:all") else scopes
+    body, content_type = await scrape(request.headers.get("accept", ""), scopes)
+    return Response(body, headers={"content-type": content_type, "cache-control": "no-store"})
+
+
 def create_app(
     *,
     control: Control,
@@ -82,14 +106,33 @@ def create_app(
     options: ApiOptions,
     tool_names: ToolNames,
     lifespan: Callable[[Starlette], Any] | None = None,
+    more_routes: Sequence[BaseRoute] = (),
 ) -> "ApiApp":
     """Create the ASGI app. It owns no resource: `lifespan`, if any, starts and stops the services behind it.
+
+    `more_routes` are those of other rooms, such as the operations page; the document does not list them.
 
     The document is at `/openapi.json`. There are no interactive pages, since theirs load scripts from other hosts.
     """
     openai_modules = (chat_completions,) if options.profile == "classic" else (chat_routes, response_routes)
     # The busiest first; routes are tried in this order.
-    route_modules = (execute, health, jobs, catalog, models, keys, usage, *openai_modules, conversational)
+    route_modules = (
+        execute,
+        health,
+        jobs,
+        bulk,
+        catalog,
+        models,
+        keys,
+        usage,
+        forecast,
+        tools,
+        schedules,
+        callback_endpoints,
+        callbacks,
+        *openai_modules,
+        conversational,
+    )
     is_classic = options.profile == "classic"
 
     def has_classic_errors(path: str) -> bool:
@@ -100,6 +143,8 @@ def create_app(
         routes=[
             *(served_route(route) for route in routes),
             Route("/openapi.json", send_document, include_in_schema=False),
+            *([] if options.scrape is None else [Route("/metrics", send_metrics, include_in_schema=False)]),
+            *more_routes,
         ],
         lifespan=lifespan,
         exception_handlers={
@@ -115,7 +160,7 @@ def create_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=options.cors_origins,
-            allow_methods=("GET", "POST", "DELETE"),
+            allow_methods=("GET", "POST", "PATCH", "DELETE"),
             allow_headers=("*",),
             expose_headers=_EXPOSED_HEADERS,
         )
@@ -124,5 +169,6 @@ def create_app(
         hosts=AllowedHosts(options),
         redactor=options.redactor,
         is_classic=is_classic,
+        on_response=options.on_response,
     )
     return app

@@ -9,8 +9,14 @@ from typing import Any
 from steadyhand.agents import Agent, Workspace
 from steadyhand.api.classic.execute import classic_job_json
 from steadyhand.api.native.event_stream import event_frame
+from steadyhand.api.native.forecast import forecast_json
+from steadyhand.api.native.schedules import schedule_json, tick_json
 from steadyhand.api.native.serializers import (
     agent_json,
+    bulk_json,
+    delivery_json,
+    delivery_with_body_json,
+    endpoint_json,
     event_json,
     job_item_json,
     job_json,
@@ -20,6 +26,7 @@ from steadyhand.api.native.serializers import (
     usage_json,
     workspace_json,
 )
+from steadyhand.api.native.tools import tools_json
 from steadyhand.api.openai.chat.chunks import ChatOptions, ChunkBuilder
 from steadyhand.api.openai.chat.completion import completion_json, message_json
 from steadyhand.api.openai.output_spec import OutputSpec
@@ -36,7 +43,16 @@ from steadyhand.api.transport.errors import (
     http_status,
     internal_error_response,
 )
-from steadyhand.control import AvailableAgent
+from steadyhand.control import (
+    AvailableAgent,
+    BudgetForecast,
+    BulkItem,
+    BulkResult,
+    Forecast,
+    ForecastRequest,
+    ToolRow,
+    ToolStatistics,
+)
 from steadyhand.errors import (
     CallerError,
     Conflict,
@@ -47,8 +63,25 @@ from steadyhand.errors import (
     Unauthenticated,
 )
 from steadyhand.events import Event
+from steadyhand.forecast import BurnRate, Quantiles
 from steadyhand.job import Changes, Cost, Job, JobSpec, Outcome, OutcomeType, Run, State, Usage
-from steadyhand.ports import ApiKey, KeyLimits, RunOutput, TokenCounts, ToolNames, UsageRow, UsageTotal
+from steadyhand.ports import (
+    ApiKey,
+    BudgetLimit,
+    Delivery,
+    EndpointInfo,
+    JobTemplate,
+    KeyLimits,
+    RunOutput,
+    Schedule,
+    ScheduleInfo,
+    ScheduleSpec,
+    ScheduleTick,
+    TokenCounts,
+    ToolNames,
+    UsageRow,
+    UsageTotal,
+)
 
 _TIME = datetime(2026, 1, 1, 9, 0, 0, 100_000, tzinfo=UTC)
 _STARTED, _FINISHED = _TIME + timedelta(milliseconds=20), _TIME + timedelta(seconds=40.93)
@@ -96,7 +129,16 @@ _QUESTION = {"role": "user", "content": "What is the capital of France?"}
 
 def examples() -> Mapping[str, Any]:
     """Return every example by its name."""
-    return {**_requests(), **_native(), **_classic(), **_chat(), **_responses(), **_errors()}
+    return {
+        **_requests(),
+        **_native(),
+        **_callbacks(),
+        **_schedules(),
+        **_classic(),
+        **_chat(),
+        **_responses(),
+        **_errors(),
+    }
 
 
 def _requests() -> dict[str, Any]:
@@ -135,6 +177,11 @@ def _requests() -> dict[str, Any]:
         "TURN": {"prompt": "Now add a test for it."},
         "RETRY": {"after_run": 1},
         "RESUME": {"after_run": 1, "budget_usd": 10},
+        "STEER": {"text": "Leave the parser alone, please."},
+        "BULK_CANCEL": {"state": ["queued"], "agent": "claude", "metadata": {"ticket": "OPS-7"}},
+        "BULK_ALL": {"all": True, "dry_run": True},
+        "BULK_RETRY": {"state": ["error", "interrupted"], "created_after": "2026-01-01T00:00:00Z"},
+        "BULK_RESUME": {"state": ["failed"], "q": "parser", "budget_usd": 10, "prompt": "Go on."},
         "LEAST_KEY": {"name": "ci"},
         "CREATE_KEY": {"name": _KEY.name, "scopes": ["submit", "read", "cancel"], "limits": limits},
         "ROTATE_KEY": {"grace_seconds": 3600},
@@ -174,12 +221,27 @@ def _native() -> dict[str, Any]:
     infra = workspace_json(Workspace("infra", "https://git.example.org/infra.git", "main"))
     usage = UsageTotal(41, TokenCounts(33_292, 13_940, 623_610, 82_164), 1_689_200)
     key = key_json(_KEY, is_fixed=False)
+    rows = [
+        ToolRow("Bash", None, None, "claude", 41, 3, 1, 92_300),
+        ToolRow("Read", None, None, "claude", 17),
+    ]
+    tools = ToolStatistics(12, rows)
+    conflict = Conflict("The job has left no session to resume; retry it.")
+    items = [
+        BulkItem(replace(_JOB, state=State.QUEUED)),
+        BulkItem(replace(_JOB, id="0c1d2e3f4a5b"), conflict),
+    ]
+    bulk = BulkResult(_TIME, False, 2, items, None, has_more=False)
     return {
         "HEALTH": {"status": "ok", "busy": False, "active": 1, "queued": 0, "capacity": 4},
         "ALIVE": {"status": "ok"},
         "JOB": job_json(_JOB, None),
         "QUEUED": job_json(_NEW_JOB, 1),
         "JOBS": list_json([job_item_json(_JOB, None)]),
+        "BULK": bulk_json(bulk, str),
+        "TOOLS": tools_json(tools, 200),
+        "FORECAST": forecast_json(_forecast()),
+        "STEERED": {"object": "steer", "id": "st_5d0c69e90932e6cafe11", "job_id": _JOB.id, "run": 1},
         "EVENTS": list_json([event_json(tool_call)], "12"),
         "STREAM": event_frame(tool_call).decode(),
         "DIFF": "diff --git a/shop.py b/shop.py\n--- a/shop.py\n+++ b/shop.py\n@@ -1 +1 @@\n-total = 0\n+total = 1\n",
@@ -192,6 +254,125 @@ def _native() -> dict[str, Any]:
         "REVOKED_KEY": key_json(replace(_KEY, revoked_at=_TIME + timedelta(days=1)), is_fixed=False),
         "KEYS": list_json([key]),
         "USAGE": list_json([usage_json(UsageRow({"api_key": _KEY.id, "day": "2026-01-01"}, usage))]),
+    }
+
+
+def _forecast() -> Forecast:
+    burn = BurnRate(9_120_000, 604_800, _TIME - timedelta(days=7))
+    limit = BudgetLimit("key", _KEY.id, "month", 60_000_000)
+    budget = BudgetForecast(
+        limit, 31_400_000, True, _TIME + timedelta(days=30), burn, _TIME + timedelta(days=21)
+    )
+    return Forecast(
+        agent="claude",
+        request=ForecastRequest(workspace="infra"),
+        since=_TIME - timedelta(days=30),
+        sampled=182,
+        cost=Quantiles(41_200, 310_500, 180),
+        seconds=Quantiles(40.93, 312.5, 182),
+        burn=burn,
+        burn_priced=True,
+        budgets=[budget],
+    )
+
+
+def _callbacks() -> dict[str, Any]:
+    at = _TIME + timedelta(minutes=1)
+    links = {"job": f"/v1/jobs/{_JOB.id}", "events": f"/v1/jobs/{_JOB.id}/events"}
+    data = {"id": _JOB.id, "state": "completed", "outcome": "success", "run": 1, "event": 57, "links": links}
+    sent = {"type": "job.ended", "timestamp": "2026-01-01T09:00:41.030000Z", "data": data}
+    delivery = Delivery(
+        1,
+        "msg_5d1c0a9be2f34f6e8a7b6c5d4e3f2a10",
+        _JOB.id,
+        _KEY.id,
+        None,
+        "https://n8n.example.org/webhook-waiting/7?signature=a1b2",
+        "",
+        "job.ended",
+        json.dumps(sent, separators=(",", ":")),
+        _TIME,
+        at,
+        _TIME + timedelta(days=1),
+        state="delivered",
+        attempts=1,
+        attempted_at=at,
+        status=200,
+    )
+    pending = replace(delivery, state="pending", attempts=0, status=None)
+    endpoint = endpoint_json(
+        EndpointInfo("n8n", "https://n8n.example.org", ["job.ended"], ["triage"], "thin", "api", _TIME)
+    )
+    return {
+        "ENDPOINTS": list_json([endpoint]),
+        "ENDPOINT": endpoint,
+        "NEW_ENDPOINT": {**endpoint, "secret": "whsec_" + "A" * 43 + "="},
+        "CREATE_ENDPOINT": {
+            "name": "n8n",
+            "url": "https://n8n.example.org/webhook/7?signature=a1b2",
+            "events": ["job.ended"],
+            "agents": ["triage"],
+        },
+        "CHANGE_ENDPOINT": {"agents": [], "rotate_secret": True},
+        "DELIVERIES": list_json([delivery_json(delivery)]),
+        "DELIVERY": delivery_with_body_json(delivery),
+        "REPLAYED": delivery_json(pending),
+        "CALLBACK_SECRET": {
+            "object": "callback_secret",
+            "api_key_id": _KEY.id,
+            "secret": "whsec_" + "A" * 43 + "=",
+        },
+    }
+
+
+def _schedules() -> dict[str, Any]:
+    request = {
+        "name": "nightly",
+        "cron": "30 2 * * MON-FRI",
+        "timezone": "Europe/Berlin",
+        "job": {
+            "prompt": "Update the dependencies. Today is {{ tick.date }}.",
+            "agent": "claude",
+            "workspace": "shop",
+            "budget_usd": 2,
+        },
+        "overlap": "skip",
+        "missed": "once",
+        "max_usd": 100,
+        "max_failures": 3,
+    }
+    template = JobTemplate(
+        JobSpec("Update the dependencies. Today is {{ tick.date }}."),
+        agent="claude",
+        workspace="shop",
+        budget_micros=2_000_000,
+    )
+    spec = ScheduleSpec("30 2 * * MON-FRI", template, "Europe/Berlin", max_micros=100_000_000, max_failures=3)
+    fired = ScheduleTick(
+        8, "sch_1", _TIME, _TIME, "cron", "fired", job_id=_JOB.id, outcome=OutcomeType.SUCCESS, micros=420_000
+    )
+    skipped = ScheduleTick(
+        7, "sch_1", _TIME, _TIME, "cron", "skipped", "overlap", "The job 3f2a9c01be77 goes on."
+    )
+    schedule = Schedule(
+        "sch_1",
+        "nightly",
+        _KEY.id,
+        "api",
+        spec,
+        _TIME,
+        _TIME + timedelta(days=1),
+        runs=1,
+        spent_micros=420_000,
+    )
+    document = schedule_json(ScheduleInfo(schedule, fired))
+    return {
+        "SCHEDULE": document,
+        "SCHEDULES": list_json([document]),
+        "SCHEDULE_TICKS": list_json([tick_json(fired), tick_json(skipped)]),
+        "LEAST_SCHEDULE": {"name": "hourly", "cron": "@hourly", "job": {"prompt": "Look for news."}},
+        "CREATE_SCHEDULE": request,
+        "CHANGE_SCHEDULE": {"cron": "0 3 * * *", "max_usd": None},
     }
 
 

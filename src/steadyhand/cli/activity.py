@@ -42,7 +42,7 @@ def load_activity(client: Client, job: Mapping[str, Any], now: datetime) -> Acti
     newest = newest if isinstance(newest, int) else 0
     after = max(0, newest - _RECENT_EVENTS)
     try:
-        events = list(client.events(str(job.get("id")), after=after, follow=False))
+        events = [event.document for event in client.events(str(job.get("id")), after=after)]
     except (NotFound, ServiceUnreachable):
         events = []  # it was deleted meanwhile; what is known of it is shown all the same
     return describe_activity(job, events, now)

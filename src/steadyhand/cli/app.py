@@ -17,6 +17,7 @@ from steadyhand.cli.exit_codes import ExitCode, exit_code_for_error
 from steadyhand.cli.sanitize import sanitize
 from steadyhand.errors import (
     Conflict,
+    DatabaseBusy,
     DataDirectoryBusy,
     InvalidRequest,
     RetryLater,
@@ -42,6 +43,7 @@ class HungUp(Terminated):
 
 
 _COMMAND_ORDER = (
+    "init",
     "serve",
     "run",
     "jobs",
@@ -51,6 +53,7 @@ _COMMAND_ORDER = (
     "cancel",
     "retry",
     "resume",
+    "steer",
     "diff",
     "transcript",
     "delete",
@@ -64,18 +67,22 @@ COMMAND_MODULES: Mapping[str, tuple[str, ...]] = {
         "show",
         "wait",
         "logs",
-        "cancel",
-        "retry",
-        "resume",
         "delete",
         "diff",
         "transcript",
         "agents",
         "workspaces",
     ),
+    "callbacks": ("callbacks",),
+    "shell_completion": ("completion",),
+    "init": ("init",),
     "keys": ("keys",),
+    "lifecycle": ("cancel", "retry", "resume", "steer"),
+    "open_page": ("open",),
     "run": ("run",),
+    "schedules": ("schedules",),
     "service": ("serve", "doctor", "config", "demo"),
+    "tools": ("tools",),
     "usage": ("usage",),
 }
 """The commands by the module of this package that adds them to the program."""
@@ -169,6 +176,10 @@ _ADVICE_BY_ERROR: Mapping[tuple[type[SteadyhandError], str | None], str] = {
     ): "Set STEADYHAND_TOKEN to a key of this service; a local one without keys of its own "
     "keeps one in <data-dir>/admin.key.",
     (Conflict, "not_ready"): "Wait for it with `steadyhand wait`.",
+    (
+        DatabaseBusy,
+        None,
+    ): "Use that service with --server or STEADYHAND_URL, or set database_url to another database.",
     (DataDirectoryBusy, None): "Use that service with --server or STEADYHAND_URL, or choose another "
     "directory with --data-dir or STEADYHAND_DATA_DIR.",
 }
@@ -192,9 +203,10 @@ app = typer.Typer(
 
 def _print_version(requested: bool) -> None:  # noqa: FBT001  # typer calls it so
     if requested:
-        from steadyhand import __version__  # noqa: PLC0415  # read when asked
+        from steadyhand.cli.version import version_lines  # noqa: PLC0415  # read when asked
 
-        typer.echo(__version__)
+        for line in version_lines():
+            typer.echo(line)
         raise typer.Exit
 
 
@@ -210,7 +222,7 @@ def _main_options(
         ),
     ] = None,
     version: bool = typer.Option(  # noqa: FBT001, ARG001  # eager: handled before any command
-        False, "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        False, "--version", help="Print the versions and exit.", is_eager=True, callback=_print_version
     ),
 ) -> None:
     """Run headless coding agents as a dependable service."""

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,11 +47,16 @@ def open_client(server: str | None) -> Iterator[Client]:
 
 def client_for(url: str, client_config: ClientSettings) -> Client:
     """Return a client. The key of the local service is never sent to another machine."""
-    client = Client(url, client_config.token)
-    if client_config.token_is_local and not client.local:
+    client = command_client(url, client_config.token)
+    if client_config.token_is_local and not client.is_local:
         client.close()
-        return Client(url)
+        return command_client(url)
     return client
+
+
+def command_client(url: str, token: str | None = None) -> Client:
+    """Return a client that raises a refusal at once: the person at the command decides about the next try."""
+    return Client(url, token, retry_later_seconds=0)
 
 
 def find_job_id(client: Client, text: str) -> str:
@@ -65,7 +70,7 @@ def find_job_id(client: Client, text: str) -> str:
     if not _SHORT_ID.fullmatch(id_prefix):
         raise NotFound(f"{one_line(text, 40)!r} is not the id of a job: those are 12 hexadecimal digits.")
     page = client.list(id_prefix=id_prefix, limit=_MAX_CANDIDATES + 1)
-    matches = [str(job["id"]) for job in page.get("data", []) if str(job.get("id", "")).startswith(id_prefix)]
+    matches = [job.id for job in page.data if job.id.startswith(id_prefix)]
     if not matches:
         raise NotFound(f"There is no job whose id begins with {id_prefix}.")
     if len(matches) > 1:
@@ -106,7 +111,7 @@ def reject_remote_path(server: str | None, path: str) -> None:
     """Raise `InvalidRequest` for a path if the service of this command runs on another machine."""
     settings = load_settings()
     with client_for(server or settings.url or settings.file_url or DEFAULT_URL, settings) as client:
-        if client.local:
+        if client.is_local:
             return
         raise InvalidRequest(
             f"{one_line(path)} is a path on this machine, and {client.base_url} runs on another, where it means "
@@ -115,7 +120,7 @@ def reject_remote_path(server: str | None, path: str) -> None:
         )
 
 
-def list_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
+def list_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the objects of a list."""
     data = document.get("data")
     return [row for row in data if isinstance(row, dict)] if isinstance(data, list) else []

@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from steadyhand.cli import client_options
 from steadyhand.cli.console import CommandOutput
 from steadyhand.cli.exit_codes import ExitCode
 from steadyhand.cli.progress import EventPrinter, Progress, create_view, summary_line
@@ -82,7 +83,7 @@ def _play_demo(console: Console, root: Path) -> dict[str, Any]:
         console.print(Text(f"  steadyhand serve  →  {url}", style="dim"))
         console.print(Text(f"  {_describe_isolation(environment)}", style="dim"), soft_wrap=True)
         token = (root / "data" / "admin.key").read_text("ascii").strip()
-        client = stack.enter_context(Client(url, token))
+        client = stack.enter_context(client_options.command_client(url, token))
         job = _run_job(console, client, repository)
     _print_step(console, 6, "The test again")
     tests_pass, output = _run_test(repository)
@@ -103,12 +104,12 @@ def _run_job(console: Console, client: Client, repository: Path) -> dict[str, An
     }
     _print_step(console, 4, "A job over HTTP, and the work of the agent")
     console.print(Text(f"  POST /v1/jobs {json.dumps(body)}", style="dim"))
-    job_id = str(client.submit(**body)["id"])  # type: ignore[arg-type]  # the fields are of several types
+    job_id = client.submit(**body).id  # type: ignore[arg-type]  # the fields are of several types
     console.print(Text(f"  202 Accepted: job {one_line(job_id, 20)}\n", style="dim"))
     progress = Progress()
     with create_view(console, progress) as view:
-        EventPrinter(view, progress).print_events(client.events(job_id))
-    job = client.wait(job_id, timeout_seconds=JOB_SECONDS)
+        EventPrinter(view, progress).print_events(event.document for event in client.follow(job_id))
+    job = client.wait(job_id, timeout_seconds=JOB_SECONDS).document
     console.print(summary_line(job))
     if job.get("state") != "completed":
         raise DemoFailed(f"the job ended as {one_line(job.get('state'), 20)}.")
@@ -174,7 +175,9 @@ def _service_environment(console: Console, stack: ExitStack, root: Path) -> dict
     """Return a minimal environment for the service, with a model."""
     settings = configuration.load_settings()
     environment = {
-        name: settings.environment[name] for name in _PASSED_VARIABLES if name in settings.environment
+        name: value
+        for name, value in settings.environment.items()
+        if name in _PASSED_VARIABLES or name.startswith("OTEL_")  # a receiver of its trace
     }
     environment["STEADYHAND_DATA_DIR"] = str(root / "data")
     if settings.anthropic_api_key:

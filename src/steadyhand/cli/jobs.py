@@ -1,6 +1,6 @@
-"""The commands that list, show and change jobs."""
+"""The commands that list, show and delete jobs; `lifecycle` has those that change them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -54,14 +54,14 @@ def jobs(
             state=state or None, agent=agent, workspace=workspace, api_key=key_id, q=search, limit=limit
         )
     if as_json:
-        output.print_json(page)
+        output.print_json(page.document)
         return
-    rows = client_options.list_rows(page)
+    rows = [item.document for item in page.data]
     if not rows:
         output.print_note("No jobs.")
         return
     output.print_renderable(jobs_table(rows, names))
-    if page.get("has_more"):
+    if page.has_more:
         output.print_note("There are more: --limit.", "dim")
 
 
@@ -70,7 +70,7 @@ def show(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
     """Show one job."""
     output = create_output()
     with client_options.open_client(server) as client:
-        document = client.get(client_options.find_job_id(client, job))
+        document = client.get(client_options.find_job_id(client, job)).document
         activity = None if as_json else load_activity(client, document, utc_now())
     if as_json:
         output.print_json(document)
@@ -96,7 +96,7 @@ def wait(
     output = create_output()
     seconds = None if timeout is None else parse_seconds(timeout, "--timeout")
     with client_options.open_client(server) as client:
-        ended_job = client.wait(client_options.find_job_id(client, job), timeout_seconds=seconds)
+        ended_job = client.wait(client_options.find_job_id(client, job), timeout_seconds=seconds).document
     if ended_job.get("state") not in ENDED_STATES and not as_json:
         output.print_note(f"The job is still {one_line(ended_job.get('state'), 20)}.")
     print_result_and_exit(output, ended_job, as_json=as_json, hint=next_step(ended_job, server))
@@ -120,12 +120,18 @@ def logs(
     with client_options.open_client(server) as client:
         job_id = client_options.find_job_id(client, job)
         if as_json:
-            for event in client.events(job_id, after=after, follow=follow):
+            for event in _events(client, job_id, after, follow=follow):
                 output.print_json_line(event)
         else:
             _print_events(output, client, job_id, after, follow=follow, timestamps=timestamps)
         if exit_status:
-            raise typer.Exit(int(exit_code_for_job(client.get(job_id))))
+            raise typer.Exit(int(exit_code_for_job(client.get(job_id).document)))
+
+
+def _events(client: Client, job_id: str, after: int, *, follow: bool) -> Iterator[Mapping[str, Any]]:
+    """Yield the events of a job as JSON objects: those that exist, or all until its end."""
+    source = client.follow(job_id, after=after) if follow else client.events(job_id, after=after)
+    return (event.document for event in source)
 
 
 def _print_events(
@@ -133,13 +139,13 @@ def _print_events(
 ) -> None:
     progress = Progress()
     if follow:
-        activity = load_activity(client, client.get(job_id), utc_now())
+        activity = load_activity(client, client.get(job_id).document, utc_now())
         if activity is not None and activity.rows:
             output.print_note(activity.sentence(), "dim")
     with create_view(output.out, progress, live=follow) as view:
         printer = EventPrinter(view, progress, timestamps=timestamps)
-        printer.print_events(client.events(job_id, after=after, follow=follow))
-    job = client.get(job_id)
+        printer.print_events(_events(client, job_id, after, follow=follow))
+    job = client.get(job_id).document
     output.err.print(summary_line(job), soft_wrap=True)
     activity = None if follow else load_activity(client, job, utc_now())
     if activity is not None and activity.rows:
@@ -147,8 +153,10 @@ def _print_events(
 
 
 def next_step(job: Mapping[str, Any], server: str | None) -> str | None:
-    """Return the command that takes an interrupted job or one without budget further; `None` for other jobs."""
+    """Return the next step of an interrupted job or one without budget: a command, or none; `None` for other jobs."""
     job_id, option = one_line(job.get("id", ""), 20), "" if server is None else f" --server {server}"
+    if job.get("will_run_again") is True:
+        return "the next start of the service runs it again"
     if job.get("state") == "interrupted":
         return f"to go on where it stopped: steadyhand resume{option} {job_id}"
     if as_mapping(job.get("outcome")).get("type") == OutcomeType.BUDGET:
@@ -160,60 +168,6 @@ def _print_next_step(output: CommandOutput, job: Mapping[str, Any], server: str 
     hint = next_step(job, server)
     if hint is not None:
         output.print_note(hint, "dim")
-
-
-@app.command()
-def cancel(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
-    """Ask a job to stop."""
-    output = create_output()
-    with client_options.open_client(server) as client:
-        document = client.cancel(client_options.find_job_id(client, job))
-    _print_state(output, document, as_json=as_json, requested="asked to stop")
-
-
-@app.command()
-def retry(
-    job: JobId,
-    *,
-    after_run: Annotated[
-        int | None, typer.Option(min=1, help="Only if this is still the newest run; makes a repeat harmless.")
-    ] = None,
-    server: Server = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run an ended job once more, from the start."""
-    output = create_output()
-    with client_options.open_client(server) as client:
-        document = client.retry(client_options.find_job_id(client, job), after_run=after_run)
-    _print_state(output, document, as_json=as_json, requested="asked for a new run")
-
-
-@app.command()
-def resume(
-    job: JobId,
-    prompt: Annotated[
-        str | None, typer.Argument(help="The prompt of the new run; else a request to continue.")
-    ] = None,
-    *,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            "--budget", min=0.000001, help="The new budget of the job in dollars, for all its runs."
-        ),
-    ] = None,
-    after_run: Annotated[
-        int | None, typer.Option(min=1, help="Only if this is still the newest run; makes a repeat harmless.")
-    ] = None,
-    server: Server = None,
-    as_json: AsJson = False,
-) -> None:
-    """Resume an ended job, in the same session and checkout."""
-    output = create_output()
-    with client_options.open_client(server) as client:
-        document = client.resume(
-            client_options.find_job_id(client, job), after_run=after_run, budget_usd=budget, prompt=prompt
-        )
-    _print_state(output, document, as_json=as_json, requested="asked to go on")
 
 
 @app.command()
@@ -251,7 +205,7 @@ def _diff_or_empty(client: Client, job_id: str) -> bytes:
         return client.diff(job_id)
     except NotFound:
         job = client.get(job_id)  # raises NotFound too if the job does not exist
-        if job.get("changes"):
+        if job.document.get("changes"):
             raise
         return b""
 
@@ -274,7 +228,7 @@ def agents(*, server: Server = None, as_json: AsJson = False) -> None:
     """List the agents that you can name."""
     output = create_output()
     with client_options.open_client(server) as client:
-        rows = list(client.agents())
+        rows = [agent.document for agent in client.agents()]
     output.print_rows(rows, agents_table, as_json=as_json)
 
 
@@ -283,18 +237,9 @@ def workspaces(*, server: Server = None, as_json: AsJson = False) -> None:
     """List the workspaces that you can name."""
     output = create_output()
     with client_options.open_client(server) as client:
-        rows = list(client.workspaces())
+        rows = [workspace.document for workspace in client.workspaces()]
     empty_text = "No workspace is configured; `steadyhand run --repo` accepts a path or a URL."
     output.print_rows(rows, workspaces_table, as_json=as_json, empty_text=empty_text)
-
-
-def _print_state(output: CommandOutput, job: dict[str, Any], *, as_json: bool, requested: str) -> None:
-    if as_json:
-        output.print_json(job)
-        return
-    state = one_line(job.get("state", "?"), 20)
-    state_text = f"is {state}" if state in ENDED_STATES else f"is {state}, {requested}"
-    output.print_note(f"{one_line(job.get('id', ''), 20)} {state_text}.")
 
 
 def print_result_and_exit(

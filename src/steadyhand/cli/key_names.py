@@ -11,7 +11,7 @@ from steadyhand.errors import Forbidden, InvalidRequest, NotFound
 def load_key_names(client: Client) -> Mapping[str, str]:
     """Return the names of all keys by their ids; none if the caller may not list keys."""
     try:
-        rows = client.list_keys()
+        rows = [key.document for key in client.list_keys()]
     except (Forbidden, NotFound):
         return {}
     return {str(row.get("id")): str(row["name"]) for row in rows if row.get("name")}
@@ -32,7 +32,7 @@ def key_label(key: Mapping[str, Any]) -> str:
 
 def find_key_id(client: Client, text: str) -> str:
     """Return the whole id. An exact id or name wins over a prefix, and an active key over revoked ones."""
-    rows = [row for row in client.list_keys() if isinstance(row.get("id"), str)]
+    rows = [key.document for key in client.list_keys()]
     exact_matches = [row for row in rows if text in (row["id"], row.get("name"))]
     id_prefix = text.removeprefix("k_")
     prefix_matches = [row for row in rows if id_prefix and row["id"].removeprefix("k_").startswith(id_prefix)]

@@ -13,6 +13,7 @@ from steadyhand.cli.console import CommandOutput
 from steadyhand.cli.key_names import find_key_id, key_label
 from steadyhand.cli.sanitize import one_line
 from steadyhand.cli.tables import keys_table
+from steadyhand.client.http_requests import KeyLimitFields
 from steadyhand.errors import InvalidRequest
 
 keys = typer.Typer(help="Create, list, revoke and rotate the keys of the service.", no_args_is_help=True)
@@ -68,7 +69,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Create a key and print its secret, which is shown only once."""
-    limits = {
+    limits: KeyLimitFields = {
         "agents": agent or None,
         "workspaces": workspace or None,
         "requests_per_minute": per_minute,
@@ -83,7 +84,7 @@ def create(
     output = create_output()
     with client_options.open_client(server) as client:
         try:
-            created = client.create_key(name, scopes=scope or None, strict=not force, **limits)
+            created = client.create_key(name, scopes=scope or None, strict=not force, **limits).document
         except InvalidRequest as error:
             if error.code not in ("key_exists", "unknown_agent", "unknown_workspace"):
                 raise
@@ -102,7 +103,7 @@ def list_keys(
     """List the keys, without their secrets."""
     output = create_output()
     with client_options.open_client(server) as client:
-        rows = [row for row in client.list_keys() if every or row.get("revoked_at") is None]
+        rows = [key.document for key in client.list_keys() if every or key.revoked_at is None]
     output.print_rows(rows, keys_table, as_json=as_json, empty_text="No keys.")
 
 
@@ -111,7 +112,7 @@ def revoke(key: Key, *, server: Server = None, as_json: AsJson = False) -> None:
     """Revoke a key at once; jobs that it submitted go on."""
     output = create_output()
     with client_options.open_client(server) as client:
-        revoked = client.revoke_key(find_key_id(client, key))
+        revoked = client.revoke_key(find_key_id(client, key)).document
     if as_json:
         output.print_json(revoked)
     else:
@@ -131,7 +132,7 @@ def rotate(
     """Replace the secret of a key and print it; id and limits stay."""
     output = create_output()
     with client_options.open_client(server) as client:
-        rotated = client.rotate_key(find_key_id(client, key), grace_seconds=grace)
+        rotated = client.rotate_key(find_key_id(client, key), grace_seconds=grace).document
     _print_secret(output, rotated, as_json=as_json)
 
 

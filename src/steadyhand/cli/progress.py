@@ -31,6 +31,7 @@ from steadyhand.cli.sanitize import (
     summarize_tool_input,
 )
 from steadyhand.client import ENDED_STATES
+from steadyhand.events import budget_near_text
 
 STATE_STYLES: Mapping[str, str] = {
     "queued": "cyan",
@@ -312,6 +313,13 @@ class EventPrinter:
     def _print_egress_refusal(self, data: Mapping[str, Any]) -> None:
         self._print_line(Text(f"! refused: {one_line(data.get('host', '?'))}", style="yellow"))
 
+    def _print_steer(self, data: Mapping[str, Any]) -> None:
+        self._view.flush_partial()
+        self._print_line(Text(f"> {one_line(data.get('text', ''))}", style="cyan"))
+
+    def _print_budget(self, data: Mapping[str, Any]) -> None:
+        self._print_line(Text(f"! {one_line(budget_near_text(data), _MAX_WARNING_LENGTH)}", style="yellow"))
+
 
 _HANDLERS = {
     "text.delta": EventPrinter._print_delta,  # noqa: SLF001  # the table of this very class
@@ -324,7 +332,9 @@ _HANDLERS = {
     "phase": EventPrinter._print_phase,  # noqa: SLF001
     "phase.progress": EventPrinter._show_phase_progress,  # noqa: SLF001
     "warning": EventPrinter._print_warning,  # noqa: SLF001
+    "steer.accepted": EventPrinter._print_steer,  # noqa: SLF001
     "egress.refused": EventPrinter._print_egress_refusal,  # noqa: SLF001
+    "budget.near": EventPrinter._print_budget,  # noqa: SLF001
 }
 
 

@@ -6,16 +6,17 @@ import os
 import signal
 import sys
 import termios
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from steadyhand.cli import client_options, local_changes
 from steadyhand.cli.app import HungUp, Terminated, app
+from steadyhand.cli.bulk import parse_metadata
 from steadyhand.cli.client_options import Server
 from steadyhand.cli.common_options import AsJson, create_output, global_config_file, load_settings
 from steadyhand.cli.console import CommandOutput
@@ -32,6 +33,7 @@ CANCEL_SECONDS = 10.0
 """Seconds for which a cancelled job is followed; the service ends a running one within two seconds."""
 
 _MAX_TITLE_LENGTH = 80
+ResultT = TypeVar("ResultT")
 
 
 @app.command()
@@ -77,6 +79,9 @@ def run(
         bool,
         typer.Option("--with-changes", help="Take the uncommitted changes here along, never ignored files."),
     ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only tell what such a job is likely to cost and to last.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer, no progress.")] = False,
     server: Server = None,
     as_json: AsJson = False,
@@ -89,6 +94,9 @@ def run(
     target_workspace, is_path = client_options.resolve_workspace(repo, workspace)
     if is_path and target_workspace is not None:
         client_options.reject_remote_path(server, target_workspace)
+    if estimate:
+        _print_estimate(output, server, agent, target_workspace, model, budget=budget, as_json=as_json)
+        return
     repository_fields = local_changes.prepare(
         output, target_workspace, is_path=is_path, ref=ref, with_changes=with_changes, quiet=quiet
     )
@@ -100,7 +108,7 @@ def run(
         "budget_usd": budget,
         "timeout_seconds": None if timeout is None else parse_seconds(timeout, "--timeout"),
         "title": title if title is not None else first_line(prompt_text, _MAX_TITLE_LENGTH) or None,
-        "metadata": _parse_metadata(metadata or []) or None,
+        "metadata": parse_metadata(metadata or []) or None,
         "output_schema": None if schema is None else _read_schema(schema),
     }
     with ExitStack() as stack:
@@ -108,7 +116,7 @@ def run(
         shown_message = None
         try:
             shown_message = print_progress(output, client, job["id"], quiet=quiet)
-            ended_job = client.wait(job["id"], timeout_seconds=CANCEL_SECONDS)
+            ended_job = client.wait(job["id"], timeout_seconds=CANCEL_SECONDS).document
         except KeyboardInterrupt as interrupt:
             _cancel_job(output, client, job["id"], as_json=as_json)
             code = interrupt.exit_code if isinstance(interrupt, Terminated) else ExitCode.CTRL_C
@@ -123,16 +131,38 @@ def run(
         )
 
 
+def _print_estimate(
+    output: CommandOutput,
+    server: str | None,
+    agent: str | None,
+    workspace: str | None,
+    model: str | None,
+    *,
+    budget: float | None,
+    as_json: bool,
+) -> None:
+    from steadyhand.cli.estimate import load_estimate, print_estimate  # noqa: PLC0415  # no other run needs it
+
+    with ExitStack() as stack:
+        _, forecast = _call_service(
+            stack, output, server, lambda client: load_estimate(client, agent, workspace, model)
+        )
+    if as_json:
+        output.print_json(forecast)
+    else:
+        print_estimate(output, forecast, budget=budget, is_narrow=workspace is not None or model is not None)
+
+
 def print_progress(output: CommandOutput, client: Client, job_id: str, *, quiet: bool = False) -> str | None:
     """Print the agent's progress on stderr until the job has ended; return the last message that was printed."""
     if quiet:
-        for _ in client.events(job_id):
+        for _ in client.follow(job_id):
             pass
         return None
     progress = Progress()
     with create_view(output.err, progress) as view:
         printer = EventPrinter(view, progress)
-        printer.print_events(client.events(job_id))
+        printer.print_events(event.document for event in client.follow(job_id))
     return printer.last_message
 
 
@@ -160,22 +190,32 @@ def _submit_job(
     fields: Mapping[str, Any],
 ) -> tuple[Client, dict[str, Any]]:
     """Submit the job and return it with a client of its service, which may run in this process."""
+
+    def submit(client: Client) -> dict[str, Any]:
+        with _deferred_signals():
+            return dict(client.submit(prompt, **fields).document)
+
+    client, job = _call_service(stack, output, server, submit)
+    output.print_note(f"job {one_line(job.get('id', '?'), 20)}", "dim")
+    return client, job
+
+
+def _call_service(
+    stack: ExitStack, output: CommandOutput, server: str | None, call: Callable[[Client], ResultT]
+) -> tuple[Client, ResultT]:
+    """Return the result of a call with its client; if no service answers, run one in this process and call it."""
     settings = load_settings()
     server_url = server or settings.url
     local_url = settings.file_url or DEFAULT_URL
     client = stack.enter_context(client_options.client_for(server_url or local_url, settings))
     try:
-        with _deferred_signals():
-            job = client.submit(prompt, **fields)
+        return client, call(client)
     except ServiceUnreachable as error:
         if server_url is not None or error.code != ServiceUnreachable.code:
             raise
-        output.print_note(f"No service at {local_url}: running one in this process.", "dim")
-        client = stack.enter_context(_embedded_service(output))
-        with _deferred_signals():
-            job = client.submit(prompt, **fields)
-    output.print_note(f"job {one_line(job.get('id', '?'), 20)}", "dim")
-    return client, job
+    output.print_note(f"No service at {local_url}: running one in this process.", "dim")
+    client = stack.enter_context(_embedded_service(output))
+    return client, call(client)
 
 
 @contextmanager
@@ -196,7 +236,11 @@ def _embedded_service(output: CommandOutput) -> Iterator[Client]:
     settings = load_settings(
         config, {"server.host": "127.0.0.1", "server.port": 0}, use_working_directory=False
     )
-    with _hangups_raised(), serve.embedded(settings) as (url, token), Client(url, token) as client:
+    with (
+        _hangups_raised(),
+        serve.embedded(settings) as (url, token),
+        client_options.command_client(url, token) as client,
+    ):
         yield client
 
 
@@ -256,7 +300,7 @@ def _cancel_job(output: CommandOutput, client: Client, job_id: str, *, as_json: 
     output.print_note(f"Cancelling {one_line(job_id, 20)} ...", "yellow")
     try:
         client.cancel(job_id)
-        job = client.wait(job_id, timeout_seconds=CANCEL_SECONDS)
+        job = client.wait(job_id, timeout_seconds=CANCEL_SECONDS).document
     except SteadyhandError as error:
         output.print_note(f"It could not be cancelled: {error.detail}", "red")
         return
@@ -279,16 +323,6 @@ def _read_prompt(argument: str | None, output: CommandOutput) -> str:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidRequest("The prompt on stdin is not UTF-8 text.") from error
-
-
-def _parse_metadata(pairs: list[str]) -> dict[str, str]:
-    metadata = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not name or not equals:
-            raise InvalidRequest(f"--metadata {one_line(pair, 60)} is not of the form NAME=VALUE.")
-        metadata[name] = value
-    return metadata
 
 
 def _read_schema(path: Path) -> dict[str, Any]:

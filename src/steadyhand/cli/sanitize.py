@@ -106,10 +106,15 @@ def format_duration(seconds: float) -> str:
 
 def format_age(seconds: float) -> str:
     """Return an age in its largest unit."""
+    return f"{format_largest_unit(seconds)} ago"
+
+
+def format_largest_unit(seconds: float) -> str:
+    """Return a length of time in whole numbers of its largest unit, such as `23h`."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds >= size:
-            return f"{int(seconds // size)}{unit} ago"
-    return f"{int(max(0, seconds))}s ago"
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(max(0, seconds))}s"
 
 
 def format_count(number: object) -> str:

@@ -12,6 +12,7 @@ from steadyhand.cli.app import app
 from steadyhand.cli.common_options import AsJson, create_output, global_config_file
 from steadyhand.cli.exit_codes import ExitCode
 from steadyhand.errors import ConfigError
+from steadyhand.optional_modules import not_loaded
 
 ConfigFile = Annotated[
     Path | None,
@@ -41,7 +42,9 @@ def serve(
     Running jobs get a grace period; a second SIGTERM or Ctrl-C ends it. Under nohup a closed terminal changes nothing.
     """
     gc.disable()  # until the service listens
-    from steadyhand import serve as service  # noqa: PLC0415
+    # 3 MB for tracebacks in colours, which the log does not write, and for another kind of task.
+    with not_loaded("rich.traceback", "greenlet"):
+        from steadyhand import serve as service  # noqa: PLC0415
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
 
     settings = configuration.load_settings(

@@ -88,6 +88,29 @@ def jobs_table(
     return table
 
 
+def bulk_table(items: Iterable[Mapping[str, Any]]) -> RenderableType:
+    """Return the table of the jobs of a filter, with the reason beside those that cannot be changed."""
+    table = FittedTable(
+        Column("ID"),
+        Column("STATE"),
+        Column("RUN", right=True, drop_rank=4),
+        Column("AGENT", least_width=8, drop_rank=3),
+        Column("TITLE", least_width=16, drop_rank=1),
+        Column("NOT CHANGED", least_width=16, drop_rank=2),
+    )
+    for item in items:
+        error = as_mapping(item.get("error"))
+        table.add_row(
+            _cell(item.get("id"), 20),
+            _state_text(item),
+            _cell(item.get("run"), 6),
+            _cell(item.get("agent"), 24),
+            Text(first_line(item.get("title") or "", 60)),
+            Text(first_line(error.get("detail") or "", 80), style="yellow"),
+        )
+    return table
+
+
 def _key_cell(key_id: object, names: Mapping[str, str]) -> Text:
     return _cell(names.get(str(key_id), key_id), 30)
 
@@ -98,16 +121,19 @@ def _elapsed_seconds(job: Mapping[str, Any], now: datetime) -> float | None:
 
 
 def agents_table(agents: Iterable[Mapping[str, Any]]) -> RenderableType:
-    """Return the table of agents with their limits."""
+    """Return the table of agents with their limits, and below it why fewer processes wait than an agent asks for."""
+    rows = list(agents)
+    has_warm = any(agent.get("warm") is not None for agent in rows)
     table = FittedTable(
         Column("NAME"),
         Column("MODEL", least_width=8, drop_rank=1),
         Column("WORKSPACE", least_width=9, drop_rank=2),
         Column("BUDGET", right=True),
         Column("TIMEOUT", right=True),
+        *([Column("WARM", right=True), Column("HITS", right=True, drop_rank=4)] if has_warm else []),
         Column("DESCRIPTION", least_width=16, drop_rank=3),
     )
-    for agent in agents:
+    for agent in rows:
         seconds = agent.get("timeout_seconds")
         table.add_row(
             _cell(agent.get("name", agent.get("id"))),
@@ -115,9 +141,31 @@ def agents_table(agents: Iterable[Mapping[str, Any]]) -> RenderableType:
             _cell(agent.get("workspace")),
             Text(display_usd(agent["budget_usd"]) if agent.get("budget_usd") is not None else "-"),
             Text(format_duration(float(seconds)) if isinstance(seconds, int | float) else "-"),
+            *(_warm_cells(as_mapping(agent.get("warm"))) if has_warm else ()),
             Text(first_line(agent.get("description") or "", 80)),
         )
-    return table
+    return Group(table, *(_shortage_text(agent) for agent in rows if _shortage(agent)))
+
+
+def _warm_cells(warm: Mapping[str, Any]) -> Iterable[Text]:
+    """Return the cells of an agent's waiting processes: how many of those asked for, and the share of jobs with one."""
+    if not warm:
+        return Text("-"), Text("-")
+    waiting, configured = warm.get("waiting"), warm.get("configured")
+    is_short = isinstance(waiting, int) and isinstance(configured, int) and waiting < configured
+    hits, misses = warm.get("hits"), warm.get("misses")
+    counted = f"{hits}/{hits + misses}" if isinstance(hits, int) and isinstance(misses, int) else "-"
+    count = f"{one_line(waiting, 8)}/{one_line(configured, 8)}"
+    return Text(count, style="yellow" if is_short else ""), Text(counted)
+
+
+def _shortage(agent: Mapping[str, Any]) -> Mapping[str, Any]:
+    return as_mapping(as_mapping(agent.get("warm")).get("shortage"))
+
+
+def _shortage_text(agent: Mapping[str, Any]) -> Text:
+    name, detail = one_line(agent.get("name", "?"), 60), one_line(_shortage(agent).get("detail", ""), 300)
+    return Text(f"! {name}: fewer processes wait than configured. {detail}", style="yellow")
 
 
 def workspaces_table(workspaces: Iterable[Mapping[str, Any]]) -> RenderableType:
@@ -166,6 +214,56 @@ def keys_table(keys: Iterable[Mapping[str, Any]], now: datetime | None = None) -
     return table
 
 
+def deliveries_table(deliveries: Iterable[Mapping[str, Any]], now: datetime | None = None) -> RenderableType:
+    """Return the table of deliveries of callbacks, one line each."""
+    now = now or utc_now()
+    table = FittedTable(
+        Column("ID"),
+        Column("EVENT", drop_rank=2),
+        Column("JOB"),
+        Column("RECEIVER", least_width=12, drop_rank=4),
+        Column("STATE"),
+        Column("TRIES", right=True, drop_rank=1),
+        Column("AGE", drop_rank=3),
+        Column("ERROR", least_width=12, drop_rank=5),
+    )
+    for delivery in deliveries:
+        created, state = parse_time(delivery.get("created_at")), one_line(delivery.get("state", "?"), 20)
+        table.add_row(
+            _cell(delivery.get("id"), 40),
+            _cell(delivery.get("type"), 20),
+            _cell(delivery.get("job_id") or delivery.get("schedule"), 64),
+            _cell(delivery.get("endpoint") or delivery.get("receiver"), 60),
+            Text(state, style={"delivered": "green", "failed": "red"}.get(state, "")),
+            _cell(delivery.get("attempts"), 8),
+            Text(format_age((now - created).total_seconds()) if created else "-"),
+            _cell(delivery.get("error"), 60),
+        )
+    return table
+
+
+def endpoints_table(endpoints: Iterable[Mapping[str, Any]]) -> RenderableType:
+    """Return the table of endpoints of callbacks, one line each."""
+    table = FittedTable(
+        Column("NAME"),
+        Column("RECEIVER", least_width=16),
+        Column("EVENTS", least_width=12, drop_rank=1),
+        Column("AGENTS", least_width=8, drop_rank=3),
+        Column("BODY", drop_rank=2),
+        Column("ORIGIN", drop_rank=4),
+    )
+    for endpoint in endpoints:
+        table.add_row(
+            _cell(endpoint.get("name"), 64),
+            _cell(endpoint.get("receiver"), 80),
+            Text(one_line(", ".join(map(str, endpoint.get("events") or ())), 80)),
+            Text(one_line(", ".join(map(str, endpoint.get("agents") or ())) or "all", 80)),
+            _cell(endpoint.get("body"), 10),
+            _cell(endpoint.get("origin"), 10),
+        )
+    return table
+
+
 _LIMIT_FORMATS = (
     ("running_jobs", "{} running"),
     ("queued_jobs", "{} queued"),
@@ -187,6 +285,35 @@ def _describe_limits(limits: Mapping[str, Any]) -> Iterable[str]:
     for name in ("agents", "workspaces", "models"):
         if limits.get(name) is not None:
             yield f"{name}: {' '.join(map(str, limits[name]))}"
+
+
+def tools_table(
+    rows: Iterable[Mapping[str, Any]], groups: Sequence[str], key_names: Mapping[str, str]
+) -> RenderableType:
+    """Return the table of the calls of tools, with a column for each group."""
+    table = FittedTable(
+        Column("TOOL", least_width=12),
+        *([Column("AGENT", least_width=8)] if "agent" in groups else []),
+        *([Column("KEY", least_width=8)] if "api_key" in groups else []),
+        *([Column("JOB")] if "job" in groups else []),
+        Column("CALLS", right=True),
+        Column("FAILED", right=True),
+        Column("UNFINISHED", right=True, drop_rank=1),
+        Column("TIME", right=True),
+    )
+    for row in rows:
+        seconds, failures = row.get("seconds"), row.get("failures")
+        table.add_row(
+            _cell(row.get("tool"), 60),
+            *([_cell(row.get("agent"), 24)] if "agent" in groups else []),
+            *([_key_cell(row.get("api_key_id"), key_names)] if "api_key" in groups else []),
+            *([_cell(row.get("job_id"), 20)] if "job" in groups else []),
+            _cell(row.get("calls"), 12),
+            Text(one_line(failures, 12), style="red" if failures else ""),
+            _cell(row.get("unfinished"), 12),
+            Text(format_duration(float(seconds)) if isinstance(seconds, int | float) else "-"),
+        )
+    return table
 
 
 def usage_table(

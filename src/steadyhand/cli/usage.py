@@ -19,7 +19,9 @@ def usage(
     *,
     by: Annotated[
         list[str] | None,
-        typer.Option(help="api_key, agent, model, provider or day (the default); may be repeated."),
+        typer.Option(
+            help="api_key, agent, model, provider, workspace or day (the default); may be repeated."
+        ),
     ] = None,
     since: Annotated[
         str | None,
@@ -34,6 +36,9 @@ def usage(
     ] = None,
     agent: Annotated[str | None, typer.Option(metavar="NAME", help="Only calls of this agent.")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="Only calls of this model.")] = None,
+    workspace: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only calls of jobs in this workspace.")
+    ] = None,
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
@@ -45,14 +50,16 @@ def usage(
     end = None if until is None else parse_moment(until, "--until", now)
     with client_options.open_client(server) as client:
         names = load_key_names(client) if "api_key" in groups and not as_json else {}
-        rows = client.usage(
+        groups_used = client.usage(
             by=groups,
             since=start,
             until=end,
             api_key=None if api_key is None else resolve_key_id(client, api_key),
             agent=agent,
             model=model,
+            workspace=workspace,
         )
+    rows = [group.document for group in groups_used]
     output.print_rows(
         rows, lambda all_: usage_table(all_, groups, names), as_json=as_json, empty_text="Nothing was spent."
     )

@@ -1,16 +1,140 @@
-"""The Python client of the service: small and blocking.
+"""The Python client of the service; `steadyhand` exports its public names (docs/python-client.md).
 
-    with Client("http://127.0.0.1:8080", token) as client:
-        job = client.submit("Fix the failing test.", workspace="infra", budget_usd=2.0)
-        for event in client.events(job["id"]):
-            print(event["type"], event["data"])
-        print(client.get(job["id"])["answer"])
+    from steadyhand import Client
 
-Jobs, events, agents and workspaces are the JSON objects of the HTTP API, unchanged. Errors are those of
-`steadyhand.errors`: `InvalidRequest`, `Unauthenticated`, `Forbidden`, `NotFound`, `Conflict`, `RetryLater` and, if no
-service answers, `Unreachable`.
+    with Client("http://127.0.0.1:8080", key) as client:
+        job = client.submit("Fix the failing test.", workspace="infra", budget_usd=2)
+        for event in client.follow(job):
+            print(event.type, event.text)
+        print(client.get(job).require_completed().answer)
+
+Errors are those of `steadyhand.errors`: `InvalidRequest`, `Unauthenticated`, `Forbidden`, `NotFound`, `Conflict`,
+`RetryLater`, `QueryTooSlow`, if no service answers `ServiceUnreachable`, and `JobNotCompleted`.
 """
 
-from steadyhand.client.client import DEFAULT_URL, ENDED_STATES, Client
+from steadyhand.client.async_client import AsyncClient
+from steadyhand.client.client import Client
+from steadyhand.client.connection_options import DEFAULT_URL
+from steadyhand.client.http_requests import Tool
+from steadyhand.client.report_types import (
+    BudgetForecast,
+    BulkFault,
+    BulkItem,
+    BulkResult,
+    BulkStop,
+    BurnRate,
+    CostForecast,
+    Forecast,
+    TimeForecast,
+    ToolList,
+    ToolRow,
+)
+from steadyhand.client.result_types import (
+    ENDED_STATES,
+    Agent,
+    AgentLimits,
+    CallbackDelivery,
+    CallbackEndpoint,
+    CallbackReceiver,
+    CallbackSecret,
+    Changes,
+    Cost,
+    Event,
+    Job,
+    JobFault,
+    JobItem,
+    JobWarning,
+    Key,
+    KeyLimits,
+    NewKey,
+    Outcome,
+    RefChange,
+    Response,
+    ResponseFault,
+    ResultPage,
+    Run,
+    Steer,
+    ToolCall,
+    Usage,
+    UsageCost,
+    UsageGroup,
+    UsageTokens,
+    Workspace,
+)
+from steadyhand.client.schedule_types import Schedule, ScheduledJob, SchedulePause, ScheduleTick
+from steadyhand.errors import (
+    Conflict,
+    FieldError,
+    Forbidden,
+    InvalidRequest,
+    JobNotCompleted,
+    NotFound,
+    QueryTooSlow,
+    RetryLater,
+    ServiceUnreachable,
+    SteadyhandError,
+    Unauthenticated,
+)
 
-__all__ = ["DEFAULT_URL", "ENDED_STATES", "Client"]
+__all__ = [
+    "DEFAULT_URL",
+    "ENDED_STATES",
+    "Agent",
+    "AgentLimits",
+    "AsyncClient",
+    "BudgetForecast",
+    "BulkFault",
+    "BulkItem",
+    "BulkResult",
+    "BulkStop",
+    "BurnRate",
+    "CallbackDelivery",
+    "CallbackEndpoint",
+    "CallbackReceiver",
+    "CallbackSecret",
+    "Changes",
+    "Client",
+    "Conflict",
+    "Cost",
+    "CostForecast",
+    "Event",
+    "FieldError",
+    "Forbidden",
+    "Forecast",
+    "InvalidRequest",
+    "Job",
+    "JobFault",
+    "JobItem",
+    "JobNotCompleted",
+    "JobWarning",
+    "Key",
+    "KeyLimits",
+    "NewKey",
+    "NotFound",
+    "Outcome",
+    "QueryTooSlow",
+    "RefChange",
+    "Response",
+    "ResponseFault",
+    "ResultPage",
+    "RetryLater",
+    "Run",
+    "Schedule",
+    "SchedulePause",
+    "ScheduleTick",
+    "ScheduledJob",
+    "ServiceUnreachable",
+    "SteadyhandError",
+    "Steer",
+    "TimeForecast",
+    "Tool",
+    "ToolCall",
+    "ToolList",
+    "ToolRow",
+    "Unauthenticated",
+    "Usage",
+    "UsageCost",
+    "UsageGroup",
+    "UsageTokens",
+    "Workspace",
+]

@@ -1,87 +1,119 @@
-"""The client: one method for each route, and streams that are opened again when they break."""
+"""The synchronous client: one method for each route, and iterators that reconnect."""
 
-import ipaddress
+import ssl
 import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from http import HTTPStatus
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx2
 
-from steadyhand.client.server_sent_events import parse_server_sent_events
-from steadyhand.errors import (
-    CallerError,
-    Conflict,
-    FieldError,
-    Forbidden,
-    InvalidRequest,
-    NotFound,
-    RetryLater,
-    ServiceUnreachable,
-    SteadyhandError,
-    Unauthenticated,
+from steadyhand.client import http_requests, sans_io, schedule_requests
+from steadyhand.client.connection_options import (
+    DEFAULT_URL,
+    RECONNECT_SECONDS,
+    RETRY_LATER_SECONDS,
+    TIMEOUT_SECONDS,
+    ConnectionOptions,
+    options_from_environment,
+    parse_options,
 )
+from steadyhand.client.http_requests import (
+    BulkFields,
+    BulkResumeFields,
+    DeliveryFilters,
+    EndpointFields,
+    ForecastFields,
+    JobFields,
+    JobFilters,
+    KeyLimitFields,
+    ResponseFields,
+    Tool,
+    ToolFilters,
+    UsageFilters,
+    WorkFields,
+)
+from steadyhand.client.report_types import BulkResult, Forecast, ToolList
+from steadyhand.client.response_errors import HttpResponse, lower_case_names
+from steadyhand.client.result_types import (
+    Agent,
+    CallbackDelivery,
+    CallbackEndpoint,
+    CallbackSecret,
+    Event,
+    Job,
+    JobItem,
+    Key,
+    NewKey,
+    Response,
+    ResultPage,
+    Steer,
+    UsageGroup,
+    Workspace,
+)
+from steadyhand.client.sans_io import (
+    Deliver,
+    OpenStream,
+    Pause,
+    Procedure,
+    ProcedureRun,
+    ReadChunk,
+    Send,
+    Step,
+    job_id_of,
+)
+from steadyhand.client.schedule_requests import ScheduleFields
+from steadyhand.client.schedule_types import Schedule, ScheduleTick
 
-DEFAULT_URL = "http://127.0.0.1:8080"
-ENDED_STATES = frozenset({"completed", "failed", "timeout", "cancelled", "interrupted", "error"})
-"""The states of an ended job: only a request changes it again."""
-
-_CONNECT_TIMEOUT_SECONDS = 5.0
-_RESPONSE_TIMEOUT_SECONDS = 60.0
-_STREAM_READ_TIMEOUT_SECONDS = 35.0  # the service sends bytes on a stream at least every 10 s
-_MAX_PREFER_WAIT_SECONDS = 30  # of one `Prefer: wait`; the service takes up to 60
-_MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.1, 2.0
-_STABLE_STREAM_SECONDS = 1.0  # a stream that lasted this long was a good one
-
-_ERROR_BY_STATUS: Mapping[int, type[CallerError]] = {
-    400: InvalidRequest,
-    401: Unauthenticated,
-    403: Forbidden,
-    404: NotFound,
-    405: InvalidRequest,
-    406: InvalidRequest,
-    409: Conflict,
-    413: InvalidRequest,
-    415: InvalidRequest,
-    422: InvalidRequest,
-    429: RetryLater,
-    503: RetryLater,
-}
+T = TypeVar("T")
 
 
 class Client:
     """A connection to one service. Use it as a context manager, or `close` it; do not share it between threads.
 
-    `token` is sent as the bearer key. If the service becomes unreachable, `events` and `wait` try again for
-    `patience_seconds` before they raise `Unreachable`; each received byte starts this time anew. If the service never
-    answered, they raise at once.
+    `token` is sent as the bearer key. An answer may be silent for `timeout_seconds`. If the service stops answering,
+    a request that has one effect however often it arrives is sent again for `reconnect_seconds`; if the service never
+    answered, `ServiceUnreachable` is raised at once. A request that is refused for now (429, 503) is sent again after
+    the time that the service names, for `retry_later_seconds` in all. `verify` is a TLS context with other authorities
+    than those of the machine.
     """
 
     def __init__(
-        self, base_url: str = DEFAULT_URL, token: str | None = None, *, patience_seconds: float = 30.0
+        self,
+        base_url: str = DEFAULT_URL,
+        token: str | None = None,
+        *,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        reconnect_seconds: float = RECONNECT_SECONDS,
+        retry_later_seconds: float = RETRY_LATER_SECONDS,
+        verify: ssl.SSLContext | None = None,
     ) -> None:
-        try:
-            url = httpx2.URL(base_url)
-        except (httpx2.InvalidURL, TypeError) as error:
-            raise InvalidRequest(f"{base_url!r} is not the address of a service.") from error
-        if url.scheme not in {"http", "https"} or not url.host:
-            raise InvalidRequest(
-                f"{base_url!r} is not the address of a service: it needs http:// or https://."
-            )
-        self.base_url = base_url.rstrip("/")
-        self.local = _is_loopback(url.host)
-        self._reconnect_seconds = patience_seconds
-        self._has_connected = False
-        headers = {"authorization": f"Bearer {_validate_token(token)}"} if token else {}
-        self._http = httpx2.Client(
-            base_url=self.base_url,
-            headers=headers,
-            timeout=httpx2.Timeout(_RESPONSE_TIMEOUT_SECONDS, connect=_CONNECT_TIMEOUT_SECONDS),
-            trust_env=not self.local,  # no proxy between this machine and itself
+        self._options = parse_options(
+            base_url,
+            token,
+            timeout_seconds=timeout_seconds,
+            reconnect_seconds=reconnect_seconds,
+            retry_later_seconds=retry_later_seconds,
+            verify=verify,
         )
+        self._state = self._options.state
+        self._http = httpx2.Client(**self._options.http_options())
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Create a client of the service that `STEADYHAND_URL` and `STEADYHAND_TOKEN` name, or of the local one."""
+        return cls(*options_from_environment())
+
+    @property
+    def base_url(self) -> str:
+        """The address of the service, without a slash at the end."""
+        return self._options.base_url
+
+    @property
+    def is_local(self) -> bool:
+        """True if the service runs on this machine."""
+        return self._options.is_local
 
     def __enter__(self) -> Self:
         return self
@@ -100,354 +132,406 @@ class Client:
 
     # --- submitting and changing jobs ------------------------------------------------------
 
-    def submit(self, prompt: str, *, idempotency_key: str | None = None, **fields: Any) -> dict[str, Any]:
-        """Submit a job and return it as accepted; `fields` are those of `POST /v1/jobs`, without those that are `None`.
+    def submit(
+        self,
+        prompt: str | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Unpack[JobFields],
+    ) -> Job:
+        """Submit a job and return it as accepted; `fields` are those of `POST /v1/jobs`.
 
-        The request is safe if the connection breaks: it always has an idempotency key, which is generated if you pass
-        none, and is sent once more with the same key.
+        Each call submits one job, also if the connection breaks: it has an idempotency key of its own. With a key of
+        yours, calls with the same key within 24 hours submit one job.
         """
-        body = {"prompt": prompt, **{name: value for name, value in fields.items() if value is not None}}
-        headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
-        try:
-            return self._request_json("POST", "/v1/jobs", json=body, headers=headers)
-        except ServiceUnreachable as error:
-            if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout | None):
-                raise  # the service did not get the first request
-            return self._request_json("POST", "/v1/jobs", json=body, headers=headers)
+        request = http_requests.submit(prompt, fields, idempotency_key)
+        return self._run(sans_io.fetch(self._state, Job, request))
 
-    def retry(self, job_id: str, *, after_run: int | None = None) -> dict[str, Any]:
-        """Start a new run of an ended job and return the job; with `after_run`, a repeated request has no effect."""
-        body = {} if after_run is None else {"after_run": after_run}
-        return self._request_json("POST", f"/v1/jobs/{_job_path_segment(job_id)}/retry", json=body)
+    def run(
+        self,
+        prompt: str | None = None,
+        *,
+        wait_seconds: float | None = None,
+        idempotency_key: str | None = None,
+        **fields: Unpack[JobFields],
+    ) -> Job:
+        """Submit a job and return it when it has ended, or as it is after `wait_seconds`."""
+        request = http_requests.submit(prompt, fields, idempotency_key)
+        return self._run(sans_io.submit_and_wait(self._state, request, wait_seconds))
+
+    def turn(
+        self,
+        job: str | JobItem,
+        prompt: str | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Unpack[WorkFields],
+    ) -> Job:
+        """Submit the next turn in the session of a job and return it, which is a new job; it is submitted once."""
+        request = http_requests.submit_turn(job_id_of(job), prompt, fields, idempotency_key)
+        return self._run(sans_io.fetch(self._state, Job, request))
+
+    def retry(self, job: str | JobItem, *, after_run: int | None = None) -> Job:
+        """Start a new run of an ended job, from the start, and return the job.
+
+        There is one new run after the run `after_run`, however often it is asked for. The default is the last run of
+        `job` if that has ended; with an id alone, the service is asked for it.
+        """
+        return self._run(sans_io.run_again(self._state, job, "retry", {"after_run": after_run}))
 
     def resume(
         self,
-        job_id: str,
+        job: str | JobItem,
         *,
-        after_run: int | None = None,
-        budget_usd: float | None = None,
         prompt: str | None = None,
-    ) -> dict[str, Any]:
-        """Resume an ended job in its session and checkout and return it, with another budget or a prompt if set."""
-        fields = {"after_run": after_run, "budget_usd": budget_usd, "prompt": prompt}
-        body = {name: value for name, value in fields.items() if value is not None}
-        return self._request_json("POST", f"/v1/jobs/{_job_path_segment(job_id)}/resume", json=body)
+        budget_usd: float | None = None,
+        after_run: int | None = None,
+    ) -> Job:
+        """Resume an ended job in its session and checkout and return it, with another prompt or budget if set.
 
-    def cancel(self, job_id: str) -> dict[str, Any]:
+        `after_run` is that of `retry`.
+        """
+        fields = {"prompt": prompt, "budget_usd": budget_usd, "after_run": after_run}
+        return self._run(sans_io.run_again(self._state, job, "resume", fields))
+
+    def steer(self, job: str | JobItem, text: str, *, idempotency_key: str | None = None) -> Steer:
+        """Send a message to the running turn of a job, once, and return it when the agent has read it.
+
+        Raise `Conflict` (`not_running`) if no turn goes on, or if it is about to end.
+        """
+        request = http_requests.steer(job_id_of(job), text, idempotency_key)
+        return self._run(sans_io.fetch(self._state, Steer, request))
+
+    def cancel(self, job: str | JobItem) -> Job:
         """Cancel a job and return it; an ended job does not change."""
-        return self._request_json("POST", f"/v1/jobs/{_job_path_segment(job_id)}/cancel")
+        return self._run(sans_io.fetch(self._state, Job, http_requests.cancel(job_id_of(job))))
 
-    def delete(self, job_id: str) -> None:
+    def cancel_jobs(self, **selection: Unpack[BulkFields]) -> BulkResult:
+        """Cancel the jobs of a filter, at most 200, and return what became of each.
+
+        `selection` are the fields of `POST /v1/jobs/cancel`. With the `as_of` of an earlier call a repeat changes
+        no job that came or was changed since then; only then is a request sent again whose answer was lost.
+        """
+        return self._change_jobs("cancel", selection)
+
+    def retry_jobs(self, **selection: Unpack[BulkFields]) -> BulkResult:
+        """Run the ended jobs of a filter again; the fields are those of `POST /v1/jobs/retry`.
+
+        `as_of` is that of `cancel_jobs`: with it a repeat runs no job twice.
+        """
+        return self._change_jobs("retry", selection)
+
+    def resume_jobs(self, **selection: Unpack[BulkResumeFields]) -> BulkResult:
+        """Resume the ended jobs of a filter; the fields are those of `POST /v1/jobs/resume`.
+
+        `as_of` is that of `cancel_jobs`.
+        """
+        return self._change_jobs("resume", selection)
+
+    def _change_jobs(self, operation: str, selection: Mapping[str, Any]) -> BulkResult:
+        request = http_requests.change_jobs(operation, selection)
+        return self._run(sans_io.fetch(self._state, BulkResult, request))
+
+    def delete(self, job: str | JobItem) -> None:
         """Delete an ended job and all its files."""
-        self._request("DELETE", f"/v1/jobs/{_job_path_segment(job_id)}")
+        self._run(sans_io.send(self._state, http_requests.delete(job_id_of(job))))
 
     # --- reading ---------------------------------------------------------------------------
 
-    def get(self, job_id: str) -> dict[str, Any]:
-        """Return a job."""
-        return self._request_json("GET", f"/v1/jobs/{_job_path_segment(job_id)}")
+    def get(self, job: str | JobItem) -> Job:
+        """Return a job as it is now."""
+        return self._run(sans_io.fetch(self._state, Job, http_requests.get_job(job_id_of(job))))
 
-    def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> dict[str, Any]:
-        """Return a job when it has ended, or as it is after `timeout_seconds` (`None` waits without a limit)."""
-        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        backoff = _Backoff(self._reconnect_seconds if self._has_connected else 0)
-        while True:
-            remaining = (
-                _MAX_PREFER_WAIT_SECONDS
-                if deadline is None
-                else min(_MAX_PREFER_WAIT_SECONDS, deadline - time.monotonic())
-            )
-            # Whole seconds only, so the rest of a short wait is polled.
-            prefer = {"prefer": f"wait={int(remaining)}"} if remaining >= 1 else {}
-            try:
-                job = self._request_json("GET", f"/v1/jobs/{_job_path_segment(job_id)}", headers=prefer)
-            except ServiceUnreachable as error:
-                backoff.sleep_or_raise(error)
-                continue
-            backoff.reset(self._reconnect_seconds)
-            if job.get("state") in ENDED_STATES:
-                return job
-            if deadline is not None and time.monotonic() >= deadline:
-                return job
-            if not prefer:
-                time.sleep(_MIN_PAUSE_SECONDS)
+    def wait(self, job: str | JobItem, *, timeout_seconds: float | None = None) -> Job:
+        """Return a job when it has ended, or as it is after `timeout_seconds` (`None` waits without a limit).
 
-    def diff(self, job_id: str) -> bytes:
+        A job that a stop of the service interrupted, and that the next start runs again, has not ended for this. If
+        the service does not come back within `reconnect_seconds`, the job is returned as it was interrupted.
+        """
+        return self._run(sans_io.wait_for_job(self._state, job_id_of(job), timeout_seconds))
+
+    def follow(
+        self, job: str | JobItem, *, after: int = 0, timeout_seconds: float | None = None
+    ) -> Generator[Event, None, None]:
+        """Yield a job's events after number `after`, as they happen, until the job has ended and does not run again.
+
+        A broken connection is opened again after the last numbered event, so each of those comes once; parts of a text
+        in progress (`seq` is `None`) are lost then. After `timeout_seconds` it ends at the next sign of the service,
+        which comes within 10 s.
+        """
+        return self._iterate(sans_io.follow_job(self._state, job_id_of(job), after, timeout_seconds))
+
+    def events(self, job: str | JobItem, *, after: int = 0) -> Generator[Event, None, None]:
+        """Yield the events of a job that are stored now, after number `after`."""
+        return self._iterate(sans_io.deliver_stored_events(self._state, job_id_of(job), after))
+
+    def list(
+        self, *, limit: int = 20, cursor: str | None = None, **filters: Unpack[JobFilters]
+    ) -> ResultPage[JobItem]:
+        """Return a page of jobs, newest first; `filters` are those of `GET /v1/jobs`, `None` leaves one out."""
+        request = http_requests.list_jobs(limit, cursor, filters)
+        return self._run(sans_io.fetch_page(self._state, JobItem, request))
+
+    def jobs(self, **filters: Unpack[JobFilters]) -> Generator[JobItem, None, None]:
+        """Yield all jobs that match, newest first; the pages are read as they are needed."""
+        return self._iterate(sans_io.deliver_jobs(self._state, filters))
+
+    def diff(self, job: str | JobItem) -> bytes:
         """Return the changes of an ended job as a patch for `git apply`."""
-        return self._request(
-            "GET", f"/v1/jobs/{_job_path_segment(job_id)}/diff", headers={"accept": "text/x-diff"}
-        ).content
+        return self._fetch_file(job, "diff")
 
-    def bundle(self, job_id: str) -> bytes:
-        """Return the job's commits as a git bundle."""
-        return self._request(
-            "GET", f"/v1/jobs/{_job_path_segment(job_id)}/bundle", headers={"accept": "*/*"}
-        ).content
+    def bundle(self, job: str | JobItem) -> bytes:
+        """Return the commits of an ended job as a git bundle."""
+        return self._fetch_file(job, "bundle")
 
-    def transcript(self, job_id: str) -> bytes:
+    def transcript(self, job: str | JobItem) -> bytes:
         """Return the transcript of an ended job: one JSON object a line."""
-        return self._request(
-            "GET", f"/v1/jobs/{_job_path_segment(job_id)}/transcript", headers={"accept": "*/*"}
-        ).content
+        return self._fetch_file(job, "transcript")
 
-    def agents(self) -> Sequence[dict[str, Any]]:
-        """Return the agents that callers can name, with their limits."""
-        return _rows(self._request_json("GET", "/v1/agents"))
+    def agents(self) -> Sequence[Agent]:
+        """Return the agents that the key may use, with their limits."""
+        return self._run(sans_io.fetch_list(self._state, Agent, "/v1/agents"))
 
-    def workspaces(self) -> Sequence[dict[str, Any]]:
-        """Return the workspaces that callers can name."""
-        return _rows(self._request_json("GET", "/v1/workspaces"))
+    def workspaces(self) -> Sequence[Workspace]:
+        """Return the workspaces that the key may use."""
+        return self._run(sans_io.fetch_list(self._state, Workspace, "/v1/workspaces"))
 
-    def events(self, job_id: str, *, after: int = 0, follow: bool = True) -> Iterator[dict[str, Any]]:
-        """Yield a job's events after number `after`, as they happen, until the job has ended.
+    # --- tools of the client ---------------------------------------------------------------
 
-        Without `follow`, yield only the events that exist now. A broken connection is opened again after the last
-        numbered event, so each of those comes once; parts of a text that was in progress (`seq` is null) are lost then.
+    def respond(
+        self,
+        prompt: str,
+        *,
+        agent: str,
+        tools: Sequence[Tool] = (),
+        wait_seconds: float | None = None,
+        idempotency_key: str | None = None,
+        **fields: Unpack[ResponseFields],
+    ) -> Response:
+        """Ask an agent that may call tools of this client, and return its response when it has ended.
+
+        It ends with text, or with `calls`: send their results. `fields` are those of `POST /v1/responses`; `agent` may
+        name a model as well (`claude/opus`). The agent is asked once, as by `submit`, and goes on without the client.
         """
-        if not follow:
-            yield from self._list_events(job_id, after)
-            return
-        backoff = _Backoff(self._reconnect_seconds if self._has_connected else 0)
-        position = _StreamPosition(after)
-        while not position.ended:
-            first_contact, position.opened_at = not self._has_connected, None
-            stream_error = ServiceUnreachable("The stream of events ended early several times.")
-            try:
-                for event in self._stream_events(job_id, position):
-                    backoff.reset(self._reconnect_seconds)
-                    yield event
-            except ServiceUnreachable as error:
-                stream_error = error
-            if position.opened_at is not None and (
-                first_contact or time.monotonic() - position.opened_at > _STABLE_STREAM_SECONDS
-            ):
-                backoff.reset(self._reconnect_seconds)  # the service answered, though nothing happened
-            if not position.ended:
-                backoff.sleep_or_raise(stream_error)
+        request = http_requests.respond(prompt, agent, tools, fields, idempotency_key)
+        return self._run(sans_io.respond(self._state, request, wait_seconds))
 
-    def list(self, *, limit: int = 20, cursor: str | None = None, **filters: Any) -> dict[str, Any]:
-        """Return a page of jobs, newest first: `data`, `has_more` and the `next_cursor` of the page after it.
+    def send_results(
+        self, response: Response, results: Mapping[str, Any], *, wait_seconds: float | None = None
+    ) -> Response:
+        """Send the results of a response's calls by their ids, and return the next response when it has ended.
 
-        `filters` are the query parameters of `GET /v1/jobs`; a sequence repeats one, `None` leaves it out.
+        A result is text, or any value that becomes JSON. All results of a response are sent together.
         """
-        query = {"limit": limit, "cursor": cursor, **filters}
-        return self._request_json("GET", "/v1/jobs", params={k: v for k, v in query.items() if v is not None})
+        request = http_requests.send_results(response.id, response.model, results)
+        return self._run(sans_io.respond(self._state, request, wait_seconds))
+
+    def wait_response(self, response: str | Response, *, timeout_seconds: float | None = None) -> Response:
+        """Return a response when it has ended, or as it is after `timeout_seconds`."""
+        response_id = response if isinstance(response, str) else response.id
+        return self._run(sans_io.wait_for_response(self._state, response_id, timeout_seconds))
+
+    # --- callbacks -------------------------------------------------------------------------
+
+    def deliveries(
+        self, *, limit: int | None = None, cursor: str | None = None, **filters: Unpack[DeliveryFilters]
+    ) -> ResultPage[CallbackDelivery]:
+        """Return a page of deliveries of callbacks, newest first."""
+        request = http_requests.list_deliveries(limit, cursor, filters)
+        return self._run(sans_io.fetch_page(self._state, CallbackDelivery, request))
+
+    def delivery(self, delivery_id: str) -> CallbackDelivery:
+        """Return a delivery with its body."""
+        return self._run(
+            sans_io.fetch(self._state, CallbackDelivery, http_requests.get_delivery(delivery_id))
+        )
+
+    def replay_delivery(self, delivery_id: str) -> CallbackDelivery:
+        """Have a delivery sent once more, with the same id and body. The request is never sent twice."""
+        request = http_requests.replay_delivery(delivery_id)
+        return self._run(sans_io.fetch(self._state, CallbackDelivery, request))
+
+    def callback_secret(self) -> CallbackSecret:
+        """Return the secret that signs the callbacks of the jobs of this key."""
+        return self._run(
+            sans_io.fetch(self._state, CallbackSecret, http_requests.get("/v1/callbacks/secret"))
+        )
+
+    def list_endpoints(self) -> Sequence[CallbackEndpoint]:
+        """Return the endpoints of callbacks, without secrets. All methods for endpoints need the scope `admin`."""
+        return self._run(sans_io.fetch_list(self._state, CallbackEndpoint, http_requests.ENDPOINTS_PATH))
+
+    def create_endpoint(self, name: str, **fields: Unpack[EndpointFields]) -> CallbackEndpoint:
+        """Create an endpoint of callbacks; its `secret` is shown once."""
+        request = http_requests.create_endpoint(name, fields)
+        return self._run(sans_io.fetch(self._state, CallbackEndpoint, request))
+
+    def change_endpoint(
+        self, name: str, *, rotate_secret: bool = False, **fields: Unpack[EndpointFields]
+    ) -> CallbackEndpoint:
+        """Change fields of an endpoint; with `rotate_secret` it has a new secret, and the former signs, too."""
+        request = http_requests.change_endpoint(name, fields, rotate_secret=rotate_secret)
+        return self._run(sans_io.fetch(self._state, CallbackEndpoint, request))
+
+    def remove_endpoint(self, name: str) -> None:
+        """Remove an endpoint: nothing more is sent to it."""
+        self._run(sans_io.send(self._state, http_requests.remove_endpoint(name)))
+
+    # --- schedules -------------------------------------------------------------------------
+
+    def list_schedules(self) -> Sequence[Schedule]:
+        """Return the schedules of the key by name; with `read:all` those of all keys."""
+        return self._run(sans_io.fetch_list(self._state, Schedule, schedule_requests.SCHEDULES_PATH))
+
+    def schedule(self, name: str) -> Schedule:
+        """Return a schedule."""
+        return self._run(sans_io.fetch(self._state, Schedule, schedule_requests.get_or_act(name)))
+
+    def create_schedule(
+        self, name: str, *, paused: bool = False, **fields: Unpack[ScheduleFields]
+    ) -> Schedule:
+        """Create a schedule of the key. It needs `cron`, and `job` with the fields of a job."""
+        request = schedule_requests.create_schedule(name, fields, paused=paused)
+        return self._run(sans_io.fetch(self._state, Schedule, request))
+
+    def change_schedule(self, name: str, **fields: Unpack[ScheduleFields]) -> Schedule:
+        """Change fields of a schedule; `job` is replaced as a whole, and a cap of 0 is no cap."""
+        request = schedule_requests.change_schedule(name, fields)
+        return self._run(sans_io.fetch(self._state, Schedule, request))
+
+    def remove_schedule(self, name: str) -> None:
+        """Remove a schedule with its history; its jobs stay."""
+        self._run(sans_io.send(self._state, schedule_requests.remove_schedule(name)))
+
+    def pause_schedule(self, name: str) -> Schedule:
+        """Pause a schedule and return it."""
+        return self._run(sans_io.fetch(self._state, Schedule, schedule_requests.get_or_act(name, "pause")))
+
+    def resume_schedule(self, name: str) -> Schedule:
+        """Resume a schedule from now on and return it."""
+        return self._run(sans_io.fetch(self._state, Schedule, schedule_requests.get_or_act(name, "resume")))
+
+    def run_schedule(self, name: str) -> Job:
+        """Submit the job of a schedule now and return it. It is never sent twice."""
+        return self._run(sans_io.fetch(self._state, Job, schedule_requests.get_or_act(name, "run")))
+
+    def schedule_history(
+        self, name: str, *, limit: int = 20, cursor: str | None = None
+    ) -> ResultPage[ScheduleTick]:
+        """Return a page of the ticks of a schedule, newest first."""
+        request = schedule_requests.schedule_history(name, limit, cursor)
+        return self._run(sans_io.fetch_page(self._state, ScheduleTick, request))
 
     # --- keys ------------------------------------------------------------------------------
 
-    def list_keys(self) -> Sequence[dict[str, Any]]:
+    def list_keys(self) -> Sequence[Key]:
         """Return every key of the service, without their secrets. All methods for keys need the scope `admin`."""
-        return _rows(self._request_json("GET", "/v1/keys"))
+        return self._run(sans_io.fetch_list(self._state, Key, "/v1/keys"))
 
     def create_key(
-        self, name: str, *, scopes: Sequence[str] | None = None, strict: bool = False, **limits: Any
-    ) -> dict[str, Any]:
-        """Create a key and return it with its `secret`, shown only once; `limits` are those of `POST /v1/keys`.
+        self,
+        name: str,
+        *,
+        scopes: Sequence[str] | None = None,
+        strict: bool = False,
+        **limits: Unpack[KeyLimitFields],
+    ) -> NewKey:
+        """Create a key and return it with its `secret`, shown only once. It is never sent twice.
 
         With `strict` an agent that is not known and the name of another valid key are refused.
         """
-        body: dict[str, Any] = {"name": name}
-        if scopes is not None:
-            body["scopes"] = tuple(scopes)
-        if key_limits := {name: value for name, value in limits.items() if value is not None}:
-            body["limits"] = key_limits
-        if strict:
-            body["strict"] = True
-        return self._request_json("POST", "/v1/keys", json=body)
+        request = http_requests.create_key(name, scopes, limits, strict=strict)
+        return self._run(sans_io.fetch(self._state, NewKey, request))
 
-    def revoke_key(self, key_id: str) -> dict[str, Any]:
+    def revoke_key(self, key: str | Key) -> Key:
         """Revoke a key at once and return it."""
-        return self._request_json("DELETE", f"/v1/keys/{_key_path_segment(key_id)}")
+        request = http_requests.revoke_key(key if isinstance(key, str) else key.id)
+        return self._run(sans_io.fetch(self._state, Key, request))
 
-    def rotate_key(self, key_id: str, *, grace_seconds: float = 0) -> dict[str, Any]:
-        """Return a key with a new `secret`; the old one ends at once, or after `grace_seconds`."""
-        body = {"grace_seconds": grace_seconds}
-        return self._request_json("POST", f"/v1/keys/{_key_path_segment(key_id)}/rotate", json=body)
+    def rotate_key(self, key: str | Key, *, grace_seconds: float = 0) -> NewKey:
+        """Return a key with a new `secret`; the old one ends at once, or after `grace_seconds`.
 
-    def usage(self, *, by: Sequence[str] = (), **filters: Any) -> Sequence[dict[str, Any]]:
-        """Return usage and cost, one row for each group of `by`; `filters` are the parameters of `GET /v1/usage`."""
-        query = {"by": tuple(by), "limit": 1000, **{k: v for k, v in filters.items() if v is not None}}
-        rows: Sequence[dict[str, Any]] = []
-        while True:
-            page = self._request_json("GET", "/v1/usage", params=query)
-            rows = [*rows, *_rows(page)]
-            if not page.get("has_more"):
-                return rows
-            query["cursor"] = page.get("next_cursor")
+        It is never sent twice.
+        """
+        request = http_requests.rotate_key(key if isinstance(key, str) else key.id, grace_seconds)
+        return self._run(sans_io.fetch(self._state, NewKey, request))
 
-    # --- HTTP ------------------------------------------------------------------------------
+    def forecast(self, **parameters: Unpack[ForecastFields]) -> Forecast:
+        """Return the likely cost and time of a job; the parameters are those of `GET /v1/forecast`."""
+        return self._run(sans_io.fetch(self._state, Forecast, http_requests.get("/v1/forecast", parameters)))
 
-    def _request_json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        response = self._request(method, path, **options)
+    def tools(self, *, by: Sequence[str] = (), **filters: Unpack[ToolFilters]) -> ToolList:
+        """Return the calls of tools, a row for each tool and group; the filters are those of `GET /v1/tools`."""
+        request = http_requests.get("/v1/tools", {"by": list(by), "limit": 1000, **filters})
+        return self._run(sans_io.fetch(self._state, ToolList, request))
+
+    def usage(self, *, by: Sequence[str] = (), **filters: Unpack[UsageFilters]) -> Sequence[UsageGroup]:
+        """Return usage and cost, one row for each group of `by`: api_key, agent, model, provider or day."""
+        return self._run(sans_io.fetch_usage(self._state, tuple(by), filters))
+
+    def create_sign_in_link(self) -> str:
+        """Return a link that signs a browser in to the operations page with this key: once, and within a minute."""
+        return self._run(sans_io.fetch_sign_in_link(self._state))
+
+    # --- performing ------------------------------------------------------------------------
+
+    def _fetch_file(self, job: str | JobItem, name: str) -> bytes:
+        return self._run(sans_io.fetch_file(self._state, http_requests.job_file(job_id_of(job), name)))
+
+    def _run(self, procedure: Procedure[T]) -> T:
+        run = ProcedureRun(procedure)
+        with _Connection(self._http, self._options) as connection:
+            while run.step is not None:
+                connection.advance(run, run.step)
+        return run.result
+
+    def _iterate(self, procedure: Procedure[None]) -> Generator[Any, None, None]:
+        run = ProcedureRun(procedure)
+        with _Connection(self._http, self._options) as connection:
+            while run.step is not None:
+                if isinstance(run.step, Deliver):
+                    yield run.step.value
+                    run.resume(None)
+                else:
+                    connection.advance(run, run.step)
+
+
+class _Connection(ExitStack):
+    """The steps of one procedure, performed with blocking calls; it closes a stream that is open at its end."""
+
+    def __init__(self, http: httpx2.Client, options: ConnectionOptions) -> None:
+        super().__init__()
+        self._http = http
+        self._options = options
+        self._chunks: Iterator[bytes] = iter(())
+
+    def advance(self, run: ProcedureRun[Any], step: Step) -> None:
+        """Perform a step and let the procedure go on."""
         try:
-            body = response.json()
-        except (ValueError, RecursionError) as error:
-            raise self._bad_answer_error(response.status_code) from error
-        if not isinstance(body, dict):
-            raise self._bad_answer_error(response.status_code)
-        return body
-
-    def _request(self, method: str, path: str, **options: Any) -> httpx2.Response:
-        try:
-            response = self._http.request(method, path, **options)
+            value = self._perform(step)
         except httpx2.HTTPError as error:
-            raise self._unreachable_error(error) from error
-        except (
-            TypeError,
-            ValueError,
-        ) as error:  # NaN, a lone surrogate, or another value without a form in JSON
-            raise InvalidRequest("The request contains a value that JSON cannot represent.") from error
-        if not response.is_success:
-            raise self._parse_error(response)
-        self._has_connected = True
-        return response
+            unreachable = self._options.unreachable(error)
+            unreachable.__cause__ = error
+            run.fail(unreachable)
+        else:
+            run.resume(value)
 
-    def _list_events(self, job_id: str, after: int) -> Iterator[dict[str, Any]]:
-        path, accept = f"/v1/jobs/{_job_path_segment(job_id)}/events", {"accept": "application/json"}
-        has_more = True
-        while has_more:
-            page = self._request_json("GET", path, params={"after": after}, headers=accept)
-            events = _rows(page)
-            yield from events
-            has_more = bool(events) and page.get("has_more") is True
-            after = max(
-                (event["seq"] for event in events if isinstance(event.get("seq"), int)), default=after
-            )
-
-    def _stream_events(self, job_id: str, position: "_StreamPosition") -> Iterator[dict[str, Any]]:
-        """Yield the events of one connection, and record the progress in `position`."""
-        headers = {"accept": "text/event-stream"}
-        if position.after:
-            headers["last-event-id"] = str(position.after)
-        timeout = httpx2.Timeout(
-            _RESPONSE_TIMEOUT_SECONDS, connect=_CONNECT_TIMEOUT_SECONDS, read=_STREAM_READ_TIMEOUT_SECONDS
-        )
-        path = f"/v1/jobs/{_job_path_segment(job_id)}/events"
-        try:
-            with self._http.stream("GET", path, headers=headers, timeout=timeout) as response:
-                if not response.is_success:
-                    response.read()
-                    raise self._parse_error(response)
-                self._has_connected, position.opened_at = True, time.monotonic()
-                last_event = None
-                for event in parse_server_sent_events(response.iter_bytes()):
-                    if isinstance(event.get("seq"), int):
-                        position.after, last_event = event["seq"], event
-                    yield event
-                position.ended = response.status_code == HTTPStatus.NO_CONTENT or (
-                    last_event is not None and _is_final_event(last_event)
+    def _perform(self, step: Step) -> Any:
+        match step:
+            case Send(request):
+                response = self._http.request(**self._options.request_options(request))
+                return HttpResponse(
+                    response.status_code, lower_case_names(response.headers), response.content
                 )
-        except httpx2.HTTPError as error:
-            raise self._unreachable_error(error) from error
-
-    def _unreachable_error(self, error: httpx2.HTTPError) -> ServiceUnreachable:
-        reason = str(error) or type(error).__name__
-        return ServiceUnreachable(f"No answer from {self.base_url}: {reason}.")
-
-    def _bad_answer_error(self, status: int) -> ServiceUnreachable:
-        return ServiceUnreachable(
-            f"{self.base_url} answered {status} with a body that is not Steadyhand's.", code="bad_answer"
-        )
-
-    def _parse_error(self, response: httpx2.Response) -> SteadyhandError:
-        """Return the error that an error body describes."""
-        try:
-            body = response.json()
-        except (ValueError, RecursionError):
-            body = None
-        if not isinstance(body, dict) or "detail" not in body:
-            return self._bad_answer_error(response.status_code)
-        detail, code = str(body["detail"]), str(body.get("code") or "internal")
-        error_class = _ERROR_BY_STATUS.get(response.status_code)
-        if error_class is InvalidRequest:
-            return InvalidRequest(detail, code=code, field_errors=_parse_field_errors(body.get("errors")))
-        if error_class is RetryLater:
-            return RetryLater(
-                detail, code=code, retry_after=_parse_retry_after(response.headers.get("retry-after"))
-            )
-        if error_class is not None:
-            return error_class(detail, code=code)
-        code = "internal" if body.get("code") == "internal" else "bad_answer"
-        return ServiceUnreachable(f"{self.base_url} answered {response.status_code}: {detail}", code=code)
-
-
-@dataclass(slots=True)
-class _StreamPosition:
-    """The progress of a follower: the last event number, and whether the stream is complete.
-
-    `opened_at` is the start of the newest stream on the monotonic clock; `None` if no stream was opened.
-    """
-
-    after: int
-    ended: bool = False
-    opened_at: float | None = None
-
-
-class _Backoff:
-    """Pauses between attempts, each longer than the last, until the time without an answer exceeds its limit."""
-
-    def __init__(self, seconds: float) -> None:
-        self.reset(seconds)
-
-    def reset(self, seconds: float) -> None:
-        self._deadline = time.monotonic() + seconds
-        self._pause_seconds = _MIN_PAUSE_SECONDS
-
-    def sleep_or_raise(self, error: SteadyhandError) -> None:
-        """Sleep, or raise the error if the time is over."""
-        if time.monotonic() + self._pause_seconds > self._deadline:
-            raise error
-        time.sleep(self._pause_seconds)
-        self._pause_seconds = min(self._pause_seconds * 2, _MAX_PAUSE_SECONDS)
-
-
-def _is_final_event(event: Mapping[str, Any]) -> bool:
-    data = event.get("data")
-    return event.get("type") == "state.changed" and isinstance(data, dict) and data.get("to") in ENDED_STATES
-
-
-def _rows(document: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
-    data = document.get("data")
-    return [row for row in data if isinstance(row, dict)] if isinstance(data, Sequence) else []
-
-
-def _parse_field_errors(errors: object) -> tuple[FieldError, ...]:
-    if not isinstance(errors, Sequence):
-        return ()
-    return tuple(
-        FieldError(str(entry.get("pointer", "")), str(entry.get("detail", "")))
-        for entry in errors
-        if isinstance(entry, dict)
-    )
-
-
-def _parse_retry_after(value: str | None) -> int:
-    return int(value) if value is not None and value.isascii() and value.isdigit() else 1
-
-
-def _job_path_segment(job_id: str) -> str:
-    """Return an id that is safe as one part of a path. Raise `NotFound` if it is no id."""
-    if not (job_id.isascii() and job_id.isalnum()):
-        raise NotFound(f"{job_id!r} is not the id of a job.")
-    return job_id
-
-
-def _key_path_segment(key_id: str) -> str:
-    if not (key_id.isascii() and key_id.replace("_", "").isalnum()):
-        raise NotFound(f"{key_id!r} is not the id of a key.")
-    return key_id
-
-
-def _validate_token(token: str) -> str:
-    if not token.isascii() or not token.isprintable():
-        raise InvalidRequest("The key contains characters that no key has.")
-    return token
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+            case OpenStream(request):
+                self.close()
+                options = self._options.request_options(request, is_stream=True)
+                response = self.enter_context(self._http.stream(**options))
+                body = b"" if response.is_success else response.read()
+                self._chunks = response.iter_bytes()
+                return HttpResponse(response.status_code, lower_case_names(response.headers), body)
+            case ReadChunk():
+                return next(self._chunks, None)
+            case Pause(seconds):
+                time.sleep(seconds)
+        return None

@@ -6,43 +6,60 @@ from typing import Any
 
 from steadyhand.errors import ServiceUnreachable
 
-_MAX_LINE_BYTES = 32 * 1024 * 1024
+_MAX_EVENT_BYTES = 32 * 1024 * 1024
+_END_OF_RESPONSES = b"[DONE]"
 
 
-def parse_server_sent_events(chunks: Iterator[bytes]) -> Iterator[dict[str, Any]]:
-    """Parse server-sent events whose data is one JSON object; comments and unknown fields are skipped.
+class ServerSentEventParser:
+    """Parses server-sent events whose data is one JSON object; comments, unknown fields and `[DONE]` are skipped.
 
     Lines end at line feeds only: the JSON may contain characters that Unicode counts as line ends.
     """
-    data: list[bytes] = []
-    for line in _lines(chunks):
-        if line.startswith(b"data:"):
-            data.append(line[5:].removeprefix(b" "))
-        elif not line and data:
-            try:
-                event = json.loads(b"\n".join(data))
-            except (ValueError, RecursionError) as error:
-                raise ServiceUnreachable(
-                    "The stream of events contains an unreadable line.", code="bad_answer"
-                ) from error
-            data.clear()
-            if isinstance(event, dict):
-                yield event
 
+    def __init__(self) -> None:
+        self._partial: list[bytes] = []
+        self._size = 0
+        self._data: list[bytes] = []
+        self._data_size = 0
 
-def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    partial: list[bytes] = []
-    size = 0
-    for chunk in chunks:
+    def feed(self, chunk: bytes) -> Iterator[dict[str, Any]]:
+        """Yield the events that end in this part of the stream."""
+        for line in self._lines(chunk):
+            if line.startswith(b"data:"):
+                self._data.append(line[5:].removeprefix(b" "))
+                self._data_size += len(line)
+                _check_size(self._data_size)
+            elif not line and self._data:
+                data = b"\n".join(self._data)
+                self._data.clear()
+                self._data_size = 0
+                event = None if data == _END_OF_RESPONSES else _parse(data)
+                if isinstance(event, dict):
+                    yield event
+
+    def _lines(self, chunk: bytes) -> Iterator[bytes]:
         *lines, remainder = chunk.split(b"\n")
         for line in lines:
-            yield b"".join([*partial, line]).removesuffix(b"\r")
-            partial.clear()
-            size = 0
+            yield b"".join([*self._partial, line]).removesuffix(b"\r")
+            self._partial.clear()
+            self._size = 0
         if remainder:
-            partial.append(remainder)
-            size += len(remainder)
-        if size > _MAX_LINE_BYTES:
-            raise ServiceUnreachable(
-                "The stream of events contains a line that is too long.", code="bad_answer"
-            )
+            self._partial.append(remainder)
+            self._size += len(remainder)
+        _check_size(self._size)
+
+
+def _check_size(size: int) -> None:
+    if size > _MAX_EVENT_BYTES:
+        raise ServiceUnreachable(
+            "The stream of events contains an event that is too long.", code="bad_answer"
+        )
+
+
+def _parse(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ServiceUnreachable(
+            "The stream of events contains an unreadable line.", code="bad_answer"
+        ) from error

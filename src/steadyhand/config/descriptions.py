@@ -16,19 +16,30 @@ DESCRIPTIONS: Mapping[str, str] = {
     "service.max_waiting_runs_per_key": "The same for one key. At this number new jobs with tools are refused.",
     "service.max_queued": "The jobs that may wait; a request above it gets 429.",
     "service.drain_seconds": "The time that running jobs get to end by themselves when the service stops.",
+    "service.reattach_seconds": (
+        "How long a run goes on without its service, until the next one takes it up; 0 ends it with the service. "
+        "See docs/architecture.md."
+    ),
     "service.data_dir": "The directory of the service's data. The default is `/var/lib/steadyhand` for root, else "
     "`~/.local/share/steadyhand`.",
-    "service.database_url": "The database; by default `steadyhand.db` in the data directory.",
+    "service.database_url": "The database, `sqlite:///path` or `postgresql://..`; by default `steadyhand.db` in the "
+    "data directory.",
     "service.isolation": "The sandbox of agents; `none` lets them do all that their user can do.",
     "service.profile": "`classic` behaves as the earlier service did.",
     "service.agent_uid_base": "The first uid of agents, if the service is root.",
     "service.warm_memory": (
-        "The memory of all processes that wait for jobs (`agents.NAME.warm`); each takes about 100 MB."
+        "The memory of all processes that wait for jobs (`agents.NAME.warm`) or for the next turn "
+        "(`agents.NAME.live_seconds`); each takes about 100 MB. Those that wait for results of their clients' tools "
+        "share it, within `max_waiting_runs`."
     ),
     "service.node": "The name of this service in the runs of jobs.",
     "service.paused": "Accept jobs and start none.",
     "service.log_level": "The lowest level of log lines. Each job and request has lines at `info`.",
     "service.log_format": "The form of log lines; `auto` is text on a terminal and JSON elsewhere.",
+    "service.metrics_bind": (
+        "An address and a port of their own for `/metrics`, such as `127.0.0.1:9464`. It asks for no key and shows all "
+        "metrics. The service's port has `/metrics` for keys with the scope `read`, with or without this."
+    ),
     "server.host": "The address to listen on.",
     "server.port": "The port to listen on; 0 takes a free one.",
     "server.public_url": "The address under which callers reach the service, for links.",
@@ -68,6 +79,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "providers.*.region": "The region, for `bedrock` and `vertex`.",
     "providers.*.project": "The project, for `vertex`.",
     "gateway.max_wait_seconds": "The longest single wait for a busy model; a longer one parks the job.",
+    "gateway.budget_near": "The share of a budget of a key, an agent or the service at which `budget.near` tells that "
+    "it is nearly spent.",
     "gateway.max_waits_seconds": "The longest wait for a busy model in all attempts of one call.",
     "prices.*": "The prices of a model, which replace the built-in ones; see docs/gateway.md.",
     "runner.claude.path": "The path of the agent's command line; by default the bundled one.",
@@ -77,6 +90,66 @@ DESCRIPTIONS: Mapping[str, str] = {
     "openai.models.*.model": "The model that it uses.",
     "openai.models.*.reasoning": "The `reasoning_content` of a chat: the model's `thinking`, the calls of the agent's "
     "own `tools`, or `all`.",
+    "callbacks.allow": "Receivers of callbacks that are not public or not on port 80 or 443, such as `n8n:5678`, "
+    "`10.0.0.5:5678` or `*.internal.example`; an entry without a port means 80 and 443.",
+    "callbacks.max_in_flight": "The callbacks that are sent at once; at most 4 of them to one receiver.",
+    "callbacks.timeout_seconds": "The time that a receiver has for its answer.",
+    "callbacks.secret_file": "The secret from which each key's secret for signatures is made; by default "
+    "`callbacks.key` in the data directory, which the first use creates.",
+    "callbacks.endpoints.*.url": "The address of the receiver; `steadyhand config` shows its host alone.",
+    "callbacks.endpoints.*.events": "The events that it is told of: `job.ended`, `job.parked`, `job.needs_results`, "
+    "`budget.near`, `schedule.paused`.",
+    "callbacks.endpoints.*.agents": "The agents of whose jobs it is told; without it, all.",
+    "callbacks.endpoints.*.secret_file": "The secret that signs, `whsec_` and base64; of several lines each signs.",
+    "callbacks.endpoints.*.body": "`thin` has ids and links, `full` the whole job, `openai` is OpenAI's event about a "
+    "response in the background, and nothing else is told then.",
+    "notify.*.url": "The address in the form of apprise, such as `ntfys://ntfy.example.org/topic`; "
+    "`steadyhand config` shows its scheme alone.",
+    "notify.*.url_file": "The file with the address, in place of `url`.",
+    "notify.*.events": "The events that it is told of.",
+    "notify.*.agents": "The agents of whose jobs it is told; without it, all.",
+    "notify.*.keys": "The names or ids of the keys of whose jobs it is told; without it, all.",
+    "notify.*.outcomes": "The outcomes of ended jobs that it is told of, such as `agent_error` or `budget`; "
+    "without it, all.",
+    "notify.*.quiet_hours": "The hours in which nothing is sent, such as `22:00-07:00`.",
+    "notify.*.timezone": "The time zone of the quiet hours, such as `Europe/Berlin`.",
+    "notify.*.in_quiet_hours": "`hold` sends what falls into the quiet hours at their end, `drop` never.",
+    "schedules.*.cron": "The times as a cron expression of five fields, or of six with seconds first; also `@daily`. "
+    "See docs/schedules.md.",
+    "schedules.*.timezone": "The time zone of the expression, such as `Europe/Berlin`.",
+    "schedules.*.key": "The id or the name of the key that the jobs belong to; by default the service's own key. Its "
+    "scopes and limits hold.",
+    "schedules.*.prompt": "The prompt of each job. It may have fields such as `{{ tick.date }}`.",
+    "schedules.*.agent": "The agent of the jobs.",
+    "schedules.*.title": "The title of the jobs; it may have the fields of the prompt.",
+    "schedules.*.workspace": "The workspace of the jobs.",
+    "schedules.*.ref": "The branch, tag or commit of the jobs.",
+    "schedules.*.model": "The model of the jobs.",
+    "schedules.*.budget_usd": "The budget of each job in dollars.",
+    "schedules.*.timeout_seconds": "The time that each job may run.",
+    "schedules.*.idle_timeout_seconds": "The time that the agent may be silent.",
+    "schedules.*.expires_in_seconds": "The time that each job may wait in the queue.",
+    "schedules.*.priority": "The priority of the jobs.",
+    "schedules.*.max_turns": "The turns of the model in one run.",
+    "schedules.*.effort": "The effort of the model.",
+    "schedules.*.append_system_prompt": "Text after the agent's own system prompt.",
+    "schedules.*.publish": "As `defaults.publish`, for these jobs.",
+    "schedules.*.on_interrupt": "As `defaults.on_interrupt`, for these jobs.",
+    "schedules.*.metadata": "The metadata of the jobs.",
+    "schedules.*.overlap": "What becomes of a tick while an earlier job goes on: `skip`, `queue` to wait for its end, "
+    "or `cancel_running`.",
+    "schedules.*.missed": "The missed ticks that fire after a stop: the last one (`once`), the last 10 (`all`) or "
+    "`none`.",
+    "schedules.*.max_usd": "The dollars that all jobs of the schedule may cost; then it pauses itself.",
+    "schedules.*.max_runs": "The number of jobs after which the schedule pauses itself.",
+    "schedules.*.max_failures": "The failures in a row after which the schedule pauses itself.",
+    "telemetry.endpoint": "The receiver of OTLP over HTTP, such as `http://127.0.0.1:4318`; without it "
+    "`OTEL_EXPORTER_OTLP_ENDPOINT`. See docs/telemetry.md.",
+    "telemetry.headers_file": "A file with headers for the receiver, each on a line as `name: value`.",
+    "telemetry.traces": "Export the spans of jobs.",
+    "telemetry.metrics": "Export the metrics of docs/metrics.md.",
+    "telemetry.content": "Export prompts, answers, and the arguments and output of tools too, without known secrets.",
+    "telemetry.stop_seconds": "The time that a stop of the service waits for the last export.",
     "workspaces.*.repository": "The repository: an https, ssh or file URL, or a path.",
     "workspaces.*.ref": "The branch, tag, commit or other ref of jobs that name none; else the default branch.",
     "workspaces.*.mode": "`in_place` works in the directory itself, one job at a time.",
@@ -117,7 +190,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "agents.*.processes": "As `defaults.processes`, for this agent.",
     "agents.*.disk": "As `defaults.disk`, for this agent.",
     "agents.*.live_seconds": (
-        "The time that a process of `warm` stays after a job for the next turn of its conversation."
+        "The time that the process of a job stays after it for the next turn of the conversation."
     ),
     "agents.*.warm": "The processes that wait for jobs of this agent; `auto` follows the jobs of the last hours.",
     "agents.*.lean": "Leave out of its context what a turn does not need: the CLI's memory and the state of the "

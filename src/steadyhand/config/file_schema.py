@@ -6,12 +6,14 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from steadyhand.agents import DEFAULT_PROVIDER, Defaults, TrustLevel, WorkspaceMode
-from steadyhand.job import Effort, OnInterrupt, Publish
+from steadyhand.job import CallbackBody, CallbackEvent, Effort, OnInterrupt, Publish
 from steadyhand.money import MICROS_PER_DOLLAR
+from steadyhand.ports import MissedPolicy, OverlapPolicy
 from steadyhand.tool_calls import TOOL_RESULT_SECONDS
 
 _DEFAULTS = Defaults()
@@ -109,6 +111,24 @@ def _validate_fetch_hosts(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+_BIND_ADDRESS = re.compile(
+    r"(?:\[(?P<six>[0-9A-Fa-f:.]{2,45})\]|(?P<host>[A-Za-z0-9.-]{1,253})):(?P<port>\d{1,5})"
+)
+
+
+def _validate_bind_address(value: str) -> str:
+    match = _BIND_ADDRESS.fullmatch(value)
+    if match is None or int(match["port"]) > 65_535:  # noqa: PLR2004
+        raise ValueError("is not an address and a port such as 127.0.0.1:9464 or [::1]:9464")
+    return value
+
+
+def split_bind_address(value: str) -> tuple[str, int]:
+    """Return the host, without brackets, and the port of a checked address such as `[::1]:9464`."""
+    host, _, port = value.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 Size = Annotated[int, BeforeValidator(_parse_size), Field(ge=1024**2, le=1024**5)]
 SizeOrNone = Annotated[
     Annotated[int, Field(ge=1024**2, le=1024**5)] | None, BeforeValidator(_parse_size_or_none)
@@ -123,6 +143,7 @@ SecretPaths = Annotated[tuple[SecretPath, ...], BeforeValidator(_split_list)]
 ModelList = Annotated[StringList, Field(min_length=1)]
 HostList = Annotated[StringList, AfterValidator(_validate_hosts)]
 FetchHosts = Annotated[StringList, AfterValidator(_validate_fetch_hosts)]
+BindAddress = Annotated[str, AfterValidator(_validate_bind_address)]
 Dollars = Annotated[Decimal, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
 
@@ -139,6 +160,7 @@ class ServiceTable(_Table):
     max_waiting_runs: int | None = Field(default=None, ge=0, le=2_000)
     max_waiting_runs_per_key: int = Field(default=16, ge=1, le=2_000)
     drain_seconds: float = Field(default=30, ge=0, le=86_400)
+    reattach_seconds: float = Field(default=0, ge=0, le=3_600)
     data_dir: Path | None = None
     database_url: str | None = None
     isolation: Literal["none", "bwrap"] = "bwrap"
@@ -149,6 +171,7 @@ class ServiceTable(_Table):
     paused: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "text", "json"] = "auto"
+    metrics_bind: BindAddress | None = None
 
     @property
     def waiting_runs(self) -> int:
@@ -230,10 +253,11 @@ class ProviderTable(_Table):
 
 
 class GatewayTable(_Table):
-    """[gateway]: the time that it waits for a busy model before the job is parked, for one attempt and for one call."""
+    """[gateway]: the time that it waits for a busy model before the job is parked; the share of `budget.near`."""
 
     max_wait_seconds: float = Field(default=20, ge=0, le=600)
     max_waits_seconds: float = Field(default=60, ge=0, le=3_600)
+    budget_near: float = Field(default=0.8, ge=0.01, le=1)
 
 
 class ClaudeTable(_Table):
@@ -313,6 +337,101 @@ class AgentTable(_Table):
     lean: bool = False
 
 
+class CallbackEndpointTable(_Table):
+    """[callbacks.endpoints.NAME]: a receiver of the events of jobs."""
+
+    url: str
+    events: Annotated[tuple[CallbackEvent, ...], BeforeValidator(_split_list), Field(min_length=1)] = (
+        "job.ended",
+    )
+    agents: StringList = ()
+    secret_file: Path
+    body: CallbackBody = "thin"
+
+
+class CallbacksTable(_Table):
+    """[callbacks]: how the service tells receivers of the events of jobs."""
+
+    allow: StringList = ()
+    max_in_flight: int = Field(default=16, ge=1, le=256)
+    timeout_seconds: float = Field(default=10, gt=0, le=120)
+    secret_file: Path | None = None
+    endpoints: dict[str, CallbackEndpointTable] = {}
+
+
+class ScheduleTable(_Table):
+    """[schedules.NAME]: a cron expression, and the job that each of its ticks submits."""
+
+    cron: str
+    timezone: str = "UTC"
+    key: str | None = None
+    prompt: str = Field(min_length=1)
+    agent: str | None = None
+    title: str | None = Field(default=None, max_length=200)
+    workspace: str | None = None
+    ref: str | None = None
+    model: str | None = None
+    budget_usd: Dollars | None = None
+    timeout_seconds: Seconds | None = None
+    idle_timeout_seconds: Seconds | None = None
+    expires_in_seconds: Seconds | None = None
+    priority: int = Field(default=0, ge=-100, le=100)
+    max_turns: int | None = Field(default=None, ge=1, le=10_000)
+    effort: Effort | None = None
+    append_system_prompt: str | None = None
+    publish: Publish | None = None
+    on_interrupt: OnInterrupt | None = None
+    metadata: dict[str, str] = {}
+    overlap: OverlapPolicy = "skip"
+    missed: MissedPolicy = "once"
+    max_usd: Dollars | None = None
+    max_runs: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    max_failures: int | None = Field(default=None, ge=1, le=1_000)
+
+
+class NotifierTable(_Table):
+    """[notify.NAME]: an address that people read, and the rules that choose what it is told."""
+
+    url: str | None = None
+    url_file: Path | None = None
+    events: Annotated[tuple[CallbackEvent, ...], BeforeValidator(_split_list), Field(min_length=1)] = (
+        "job.ended",
+        "job.parked",
+        "job.needs_results",
+        "budget.near",
+        "schedule.paused",
+    )
+    agents: StringList = ()
+    keys: StringList = ()
+    outcomes: StringList = ()
+    quiet_hours: str | None = None
+    timezone: str = "UTC"
+    in_quiet_hours: Literal["hold", "drop"] = "hold"
+
+
+def _validate_receiver_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("is not an address such as http://127.0.0.1:4318")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("has a user or a password: put credentials into headers_file")
+    return value
+
+
+ReceiverUrl = Annotated[str, AfterValidator(_validate_receiver_url)]
+
+
+class TelemetryTable(_Table):
+    """[telemetry]: the export to a receiver of OpenTelemetry, with the extra `steadyhand[otel]`."""
+
+    endpoint: ReceiverUrl | None = None
+    headers_file: Path | None = None
+    traces: bool = True
+    metrics: bool = True
+    content: bool = False
+    stop_seconds: float = Field(default=5, ge=0, le=60)
+
+
 class Tables(_Table):
     """The whole file."""
 
@@ -327,5 +446,9 @@ class Tables(_Table):
     prices: dict[str, dict[str, Any]] = {}
     runner: RunnerTable = RunnerTable()
     openai: OpenaiTable = OpenaiTable()
+    callbacks: CallbacksTable = CallbacksTable()
+    notify: dict[str, NotifierTable] = {}
+    schedules: dict[str, ScheduleTable] = {}
+    telemetry: TelemetryTable = TelemetryTable()
     workspaces: dict[str, WorkspaceTable] = {}
     agents: dict[str, AgentTable] = {}

@@ -28,6 +28,8 @@ _TYPE_NAMES: tuple[tuple[Any, str], ...] = (
     (file_schema.Duration, "duration or `never`"),
     (file_schema.Variables, "table of texts"),
     (file_schema.Dollars, "dollars"),
+    (file_schema.BindAddress, "address and port"),
+    (file_schema.ReceiverUrl, "URL"),
     (bool, "true or false"),
     (int, "number"),
     (float, "number"),
@@ -39,8 +41,9 @@ _HEAD = """\
 
 Made from the types by `python -m steadyhand.config.reference > docs/settings.md`; a test holds it.
 
-All settings are in one file, `steadyhand.toml`; all of them are optional. `steadyhand config --template` prints the
-file with every setting in it, commented out. `steadyhand config` prints the value and the source of each.
+All settings are in one file, `steadyhand.toml`; all of them are optional. `steadyhand init` writes one to begin with,
+`steadyhand config --template` prints the file with every setting in it, commented out. `steadyhand config` prints the
+value and the source of each.
 
 ## The file
 
@@ -159,6 +162,8 @@ def _example(setting: str, hint: Any) -> str:
         "size": '"2G"',
         "number": "20",
         "dollars": "2.5",
+        "address and port": '"127.0.0.1:9464"',
+        "URL": '"http://127.0.0.1:4318"',
         "table of texts": "{}",
         "list of texts": "[]",
     }

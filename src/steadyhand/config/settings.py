@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from steadyhand.addresses import url_origin
 from steadyhand.agents import (
     BUILT_IN_AGENTS,
     CLASSIC_DEFAULT_AGENT,
@@ -123,6 +124,10 @@ class Settings:
             text = "" if value is None else str(value)
             if name == "service.data_dir":
                 text = str(self.data_dir)
+            if name.startswith("callbacks.endpoints.") and name.endswith(".url"):
+                text = url_origin(text)
+            if name.startswith("notify.") and name.endswith(".url") and text:
+                text = f"{text.partition('://')[0]}://(set)"
             yield SettingRow(name, text, self._source(name))
         secrets = (self.api_key, self.bearer_token, self.anthropic_api_key, self.oauth_token)
         for name, secret in zip(SECRET_VARIABLES, secrets, strict=True):
@@ -365,7 +370,13 @@ def _known_names(key_path: tuple[str, ...]) -> list[str]:
 
 
 def _check_references(tables: Tables) -> None:
-    for kind, names in (("agents", tables.agents), ("workspaces", tables.workspaces)):
+    for kind, names in (
+        ("agents", tables.agents),
+        ("workspaces", tables.workspaces),
+        ("callbacks.endpoints", tables.callbacks.endpoints),
+        ("notify", tables.notify),
+        ("schedules", tables.schedules),
+    ):
         for name in names:
             if NAME_PATTERN.fullmatch(name) is None:
                 raise ConfigError(f"{kind}.{name}: this is not a valid name")

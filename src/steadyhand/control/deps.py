@@ -1,6 +1,6 @@
 """The services and ports that the parts of `Control` share."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,7 +8,8 @@ from steadyhand.admission import Admission
 from steadyhand.agents import Catalog
 from steadyhand.cancellations import Cancellations
 from steadyhand.event_log import EventFeed, EventLog
-from steadyhand.ports import Checkouts, Ledger, Queue, Store
+from steadyhand.ports import Checkouts, JobTracing, Ledger, Outbox, Queue, SavedItems, Store
+from steadyhand.steering import SteerBroker
 from steadyhand.tool_calls import ToolCallBroker
 
 
@@ -25,6 +26,12 @@ class ControlDeps:
     catalog: Catalog
     admission: Admission
     tool_calls: ToolCallBroker
+    steers: SteerBroker
     cancellations: Cancellations
+    outbox: Outbox | None
+    saved_items: SavedItems | None
+    check_callback: Callable[[str], Awaitable[None]]
+    """Raises `CallbackRefused` for a URL that the service does not call back."""
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
+    tracing: JobTracing

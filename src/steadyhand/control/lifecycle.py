@@ -36,13 +36,16 @@ class JobLifecycle:
         self._submitter = submitter
         self._run_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def cancel(self, caller: Caller, job_id: str) -> Job:
+    async def cancel(self, caller: Caller, job_id: str, states: frozenset[State] | None = None) -> Job:
         """Cancel a job: a queued one at once, a running one as soon as none of its processes is alive.
 
-        During an outage of the store the job does not run any more, and the cancel is stored later.
+        During an outage of the store the job does not run any more, and the cancel is stored later. With `states` a
+        job that is in none of them by now is left alone; raise `Conflict`.
         """
         caller.require_scope("cancel")
         job = await self._queries.get(caller, job_id)
+        if states is not None and job.state not in states:
+            raise Conflict(f"The job is {job.state} by now.")
         if job.state.ended:
             return job
         cancellations = self._deps.cancellations
@@ -91,14 +94,19 @@ class JobLifecycle:
         """
 
         async def start_run(job: Job) -> Job:
-            parent_id = None if job.spec.history else job.parent_job_id
-            if parent_id is not None and await self._deps.store.get(parent_id) is None:
-                raise Conflict(f"The job {parent_id}, whose conversation this one continues, is deleted.")
+            await self.check_retry(job)
             return await self._requeue(
                 caller, job, "retry", lambda old, now: requeued(_same_run(old, after_run), "fresh", now)
             )
 
         return await self._run_once(caller, job_id, after_run, start_run)
+
+    async def check_retry(self, job: Job) -> None:
+        """Raise `Conflict` if a job has not ended, or if what a new run of it begins with is deleted."""
+        _require_ended(job)
+        parent_id = None if job.spec.history else job.parent_job_id
+        if parent_id is not None and await self._deps.store.get(parent_id) is None:
+            raise Conflict(f"The job {parent_id}, whose conversation this one continues, is deleted.")
 
     async def resume(self, caller: Caller, job_id: str, request: ResumeOptions) -> Job:
         """Queue an ended job for a new run in the same session and checkout, with another budget or prompt if asked.
@@ -151,6 +159,17 @@ class JobLifecycle:
         `earlier_events` are stored just before the change of state. `update` changes the job in the same commit. A job
         that goes on runs before the queue.
         """
+        budget = await self.check_resume(caller, job, request)
+
+        def resumed(old: Job, now: datetime) -> Job:
+            changed = replace(requeued(update(old), "resume", now), budget_micros=budget)
+            return changed if request.prompt is None else replace(changed, continue_prompt=request.prompt)
+
+        return await self._requeue(caller, job, "resume", resumed, earlier_events, goes_on=goes_on)
+
+    async def check_resume(self, caller: Caller, job: Job, request: ResumeOptions) -> int:
+        """Return the budget of a resumed job; raise `InvalidRequest` or `Conflict` as `resume` does."""
+        _require_ended(job)
         ceiling = self._submitter.ceilings(caller, self._deps.catalog.agent(job.agent)).budget
         budget = (
             ceiling.lower(job.budget_micros)
@@ -164,12 +183,7 @@ class JobLifecycle:
             )
         if not job.run or not await self._deps.checkouts.has_session(job.id):
             raise Conflict("The job has left no session to resume; retry it.")
-
-        def resumed(old: Job, now: datetime) -> Job:
-            changed = replace(requeued(update(old), "resume", now), budget_micros=budget)
-            return changed if request.prompt is None else replace(changed, continue_prompt=request.prompt)
-
-        return await self._requeue(caller, job, "resume", resumed, earlier_events, goes_on=goes_on)
+        return budget
 
     async def _budget_spent(self, job: Job) -> int:
         """Return the micro-dollars that count against the job's budget.
@@ -191,8 +205,7 @@ class JobLifecycle:
         *,
         goes_on: bool = False,
     ) -> Job:
-        if not job.state.ended:
-            raise Conflict(f"The job is {job.state}; only an ended job can be run again.")
+        _require_ended(job)
         ceilings = self._submitter.ceilings(caller, self._deps.catalog.agent(job.agent))
         model = ceilings.default_model(job.spec.model)
         await self._submitter.charge_request(caller, job.agent, job.workspace)
@@ -204,6 +217,8 @@ class JobLifecycle:
         bodies = [*earlier_events, StateChanged(job.state, State.QUEUED, reason=reason)]
         drafts = [EventDraft(job.run, now, body) for body in bodies]
         job = await self._deps.event_log.update_job(job.id, ENDED, changed, drafts)
+        if caller.traceparent is not None:
+            self._deps.tracing.queued_again(job.id, caller.traceparent)
         await self._deps.queue.requeue(job, goes_on=goes_on)
         return job
 
@@ -245,6 +260,10 @@ def _is_repeat(job: Job, after_run: int | None) -> bool:
         raise Conflict(f"The job has had {job.run} runs; there was no run {after_run}.")
     if job.run > after_run or job.state is State.QUEUED:
         return True
+    _require_ended(job)
+    return False
+
+
+def _require_ended(job: Job) -> None:
     if not job.state.ended:
         raise Conflict(f"The job is {job.state}; only an ended job can be run again.")
-    return False

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +12,12 @@ from steadyhand.agents import SCRATCH_WORKSPACE, Agent, AgentDefinition, Workspa
 from steadyhand.control.ceilings import Ceilings
 from steadyhand.control.deps import ControlDeps
 from steadyhand.control.requests import AvailableAgent, Caller, did_you_mean, first_set, is_path_or_url
+from steadyhand.control.shared_reads import SharedReads
 from steadyhand.errors import Conflict, InvalidRequest, NotFound, WorkspaceError
+from steadyhand.event_log import JobChanges, Pulse, WriteLive
 from steadyhand.events import Event, LiveProgress, LiveText, PhaseStarted, StateChanged
 from steadyhand.job import ENDED, Job, State
-from steadyhand.ports import JobFilter, JobPage, QueueLoad, RunOutput, UsageQuery, UsageRow
+from steadyhand.ports import JobFilter, JobPage, ModelCall, QueueLoad, RunOutput, UsageQuery, UsageRow
 
 FollowedItems = Sequence[Event | LiveText | LiveProgress]
 
@@ -25,14 +27,12 @@ class JobQueries:
 
     def __init__(self, deps: ControlDeps) -> None:
         self._deps = deps
+        self._shared_reads = SharedReads()
 
     async def get(self, caller: Caller, job_id: str) -> Job:
         """Return a job that the caller may see, or raise `NotFound`."""
         caller.require_scope("read")
-        job = await self._deps.store.get(job_id)
-        if job is None or not (job.api_key_id == caller.key_id or caller.has_scope("read:all")):
-            raise NotFound("Job not found")
-        return job
+        return _visible_job(caller, await self._deps.store.get(job_id))
 
     async def list_jobs(
         self, caller: Caller, job_filter: JobFilter, limit: int, cursor: str | None
@@ -75,6 +75,18 @@ class JobQueries:
         await self.get(caller, job_id)
         return await self._deps.store.list_events(job_id, after, limit)
 
+    async def list_newest_events(
+        self, caller: Caller, job_id: str, types: frozenset[str], tools: frozenset[str], limit: int
+    ) -> Sequence[Event]:
+        """Return the newest events of some types, and the calls of some tools; see `Store.list_newest_events`."""
+        await self.get(caller, job_id)
+        return await self._deps.store.list_newest_events(job_id, types, tools, limit)
+
+    async def list_model_calls(self, caller: Caller, job_id: str, limit: int) -> Sequence[ModelCall]:
+        """Return the newest calls of the model in a job, the oldest of them first."""
+        await self.get(caller, job_id)
+        return await self._deps.ledger.list_calls(job_id, limit)
+
     async def follow(
         self, caller: Caller, job_id: str, after: int = 0
     ) -> AsyncGenerator[Event | LiveText, None]:
@@ -89,21 +101,39 @@ class JobQueries:
         self, caller: Caller, job_id: str, after: int = 0
     ) -> AsyncGenerator[FollowedItems, None]:
         """Return what `follow` yields, and the progress of phases: those together that are there together."""
-        return self._follow(caller, job_id, after, is_done=lambda job: job.as_answered.state.ended)
+        return self._follow(caller, job_id, after, lambda job: job.as_answered.state.ended)
 
-    def follow_job(self, caller: Caller, job_id: str, after: int = 0) -> AsyncGenerator[FollowedItems, None]:
-        """Return the same until the job has ended."""
-        return self._follow(caller, job_id, after, is_done=lambda job: job.state.ended)
+    def follow_job(
+        self,
+        caller: Caller,
+        job_id: str,
+        after: int = 0,
+        write_live: WriteLive | None = None,
+        pulse: Pulse | None = None,
+    ) -> AsyncGenerator[FollowedItems, None]:
+        """Return the same until the job has ended. Live items that `write_live` sends are not yielded.
+
+        With a `pulse` the items of its time are yielded together.
+        """
+        return self._follow(caller, job_id, after, lambda job: job.state.ended, write_live, pulse=pulse)
 
     async def _follow(
-        self, caller: Caller, job_id: str, after: int, *, is_done: Callable[[Job], bool]
+        self,
+        caller: Caller,
+        job_id: str,
+        after: int,
+        is_done: Callable[[Job], bool],
+        write_live: WriteLive | None = None,
+        *,
+        pulse: Pulse | None = None,
     ) -> AsyncGenerator[FollowedItems, None]:
-        with self._deps.feed.subscribe(job_id) as subscription:
+        with self._deps.feed.subscribe(job_id, write_live, pulse) as subscription:
             seen = after
             while True:
                 subscription.lagged = False
-                job = await self.get(caller, job_id)
-                while stored := await self._deps.store.list_events(job_id, seen):
+                job = await self._get_shared(caller, job_id)
+                # Later events than the job's last one come by the subscription, which is older than this read.
+                while seen < job.last_event and (stored := await self._list_events_shared(job_id, seen)):
                     seen = stored[-1].seq
                     yield stored
                 if subscription.closed or (is_done(job) and seen >= job.last_event):
@@ -126,6 +156,31 @@ class JobQueries:
                     if batch:
                         yield batch
                     recheck = recheck or subscription.lagged or subscription.closed
+
+    @contextlib.contextmanager
+    def watch_jobs(self, caller: Caller, since: int | None = None) -> Iterator[JobChanges]:
+        """Watch for jobs that are accepted or change their state; also for those that the caller may not see.
+
+        The first change comes at once if there was one after `since`, a `change_number`.
+        """
+        caller.require_scope("read")
+        with self._deps.feed.watch_jobs(since) as changes:
+            yield changes
+
+    def change_number(self) -> int:
+        """Return the number of the last change of a job: read it before a list, to watch for what comes after."""
+        return self._deps.feed.change_number
+
+    async def _get_shared(self, caller: Caller, job_id: str) -> Job:
+        """Return a job as `get` does. All followers of a job ask for it at its end; one read is enough for them."""
+        caller.require_scope("read")
+        return _visible_job(
+            caller, await self._shared_reads.run(job_id, lambda: self._deps.store.get(job_id))
+        )
+
+    async def _list_events_shared(self, job_id: str, after: int) -> Sequence[Event]:
+        store = self._deps.store
+        return await self._shared_reads.run((job_id, after), lambda: store.list_events(job_id, after))
 
     async def get_output(self, caller: Caller, job_id: str) -> RunOutput | None:
         """Return the output of a job's newest run with any, or None."""
@@ -232,6 +287,12 @@ class JobQueries:
     async def check(self) -> None:
         """Return if the store can be read, else raise `StoreError`. For readiness."""
         await self._deps.store.check()
+
+
+def _visible_job(caller: Caller, job: Job | None) -> Job:
+    if job is None or not (job.api_key_id == caller.key_id or caller.has_scope("read:all")):
+        raise NotFound("Job not found")
+    return job
 
 
 def _is_final(event: Event) -> bool:

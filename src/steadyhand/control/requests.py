@@ -21,10 +21,11 @@ LARGEST_TIMEOUT_SECONDS = 7 * 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The id of the caller's key and its scopes."""
+    """The id of the caller's key and its scopes, and the trace of its request, if it has one."""
 
     key_id: str
     scopes: frozenset[Scope]
+    traceparent: str | None = None
 
     def require_scope(self, scope: Scope) -> None:
         """Raise `Forbidden` (`scope_missing`) if the key lacks this scope; `admin` includes all scopes."""
@@ -59,6 +60,8 @@ class Submission:
 
     Without it, that is the newest job of `session` or of the session name in `spec`.
     """
+    parent_job: Job | None = None
+    """The job `parent`, if this request has just read it and found that its session can be continued."""
     session: str | None = None
     default_budget_micros: int | None = None
     """The budget of the route, in place of the agent's, if the request names none; it is lowered to the ceilings."""
@@ -143,7 +146,7 @@ def inherit_from_parent(parent: Job, submission: Submission) -> Submission:
         model=submission.spec.model or parent.spec.model,
         append_system_prompt=submission.spec.append_system_prompt or parent.spec.append_system_prompt,
     )
-    return replace(inherited_submission, spec=spec)
+    return replace(inherited_submission, spec=replace(spec, callback=spec.callback or parent.spec.callback))
 
 
 def first_set(*values: _T | None) -> _T:

@@ -18,7 +18,7 @@ from steadyhand.control.requests import (
     inherit_from_parent,
     is_path_or_url,
 )
-from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound, SteadyhandError
+from steadyhand.errors import CallbackRefused, Conflict, Forbidden, InvalidRequest, NotFound, SteadyhandError
 from steadyhand.event_log import log_state_change
 from steadyhand.events import EventDraft, StateChanged, WarningEvent
 from steadyhand.job import (
@@ -31,6 +31,7 @@ from steadyhand.ports import (
     AddResult,
     IdempotencyKey,
     JobFilter,
+    TickClaim,
 )
 
 _MAX_SESSION_JOBS = 20
@@ -49,10 +50,16 @@ class JobSubmitter:
         self._session_locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def submit(
-        self, caller: Caller, submission: Submission, idempotency: IdempotencyKey | None = None
+        self,
+        caller: Caller,
+        submission: Submission,
+        idempotency: IdempotencyKey | None = None,
+        *,
+        claim: TickClaim | None = None,
     ) -> AddResult:
         """Accept a job: it is durable when this returns.
 
+        With a `claim` of a schedule's tick, raise `Conflict` (`tick_taken`) as `Store.add` does.
         Raise `InvalidRequest`, `Forbidden`, or `RetryLater` if the queue is full or a limit of the key is
         reached; then nothing is stored.
         """
@@ -63,27 +70,35 @@ class JobSubmitter:
                 return AddResult(replayed, replayed=True)
         session = submission.session or submission.spec.session_name
         if session is None:
-            return await self._accept_turn(caller, submission, idempotency)
+            return await self._accept_turn(caller, submission, idempotency, claim)
         # One after another: each job continues the one before it, and must find it in the store.
         async with self._session_locks.setdefault((caller.key_id, session), asyncio.Lock()):
-            return await self._accept_turn(caller, submission, idempotency)
+            return await self._accept_turn(caller, submission, idempotency, claim)
+
+    async def check_submission(self, caller: Caller, submission: Submission) -> Job:
+        """Return the job that `submit` would accept now, and accept none. Raise as `submit` does, but for limits."""
+        caller.require_scope("submit")
+        return await self._prepare(caller, submission)
 
     async def _accept_turn(
-        self, caller: Caller, submission: Submission, idempotency: IdempotencyKey | None
+        self,
+        caller: Caller,
+        submission: Submission,
+        idempotency: IdempotencyKey | None,
+        claim: TickClaim | None,
     ) -> AddResult:
         """Accept a job. If the job that it continues is deleted at the same time, look for the conversation again."""
         for _ in range(_MAX_LOOKUPS - 1):
             try:
-                return await self._accept(caller, submission, idempotency)
+                return await self._accept(caller, submission, idempotency, claim)
             except NotFound:
                 if submission.parent is not None and not submission.spec.history:
                     raise
-                submission = replace(submission, parent=None)
-        return await self._accept(caller, submission, idempotency)
+                submission = replace(submission, parent=None, parent_job=None)
+        return await self._accept(caller, submission, idempotency, claim)
 
-    async def _accept(
-        self, caller: Caller, submission: Submission, idempotency: IdempotencyKey | None
-    ) -> AddResult:
+    async def _prepare(self, caller: Caller, submission: Submission) -> Job:
+        """Return the job of a request, which the caller may submit."""
         parent = await self._find_parent(caller, submission)
         requested_model = submission.spec.model
         if parent is not None:
@@ -94,6 +109,7 @@ class JobSubmitter:
             parent.workspace if parent is not None else self._resolve_workspace(caller, submission, agent)
         )
         self._deps.admission.check_allowed(caller.key_id, name, workspace)
+        await self._check_callback(submission, parent)
         if submission.spec.uncommitted is not None:
             self._check_uncommitted(submission, workspace, parent)
         if submission.strict and name not in self._deps.catalog.agents:
@@ -112,6 +128,16 @@ class JobSubmitter:
             if submission.publish == "branch":
                 raise InvalidRequest.at("/publish", "cannot be 'branch' for work on uncommitted changes")
             job = replace(job, publish="none")
+        return job
+
+    async def _accept(
+        self,
+        caller: Caller,
+        submission: Submission,
+        idempotency: IdempotencyKey | None,
+        claim: TickClaim | None,
+    ) -> AddResult:
+        job = await self._prepare(caller, submission)
         drafts = [EventDraft(0, job.created_at, StateChanged(None, State.QUEUED))]
         drafts += [
             EventDraft(0, job.created_at, WarningEvent(warning.code, warning.message))
@@ -121,7 +147,7 @@ class JobSubmitter:
             self._deps.admission.check_waiting_runs(caller.key_id)
         charge = await self._deps.admission.charge(caller.key_id)
         try:
-            added = await self._deps.queue.enqueue(job, drafts, idempotency)
+            added = await self._deps.queue.enqueue(job, drafts, idempotency, claim=claim)
         except SteadyhandError:  # not if the caller is gone: its job may be stored all the same
             charge.undo()
             raise
@@ -129,7 +155,18 @@ class JobSubmitter:
             charge.undo()
         else:
             log_state_change(added.job, State.QUEUED)
+            self._deps.feed.announce(added.job.id)
         return added
+
+    async def _check_callback(self, submission: Submission, parent: Job | None) -> None:
+        """Raise `InvalidRequest` (`callback_refused`) for a receiver of this request that may not be called."""
+        callback = submission.spec.callback
+        if callback is None or (parent is not None and callback is parent.spec.callback):
+            return
+        try:
+            await self._deps.check_callback(callback.url)
+        except CallbackRefused as error:
+            raise InvalidRequest.at("/callback_url", error.detail, code="callback_refused") from error
 
     async def charge_request(self, caller: Caller, agent: str, workspace: str | None) -> RateCharge:
         """Count a request for a run against the limits of its key; the charge that is returned can be undone.
@@ -145,6 +182,9 @@ class JobSubmitter:
 
         A session name without a job begins a session; an unknown session id is an error.
         """
+        if submission.parent_job is not None and submission.parent_job.api_key_id == caller.key_id:
+            caller.require_scope("read")
+            return submission.parent_job
         if submission.parent is not None:
             parent = await self._queries.get(caller, submission.parent)
             if not await self.has_session(parent):
@@ -180,14 +220,15 @@ class JobSubmitter:
 
         Of two jobs with equal conversations neither is returned: they may have done different things.
         """
-        jobs = (
-            await self._deps.store.list_jobs(JobFilter(api_key_id=caller.key_id, conversation=digest), 2)
-        ).jobs
-        return await self.get_continuable(caller, jobs[0].id) if len(jobs) == 1 else None
+        return await self._continuable(
+            caller, await self._deps.store.find_conversation(caller.key_id, digest)
+        )
 
     async def get_continuable(self, caller: Caller, job_id: str) -> Job | None:
         """Return a completed job of this key whose session can be continued, or None."""
-        job = await self._deps.store.get(job_id)
+        return await self._continuable(caller, await self._deps.store.get(job_id))
+
+    async def _continuable(self, caller: Caller, job: Job | None) -> Job | None:
         if job is None or job.api_key_id != caller.key_id or job.as_answered.state is not State.COMPLETED:
             return None
         return job if await self.has_session(job) else None
@@ -230,9 +271,9 @@ class JobSubmitter:
             )
         if requested_model is not None:
             ceilings.check_model(requested_model)
-        now, spec = self._deps.clock(), submission.spec
+        now, spec, job_id = self._deps.clock(), submission.spec, self._deps.new_id()
         return Job(
-            id=self._deps.new_id(),
+            id=job_id,
             spec=replace(
                 spec,
                 model=requested_model or ceilings.default_model(spec.model, agent.model),
@@ -254,6 +295,7 @@ class JobSubmitter:
             on_interrupt=submission.on_interrupt or defaults.on_interrupt,
             publish=submission.publish or self._deps.catalog.workspace(workspace).publish or defaults.publish,
             warnings=tuple(warnings),
+            traceparent=caller.traceparent or self._deps.tracing.begin_trace(job_id),
         )
 
     def ceilings(self, caller: Caller, agent: Agent) -> Ceilings:

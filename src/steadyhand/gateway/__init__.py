@@ -9,7 +9,12 @@ from steadyhand.gateway.gateway import BillingDeps, ModelGateway
 from steadyhand.gateway.model.provider_rate_limits import RetryLimits
 from steadyhand.gateway.model.providers import Credential, Provider
 from steadyhand.gateway.model.unix_listener import SOCKET_NAME, slot_dir
-from steadyhand.gateway.money.limits import GetKeyLimits, create_limits_getter, job_limits
+from steadyhand.gateway.money.limits import (
+    GetKeyLimits,
+    create_limits_getter,
+    create_shared_limits_getter,
+    job_limits,
+)
 from steadyhand.gateway.money.prices import Prices
 
 __all__ = [
@@ -25,6 +30,7 @@ __all__ = [
     "Resolve",
     "RetryLimits",
     "create_limits_getter",
+    "create_shared_limits_getter",
     "job_limits",
     "slot_dir",
 ]

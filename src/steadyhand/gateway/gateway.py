@@ -7,7 +7,17 @@ import ipaddress
 import os
 import resource
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import (
     AbstractAsyncContextManager,
@@ -16,17 +26,20 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import structlog
 
+from steadyhand.addresses import Address
 from steadyhand.agents import Agent
 from steadyhand.clock import utc_now
+from steadyhand.errors import RunError
 from steadyhand.gateway.egress import connect_proxy as proxy
 from steadyhand.gateway.egress.connect_proxy import ProxyTimeouts, Resolve, serve_egress
-from steadyhand.gateway.egress.rules import Address, EgressRules
+from steadyhand.gateway.egress.rules import EgressRules
 from steadyhand.gateway.model import unix_listener
 from steadyhand.gateway.model.metered_run import BillingContext, MeteredRun
 from steadyhand.gateway.model.provider_rate_limits import ProviderRateLimits, RetryLimits
@@ -35,21 +48,26 @@ from steadyhand.gateway.model.rejected_credentials import RejectedCredentials
 from steadyhand.gateway.model.reverse_proxy import ReverseProxy
 from steadyhand.gateway.model.tcp_listener import TcpListener, TokenHolder
 from steadyhand.gateway.model.unix_listener import SocketHolder, UnixListener, slot_dir
-from steadyhand.gateway.money.budgets import BudgetAccount, Budgets
+from steadyhand.gateway.money.budgets import NEAR_SHARE, BudgetAccount, Budgets
 from steadyhand.gateway.money.ledger_writer import LedgerWriter
 from steadyhand.gateway.money.prices import Prices
 from steadyhand.gateway.run_events import RunEvents
+from steadyhand.metrics import ServiceMetrics
 from steadyhand.ports import (
+    NO_TRACING,
     BudgetLimit,
     CalendarPeriod,
     Checkout,
     Emit,
     GetBudgetLimits,
+    JobTracing,
     Ledger,
     ModelAccess,
     ModelCall,
     OnListening,
+    OrphanedRun,
     RunContext,
+    UsageQuery,
     UsageTotal,
 )
 
@@ -69,6 +87,8 @@ class GrantedAccess:
     on_listening: OnListening | None
     run: MeteredRun
     secrets: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    listener: int = -1
 
     @property
     def rate_limited_until(self) -> datetime | None:
@@ -87,7 +107,9 @@ class GrantedAccess:
 
     async def final_usage(self) -> UsageTotal:
         """Wait, for a bounded time, until the calls are stored; return their usage."""
-        return await self.run.final_usage()
+        usage = await self.run.final_usage()
+        await self.run.report_near_budgets()  # of a last call whose connection broke off
+        return usage
 
 
 class HeldRunAccess:
@@ -125,13 +147,20 @@ class HeldRunAccess:
         async with self._metered_run(work, emit) as run:
             with self._hold.serve_run(run):
                 secrets = (self._hold.token,) if isinstance(self._hold, TokenHolder) else ()
-                if not self._sockets:
+                if isinstance(self._hold, TokenHolder):
                     yield GrantedAccess(self.model_access, None, run, secrets)
                     return
                 async with self._open_egress(work.agent.egress, emit) as listening:
-                    self._reject_pending()
-                    listening([os.dup(each.fileno()) for each in self._sockets])
-                    yield GrantedAccess(self.model_access, None, run, secrets)
+
+                    def on_listening(descriptors: Sequence[int]) -> None:
+                        """Keep the sockets of a process that starts in this run, and let it out by copies of them."""
+                        self.on_listening(descriptors)
+                        listening([os.dup(each) for each in descriptors])
+
+                    if self._sockets:
+                        self._reject_pending()
+                        listening([os.dup(each.fileno()) for each in self._sockets])
+                    yield GrantedAccess(self.model_access, on_listening, run, secrets)
 
     def _reject_pending(self) -> None:
         """Close the connections that were made before the run: they are nobody's."""
@@ -154,12 +183,15 @@ class BillingDeps:
     ledger: Ledger
     prices: Prices
     get_limits: GetBudgetLimits
+    near_share: float = NEAR_SHARE
 
 
 class ModelGateway:
     """Forwards calls to the models for every run, and to the hosts on an agent's list for sandboxed ones.
 
     `socket_inside` is the path of a slot's socket in the sandbox; None serves agents without a sandbox, on loopback.
+    `adopted` are the sockets of an earlier service on which its runs connect, by their slot; that on loopback by None.
+    `expected_tokens` are those of its runs.
     Tests replace `clock` and `sleep`, which rate limits and budgets use.
     """
 
@@ -174,6 +206,10 @@ class ModelGateway:
         resolve: Resolve | None = None,
         proxy_timeouts: ProxyTimeouts | None = None,
         retry_limits: RetryLimits | None = None,
+        metrics: ServiceMetrics | None = None,
+        tracing: JobTracing = NO_TRACING,
+        adopted: Mapping[int | None, socket.socket] | None = None,
+        expected_tokens: Collection[str] = (),
         clock: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -184,19 +220,33 @@ class ModelGateway:
         self._ledger = billing.ledger
         self._rate_limits = ProviderRateLimits(clock, sleep, retry_limits or RetryLimits())
         self._rejected_credentials = RejectedCredentials(clock)
-        self._budgets = Budgets(billing.ledger, clock)
+        self._budgets = Budgets(billing.ledger, clock, near_share=billing.near_share)
         self._ledger_writer = LedgerWriter(billing.ledger)
         self._billing = BillingContext(
-            self._budgets, self._ledger_writer, billing.prices, clock, billing.get_limits
+            self._budgets,
+            self._ledger_writer,
+            billing.prices,
+            clock,
+            billing.get_limits,
+            metrics or ServiceMetrics(),
+            tracing,
         )
-        self._reverse_proxy = ReverseProxy(self._rate_limits, self._rejected_credentials)
+        self._reverse_proxy = ReverseProxy(
+            self._rate_limits, self._rejected_credentials, self._billing.metrics
+        )
         for provider in providers:
             self._reverse_proxy.add_provider(provider)
         sandboxed_slots = range(slots) if sandbox_socket is not None else ()
+        adopted = adopted or {}
         self._unix_listeners = [
-            UnixListener(slot_dir(data_dir, slot), self._reverse_proxy) for slot in sandboxed_slots
+            UnixListener(slot_dir(data_dir, slot), self._reverse_proxy, adopted.get(slot))
+            for slot in sandboxed_slots
         ]
-        self._tcp_listener = None if sandbox_socket is not None else TcpListener(self._reverse_proxy, slots)
+        self._tcp_listener = (
+            None
+            if sandbox_socket is not None
+            else TcpListener(self._reverse_proxy, slots, adopted.get(None), expected_tokens)
+        )
         self._max_connections = slots * unix_listener.MAX_CONNECTIONS
         self._resolver_pool = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="resolve")
         self._resolve = resolve or self._resolve_name
@@ -225,13 +275,27 @@ class ModelGateway:
             self._resolver_pool.shutdown(wait=False, cancel_futures=True)
 
     @asynccontextmanager
-    async def open_run(self, work: RunContext, emit: Emit) -> AsyncIterator[GrantedAccess]:
+    async def open_run(
+        self, work: RunContext, emit: Emit, orphan: OrphanedRun | None = None
+    ) -> AsyncIterator[GrantedAccess]:
         """Let a run out for the length of the block: to the model, and to the hosts on its agent's list.
 
-        Raises `RunError` when its slot is taken, `ConfigError` for a list that means nothing.
+        An `orphan` has its access already, which is opened again. Raises `RunError` when its slot is taken, or if the
+        access cannot be opened again, and `ConfigError` for a list that means nothing.
         """
-        async with self._metered_run(work, emit) as run, self._grant_access(run, work, emit) as access:
+        if orphan is not None and orphan.exit is None:
+            self._check_access(orphan)
+        async with (
+            self._metered_run(work, emit, is_continued=orphan is not None) as run,
+            self._grant_access(run, work, emit, orphan) as access,
+        ):
             yield access
+
+    def _check_access(self, orphan: OrphanedRun) -> None:
+        """Raise `RunError` if an agent that runs could not reach this gateway."""
+        address = None if self._tcp_listener is None else self._tcp_listener.address
+        if orphan.facts.get("gateway") != address:
+            raise RunError("The agent's way to the model is not the one of this service.")
 
     @asynccontextmanager
     async def hold_access(self, agent: Agent, place: Checkout) -> AsyncIterator["HeldRunAccess"]:
@@ -252,10 +316,20 @@ class ModelGateway:
             yield held
 
     @asynccontextmanager
-    async def _metered_run(self, work: RunContext, emit: Emit) -> AsyncIterator[MeteredRun]:
-        run = MeteredRun(work, self._providers.get(work.agent.provider), self._billing, RunEvents(emit))
+    async def _metered_run(
+        self, work: RunContext, emit: Emit, *, is_continued: bool = False
+    ) -> AsyncIterator[MeteredRun]:
+        spent = UsageTotal()
         await self._ledger_writer.flush_job(work.job.id)  # an outage of the store may have just ended
-        await self._budgets.load_job(work.job.id, work.job.since_run)
+        if is_continued:
+            (row,) = await self._ledger.usage(UsageQuery(job_id=work.job.id, since_run=work.job.run))
+            spent = row.total
+        provider = self._providers.get(work.agent.provider)
+        run = MeteredRun(work, provider, self._billing, RunEvents(emit), spent)
+        if (
+            is_continued or work.job.since_run != work.job.run
+        ):  # a run that counts alone has spent nothing yet
+            await self._budgets.load_job(work.job.id, work.job.since_run)
         try:
             yield run
         finally:
@@ -265,18 +339,28 @@ class ModelGateway:
 
     @asynccontextmanager
     async def _grant_access(
-        self, run: MeteredRun, work: RunContext, emit: Emit
+        self, run: MeteredRun, work: RunContext, emit: Emit, orphan: OrphanedRun | None
     ) -> AsyncIterator[GrantedAccess]:
         place, provider = work.checkout, run.provider
         if self._tcp_listener is not None:
-            with self._tcp_listener.serve_run(run) as token:
-                access = provider.access_at(self._tcp_listener.address, token)
-                yield GrantedAccess(access, None, run, (token,))
+            listener = self._tcp_listener
+            with listener.serve_run(run, None if orphan is None else orphan.facts.get("token")) as token:
+                access = provider.access_at(listener.address, token)
+                facts = {"gateway": listener.address, "token": token}
+                yield GrantedAccess(access, None, run, (token,), facts, listener.descriptor)
             return
         access = provider.access_at(PLACEHOLDER_URL, PLACEHOLDER_CREDENTIAL, self._sandbox_socket)
-        with self._unix_listeners[place.slot].serve_run(run, place.uid):
+        slot_listener = self._unix_listeners[place.slot]
+        with slot_listener.serve_run(run, place.uid):
             async with self.open_egress(work.agent.egress, emit) as listening:
-                yield GrantedAccess(access, listening, run)
+                yield GrantedAccess(access, listening, run, listener=slot_listener.descriptor)
+
+    def leave_runs(self) -> None:
+        """Accept no more connections; see `ports.Gateway.leave_runs`."""
+        for listener in self._unix_listeners:
+            listener.leave()
+        if self._tcp_listener is not None:
+            self._tcp_listener.leave()
 
     def count_unmetered_call(self, call: ModelCall) -> None:
         """Count spending that did not pass the gateway against the shared budgets; see `ports.Gateway`."""
@@ -297,6 +381,13 @@ class ModelGateway:
     def rejected_providers(self) -> Sequence[str]:
         """Return the names of providers whose credential is rejected."""
         return [provider.name for provider in self._rejected_credentials.providers()]
+
+    def blocked_providers(self) -> Mapping[str, bool]:
+        """Return each provider by its name, with True while a rate limit blocks its credential."""
+        return {
+            each.name: self._rate_limits.blocked_until(each.rate_limit_key) is not None
+            for each in self._providers
+        }
 
     def may_start(self, agent: Agent, active: Iterable[Agent]) -> bool:
         """Return True if the credential of an agent is good; one job at a time tries a rejected one after its rest."""

@@ -1,8 +1,9 @@
 """Events of the gateway for a job, bounded, so that an agent in a loop cannot fill the store."""
 
-from steadyhand.events import EgressRefused, EventBody, WarningEvent
+from steadyhand.events import BudgetNear, EgressRefused, EventBody, WarningEvent
 from steadyhand.job_warnings import WarningCode
-from steadyhand.ports import Emit
+from steadyhand.money import format_dollars
+from steadyhand.ports import BudgetLimit, Emit
 
 MAX_REFUSALS = 200
 MAX_HOSTS = 200
@@ -43,6 +44,17 @@ class RunEvents:
             f"The price of {printable(model)} is not known; its calls are counted at the dearest one that is."
         )
         await self._emit(WarningEvent(WarningCode.UNPRICED_MODEL, text))
+
+    async def report_near_budget(self, limit: BudgetLimit, spent_micros: int) -> None:
+        """Report a budget that is nearly spent."""
+        body = BudgetNear(
+            limit.scope,
+            limit.name,
+            limit.period,
+            format_dollars(limit.limit_micros, min_places=2),
+            format_dollars(spent_micros, min_places=2),
+        )
+        await self._emit(body)
 
     async def _emit_refusal(self, body: EventBody) -> None:
         self._refusals += 1

@@ -1,13 +1,14 @@
 """The gateway port: the budgets of jobs, and the access of a run to the network."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from steadyhand.agents import Agent
 from steadyhand.job import Job
+from steadyhand.ports.held_runs import OrphanedRun
 from steadyhand.ports.ledger import CalendarPeriod, ModelCall, UsageTotal
 from steadyhand.ports.runner import Emit, ModelAccess, OnListening
 from steadyhand.ports.workspace import Checkout
@@ -30,6 +31,9 @@ class BudgetLimit:
 
 GetBudgetLimits = Callable[[Job, Agent], Sequence[BudgetLimit]]
 """Returns the current limits of a job."""
+
+GetSharedLimits = Callable[[str, Agent], Sequence[BudgetLimit]]
+"""Returns the current limits that the jobs of a key, by its id, and of an agent share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,16 @@ class RunAccess(Protocol):
     @property
     def exhausted_budget(self) -> str | None:
         """Return a sentence that names the budget that has rejected this run, or None."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Return the facts by which a later service opens the same access again, for `OrphanedRun.facts`."""
+        ...
+
+    @property
+    def listener(self) -> int:
+        """Return the descriptor of the socket on which the gateway listens for the run."""
         ...
 
     async def final_usage(self) -> UsageTotal:
@@ -124,11 +138,18 @@ class Gateway(Protocol):
         """
         ...
 
-    def open_run(self, context: RunContext, emit: Emit) -> AbstractAsyncContextManager[RunAccess]:
+    def open_run(
+        self, context: RunContext, emit: Emit, orphan: OrphanedRun | None = None
+    ) -> AbstractAsyncContextManager[RunAccess]:
         """Open access for a run for the length of the block; its connections end with it.
 
-        Denied hosts, and each host that it reached, are reported to `emit`.
+        An `orphan` has its access already, which is opened again. Denied hosts, and each host that it reached, are
+        reported to `emit`.
         """
+        ...
+
+    def leave_runs(self) -> None:
+        """Accept no more connections: those of runs that outlive the service wait for the next one."""
         ...
 
     def hold_access(self, agent: Agent, place: Checkout) -> AbstractAsyncContextManager[HeldAccess]:
@@ -149,6 +170,10 @@ class Gateway(Protocol):
 
     def rejected_providers(self) -> Sequence[str]:
         """Return the names of the providers whose credential the model's service rejects."""
+        ...
+
+    def blocked_providers(self) -> Mapping[str, bool]:
+        """Return each provider by its name, with True while a rate limit blocks its credential."""
         ...
 
     def may_start(self, agent: Agent, active: Iterable[Agent]) -> bool:

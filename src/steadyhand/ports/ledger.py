@@ -59,6 +59,8 @@ class ModelCall:
     complete: bool = True
     status: int | None = None
     source: Literal["ledger", "reported"] = "ledger"
+    workspace: str = ""
+    """The workspace of the job, a URL without its credential; empty without one, or if it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class UsageTotal:
         )
 
 
-UsageGroup = Literal["api_key", "agent", "model", "provider", "day"]
+UsageGroup = Literal["api_key", "agent", "model", "provider", "workspace", "day"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class UsageQuery:
     api_key_id: str | None = None
     agent: str | None = None
     model: str | None = None
+    workspace: str | None = None
     job_id: str | None = None
     since_run: int | None = None
     """Only calls of runs with this number or a later one."""
@@ -119,8 +122,16 @@ class Ledger(Protocol):
         """Store a call, after an outage if need be; one with the same id is replaced. A call outlives its job."""
         ...
 
+    def hasten(self) -> None:
+        """Store at once the calls that may wait for others to share a commit: somebody waits for them."""
+        ...
+
     async def settle_open_calls(self) -> int:
         """Settle calls that a stop left open, at their reserved amount and as incomplete; return their count."""
+        ...
+
+    async def list_calls(self, job_id: str, limit: int) -> Sequence[ModelCall]:
+        """Return the newest calls of a job, at most `limit`, the oldest of them first; also those that go on."""
         ...
 
     async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 from steadyhand.events import EventDraft
 from steadyhand.job import Job
 from steadyhand.outcome import StopReason
+from steadyhand.ports.schedules import TickClaim
 from steadyhand.ports.store import AddResult, IdempotencyKey
 
 
@@ -51,6 +52,8 @@ class QueueLoad:
     active: int
     queued: int
     capacity: int
+    suspended: int = 0
+    """Claims of jobs that wait for their clients; they are in neither of the others."""
 
     @property
     def busy(self) -> bool:
@@ -88,9 +91,16 @@ class Queue(Protocol):
     """
 
     async def enqueue(
-        self, job: Job, drafts: Sequence[EventDraft], idempotency: IdempotencyKey | None = None
+        self,
+        job: Job,
+        drafts: Sequence[EventDraft],
+        idempotency: IdempotencyKey | None = None,
+        *,
+        claim: TickClaim | None = None,
     ) -> AddResult:
         """Store a new job and enqueue it in one commit, or raise `RetryLater` (`queue_full`, `draining`).
+
+        With a `claim` of a tick, raise `Conflict` (`tick_taken`) as `Store.add` does.
 
         A replayed job (see `Store.add`) is not enqueued again and is never refused because the queue is full.
         """
@@ -105,6 +115,13 @@ class Queue(Protocol):
 
     async def claim(self) -> Claim:
         """Wait for the next job and a free slot, and return a claim of both. Claim nothing while draining."""
+        ...
+
+    def adopt(self, job: Job, slot: int | None) -> Claim | None:
+        """Claim a stored job that runs already, in the slot that it has; None if it is not free.
+
+        Without a `slot` any free one is taken.
+        """
         ...
 
     def suspend(self, claim: Claim) -> None:
@@ -157,6 +174,10 @@ class Queue(Protocol):
 
     def load(self) -> QueueLoad:
         """Return the load of the queue."""
+        ...
+
+    def oldest_queued_at(self) -> datetime | None:
+        """Return the time since which the oldest waiting job is queued, or None."""
         ...
 
     def backlog(self, key_id: str) -> KeyBacklog:

@@ -10,6 +10,7 @@ from steadyhand.agents import Agent, AgentDefinition
 from steadyhand.events import EventBody, TextDelta
 from steadyhand.job import Job, JobWarning, ToolOutput
 from steadyhand.outcome import RunEvidence
+from steadyhand.ports.held_runs import HoldSpec, OrphanedRun
 from steadyhand.ports.queue import StopSignal
 from steadyhand.ports.store import RunOutput
 from steadyhand.ports.workspace import Checkout, Instructions
@@ -55,6 +56,12 @@ class ToolNames:
     """The prefix of the names of the client's tools."""
     structured_output: str
     """The tool by which an agent returns an answer with a schema."""
+    todo_list: str = ""
+    """The tool that writes a whole todo list (`todos`, each with `content` and `status`)."""
+    create_todo: str = ""
+    """The tool that adds an entry to the todo list (`subject`); its output has the number of the entry after a `#`."""
+    update_todo: str = ""
+    """The tool that changes an entry (`taskId`, and those of `subject` and `status` that change)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,30 @@ class CallClientTools(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class SteerMessage:
+    """A message to a running turn."""
+
+    id: str
+    text: str
+
+
+DeliverSteer = Callable[[SteerMessage], Awaitable[bool]]
+"""Passes a message to the agent. Returns False if the turn has ended, or the agent does not take it in time."""
+
+
+class SteerInbox(Protocol):
+    """The messages to one run. A runner opens it, refuses all, or leaves it: then no message comes."""
+
+    def open(self, deliver: DeliverSteer) -> AbstractContextManager[None]:
+        """Accept messages for the length of the block."""
+        ...
+
+    def refuse(self) -> None:
+        """Refuse all messages: this kind of agent takes none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class RunSpec:
     """The input of a runner for one run.
 
@@ -106,6 +137,8 @@ class RunSpec:
     """The callback for the listening sockets in a sandboxed run's network."""
     call_client_tools: CallClientTools | None = None
     """Makes the calls of a job with tools of its caller."""
+    steers: SteerInbox | None = None
+    """The messages to the running turn."""
     earlier_files: Sequence[Mapping[str, Any]] = ()
     """The files that came with earlier turns of its session, which its checkout has not."""
     on_answer: Callable[[RunEvidence], None] | None = None
@@ -114,6 +147,15 @@ class RunSpec:
     """True if a process that waited for this job may wait for another one after it; see `RunReport.process_kept`."""
     background_seconds: float = 600
     """How long the run waits, after a result, for work that the agent has in the background."""
+    hold: HoldSpec | None = None
+    """The order to hold the run, so that it may outlive the service; None ends it with the service."""
+    on_kept: Callable[[Callable[[], bool]], None] = lambda _leave: None
+    """Called once the run is held, with a function that leaves it: the run then goes on when its call is cancelled.
+
+    The function returns False if that is not possible any more.
+    """
+    orphan: OrphanedRun | None = None
+    """The run itself, if an earlier service has left it: the runner takes it up and reads its output from the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +238,11 @@ class WarmAgent(Protocol):
 class WarmRunner(Protocol):
     """A runner that can start a process before its job is there."""
 
+    @property
+    def is_sandboxed(self) -> bool:
+        """Return True if processes see their files at the same paths whatever folder they are in."""
+        ...
+
     def warm_key(self, job: Job, agent: Agent) -> WarmKey | None:
         """Return the key of the processes that the first run of a job can have; None if it needs one of its own."""
         ...
@@ -222,6 +269,13 @@ class WarmRunner(Protocol):
         """Start a process for jobs like that of `spec`, whose prompt is not used; it ends with the block.
 
         With `rehearsing`, a first turn is played and forgotten inside that block. Raises `SpawnError`.
+        """
+        ...
+
+    def start(self, spec: RunSpec, stop: StopSignal) -> AbstractAsyncContextManager[WarmAgent]:
+        """Start a process for a job that it runs at once and after which it may stay; it ends with the block.
+
+        The first run of the process has to be `spec`. It cannot be reset. Raises `SpawnError`.
         """
         ...
 

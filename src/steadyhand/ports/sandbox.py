@@ -24,11 +24,11 @@ class Mount:
     """One mount below the mount root, at `target`.
 
     A `bind` shows `source`; an `image` mounts the file system in the file `source`; an `overlay` lays `upper` (with
-    `work`) over `source`, and `middle`, if set, between the two. Files of the user `owner` on disk appear as files of
-    the run's user.
+    `work`) over `source`, and `middle`, if set, between the two; a `joined` one shows what `holder`, a supervisor, has
+    mounted at `source`. Files of the user `owner` on disk appear as files of the run's user.
     """
 
-    kind: Literal["bind", "image", "overlay"]
+    kind: Literal["bind", "image", "overlay", "joined"]
     target: str
     source: Path
     writable: bool = False
@@ -38,6 +38,8 @@ class Mount:
     middle: Path | None = None
     change_owner: bool = False
     """True if every file in an image is to be changed to the run's user."""
+    holder: tuple[int, int] | None = None
+    """The pid and start time of another run's supervisor."""
 
 
 @dataclass(frozen=True, slots=True)

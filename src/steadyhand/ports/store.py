@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from steadyhand.events import Event, EventDraft
 from steadyhand.job import Job, State
+from steadyhand.ports.schedules import TickClaim
 
 Scope = Literal["submit", "read", "cancel", "read:all", "workspace:any", "admin"]
 ALL_SCOPES: frozenset[Scope] = frozenset({"submit", "read", "cancel", "read:all", "workspace:any", "admin"})
@@ -100,6 +101,40 @@ class JobPage:
 
 
 @dataclass(frozen=True, slots=True)
+class JobSample:
+    """The cost of an ended job in micro-dollars, and the seconds of its runs together. None is not known.
+
+    The cost is None if a model of the job has no price, and if nobody has counted or reported one.
+    """
+
+    micros: int | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUsage:
+    """The calls of a tool in one job. `milliseconds` are those of the finished calls together."""
+
+    job_id: str
+    api_key_id: str
+    agent: str
+    tool: str
+    calls: int
+    failures: int
+    unfinished: int
+    """Calls without a result, because the run ended or still goes on."""
+    milliseconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSample:
+    """The calls of tools in some jobs, by job; `jobs` is their number, also of those without calls."""
+
+    jobs: int
+    rows: Sequence[ToolUsage]
+
+
+@dataclass(frozen=True, slots=True)
 class RunOutput:
     """The output of a run, bounded (docs/http-api.md); the lines of `output` keep their newlines."""
 
@@ -126,9 +161,16 @@ class Store(Protocol):
         ...
 
     def add(
-        self, job: Job, drafts: Sequence[EventDraft], idempotency: IdempotencyKey | None = None
+        self,
+        job: Job,
+        drafts: Sequence[EventDraft],
+        idempotency: IdempotencyKey | None = None,
+        *,
+        claim: TickClaim | None = None,
     ) -> Awaitable[AddResult]:
         """Store a new job with its first events, unless a job with its idempotency key was stored within 24 hours.
+
+        The tick of a schedule that the job is for is claimed with it, else nothing is stored; see `TickClaim`.
 
         Raise `InvalidRequest` (`idempotency_mismatch`) if the key is stored with another fingerprint, and `NotFound`
         if the job's parent does not exist. The returned job has its `sequence` and `last_event`.
@@ -145,6 +187,23 @@ class Store(Protocol):
 
     async def list_jobs(self, job_filter: JobFilter, limit: int, cursor: str | None = None) -> JobPage:
         """List jobs, newest first. Raise `InvalidRequest` (`bad_cursor`, or a search without words), `QueryTooSlow`."""
+        ...
+
+    async def find_conversation(self, api_key_id: str, conversation: str) -> Job | None:
+        """Return the only job of a key whose `conversation` is this one; None if there is none, or several."""
+        ...
+
+    async def sample_jobs(
+        self, job_filter: JobFilter, limit: int, model: str | None = None
+    ) -> Sequence[JobSample]:
+        """Return cost and time of the newest ended jobs that match, at most `limit`, without a sum over all.
+
+        With `model`, those of them are left out whose spec has another one. Raise as `list_jobs` does.
+        """
+        ...
+
+    async def sample_tools(self, job_filter: JobFilter, limit: int) -> ToolSample:
+        """Return the calls of tools in the newest jobs that match, at most `limit` jobs. Raise as `list_jobs` does."""
         ...
 
     async def update_job(
@@ -171,6 +230,15 @@ class Store(Protocol):
 
     async def list_events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[Event]:
         """Return the events numbered above `after`, in order."""
+        ...
+
+    async def list_newest_events(
+        self, job_id: str, types: frozenset[str], tools: frozenset[str], limit: int
+    ) -> Sequence[Event]:
+        """Return the newest events of these types, the newest calls of these tools, and the results of those calls.
+
+        They are in order. There are at most `limit`, without the results.
+        """
         ...
 
     async def save_output(self, job_id: str, run: int, output: RunOutput) -> None:
@@ -223,7 +291,7 @@ class Store(Protocol):
         ...
 
     async def save_key(self, key: ApiKey) -> None:
-        """Store a key; one with the same id is replaced."""
+        """Store a key; one with the same id is replaced. The saved items of a revoked one are deleted."""
         ...
 
     async def check(self) -> None:

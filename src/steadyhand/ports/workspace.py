@@ -129,6 +129,11 @@ class Checkout:
     binds: tuple[BindMount, ...] = ()
     slot: int = 0
     publish: Publish = "none"
+    holder: tuple[int, int] | None = None
+    """The pid and start time of the supervisor that has the layers mounted; None if none has.
+
+    Layers can be mounted once. Whoever works in the checkout meanwhile uses the mounts of that supervisor.
+    """
 
     @property
     def host_paths(self) -> AgentPaths:
@@ -196,6 +201,13 @@ class Checkouts(Protocol):
 
     async def reopen(self, job: Job, workspace: Workspace) -> Checkout | None:
         """Return the private checkout that a run left when the service stopped, to harvest it; `None` without one."""
+        ...
+
+    async def rejoin(self, job: Job, workspace: Workspace) -> Checkout:
+        """Return the private checkout of a run that an earlier service left and whose agent still works in it.
+
+        Call it after `remove_leftovers`, which has to spare the job. Raises `WorkspaceError` without one.
+        """
         ...
 
     async def list_retained(self) -> Mapping[str, datetime]:

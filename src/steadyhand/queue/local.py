@@ -6,31 +6,30 @@ with `requeue`. It is used on the event loop's thread only: between two awaits i
 
 import asyncio
 import heapq
-import math
 import time
 from bisect import bisect_left, insort
-from collections import Counter, defaultdict, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Literal
 
 from steadyhand.errors import RetryLater
 from steadyhand.events import EventDraft
 from steadyhand.job import Job
 from steadyhand.outcome import StopReason
-from steadyhand.ports import AddResult, Claim, IdempotencyKey, KeyBacklog, QueueLoad, StopSignal, Store
+from steadyhand.ports import (
+    AddResult,
+    Claim,
+    IdempotencyKey,
+    KeyBacklog,
+    QueueLoad,
+    StopSignal,
+    Store,
+    TickClaim,
+)
+from steadyhand.queue.new_jobs import NewJobs, RunDurations, draining_refusal, full_refusal
 from steadyhand.retry import continues_parent
-
-RETRY_AFTER_RANGE = (1, 600)
-"""The minimum and the maximum of `Retry-After`, in seconds."""
-
-CLOSE_SECONDS = 30.0
-"""The time for the store to answer to the last new jobs when the service stops."""
-
-_DEFAULT_RUN_SECONDS = 30.0
-_DURATION_SAMPLES = 32
 
 _SortKey = tuple[int, int, int, str]
 """The order of jobs: those that go on, then the higher priority, then the earlier acceptance; the id is unique."""
@@ -67,6 +66,7 @@ class LocalQueue:
     There are slots for `max_suspended` suspended claims beside those that run. `can_start` returns True if a job may
     run now; call `recheck` when its answer changes. `running_limit` returns the number of jobs of a key that may run at
     once, None for no limit. `directory_of` returns the directory in which a job has to be alone, None for most jobs.
+    `on_accepted` is called with each new job once it is stored.
     With `paused` jobs are accepted and never claimed, for benchmarks; `clock` is a monotonic clock in seconds.
     """
 
@@ -82,6 +82,7 @@ class LocalQueue:
         can_start: Callable[[Job], bool] = lambda _: True,
         running_limit: Callable[[str], int | None] = lambda _: None,
         directory_of: Callable[[Job], str | None] = lambda _: None,
+        on_accepted: Callable[[Job], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._capacity = capacity
@@ -92,68 +93,49 @@ class LocalQueue:
         self._can_start = can_start
         self._running_limit = running_limit
         self._directory_of = directory_of
+        self._on_accepted = on_accepted
         # One sorted list for each key with waiting jobs, so that a key at its limit is skipped in one step.
         self._waiting_by_key: dict[str, list[_SortKey]] = {}
         self._waiting: dict[str, _WaitingJob] = {}
+        self._expiring: dict[str, _WaitingJob] = {}
+        """Those that may expire: the look for them comes every second, and most jobs have no such time."""
         self._free_slots = list(range(capacity + max_suspended))
         self._active_claims: dict[int, _ActiveClaim] = {}
         self._ending_slots: set[int] = set()
         self._resuming: list[_ActiveClaim] = []
         """Suspended claims that are to run again, in the order of their requests."""
-        self._adding_by_key: defaultdict[str, int] = defaultdict(int)
-        self._adding: dict[str, asyncio.Future[AddResult]] = {}
-        self._durations: deque[float] = deque(maxlen=_DURATION_SAMPLES)
+        self._new_jobs = NewJobs(store, self._on_stored)
+        self._durations = RunDurations()
         self._changed = asyncio.Event()
 
     async def enqueue(
-        self, job: Job, drafts: Sequence[EventDraft], idempotency: IdempotencyKey | None = None
+        self,
+        job: Job,
+        drafts: Sequence[EventDraft],
+        idempotency: IdempotencyKey | None = None,
+        *,
+        claim: TickClaim | None = None,
     ) -> AddResult:
         """Store a new job and enqueue it, or raise `RetryLater` (`queue_full`, `draining`)."""
-        refusal = self._refusal()
-        if refusal is not None:
-            # Even if the queue is full, a repeated request returns the job of the first one.
-            replayed = None
-            if idempotency is not None:
-                replayed = await self._store.get_replayed(job.api_key_id, idempotency)
-            if replayed is None:
-                raise refusal
-            return AddResult(replayed, replayed=True)
-        # The store's own future: `close` waits for it.
-        addition = asyncio.ensure_future(self._store.add(job, drafts, idempotency))
-        self._adding_by_key[job.api_key_id] += 1  # reserves the place until the store has answered
-        self._adding[job.id] = addition
-        # A callback, since the caller may be cancelled by then: a stored job must be queued.
-        addition.add_done_callback(partial(self._on_added, job.api_key_id, job.id))
-        return await asyncio.shield(addition)
+        return await self._new_jobs.add(job, drafts, idempotency, claim, self._refusal())
 
-    def _on_added(self, key_id: str, job_id: str, addition: asyncio.Future[AddResult]) -> None:
-        self._adding.pop(job_id, None)
-        self._adding_by_key[key_id] -= 1
-        if not self._adding_by_key[key_id]:
-            del self._adding_by_key[key_id]
-        if not (addition.cancelled() or addition.exception() or addition.result().replayed):
-            self._enqueue(addition.result().job)
+    def _on_stored(self, job: Job) -> None:
+        self._on_accepted(job)
+        self._enqueue(job)
 
     def _refusal(self) -> RetryLater | None:
         if self._draining:
-            return RetryLater(
-                "The service is shutting down. Try again soon.", code="draining", retry_after=10
-            )
-        if self._active + len(self._waiting) + len(self._adding) < self._capacity + self._max_queued:
+            return draining_refusal()
+        if self._active + len(self._waiting) + len(self._new_jobs) < self._capacity + self._max_queued:
             return None
-        seconds = self._estimate_retry_after()
-        reason = f"The queue is full ({_count_jobs(self._max_queued)})"
-        if self._max_queued == 0:
-            reason = f"Every slot is taken ({_count_jobs(self._capacity)})"
-        return RetryLater(f"{reason}. Try again in {seconds} s.", retry_after=seconds)
+        return full_refusal(
+            capacity=self._capacity, max_queued=self._max_queued, retry_after=self._estimate_retry_after()
+        )
 
     def _estimate_retry_after(self) -> int:
-        """Return an estimate of the seconds until a job ends: the mean of recent runs less the oldest run's time."""
-        mean = sum(self._durations) / len(self._durations) if self._durations else _DEFAULT_RUN_SECONDS
         now = self._clock()
         oldest = max((claim.run_seconds(now) for claim in self._running_claims()), default=0.0)
-        minimum, maximum = RETRY_AFTER_RANGE
-        return max(minimum, min(maximum, math.ceil(mean - oldest)))
+        return self._durations.estimate_retry_after(oldest)
 
     async def requeue(self, job: Job, *, goes_on: bool = False) -> None:
         """Enqueue a stored job by its priority and its acceptance; one that goes on comes before all others."""
@@ -162,12 +144,15 @@ class LocalQueue:
     def _enqueue(self, job: Job, *, goes_on: bool = False) -> None:
         self._remove(job.id)
         sort_key = (0 if goes_on else 1, -job.spec.priority, job.sequence, job.id)
-        self._waiting[job.id] = _WaitingJob(job, sort_key, self._directory_of(job))
+        self._waiting[job.id] = entry = _WaitingJob(job, sort_key, self._directory_of(job))
+        if job.spec.expires_in_seconds is not None:
+            self._expiring[job.id] = entry
         insort(self._waiting_by_key.setdefault(job.api_key_id, []), sort_key)
         self._wake_claimers()
 
     def _remove(self, job_id: str) -> _WaitingJob | None:
         entry = self._waiting.pop(job_id, None)
+        self._expiring.pop(job_id, None)
         if entry is not None:
             waiting = self._waiting_by_key[entry.job.api_key_id]
             del waiting[bisect_left(waiting, entry.sort_key)]
@@ -193,6 +178,18 @@ class LocalQueue:
             return None
         claim = Claim(entry.job, heapq.heappop(self._free_slots), StopSignal())
         self._active_claims[claim.slot] = _ActiveClaim(claim, entry.directory, self._clock())
+        return claim
+
+    def adopt(self, job: Job, slot: int | None) -> Claim | None:
+        """Claim a job that runs already, in its slot or in any; None if there is no such free slot."""
+        if slot is None:
+            slot = min(self._free_slots, default=None)
+        if slot is None or slot not in self._free_slots:
+            return None
+        self._free_slots.remove(slot)
+        heapq.heapify(self._free_slots)
+        claim = Claim(job, slot, StopSignal())
+        self._active_claims[slot] = _ActiveClaim(claim, self._directory_of(job), self._clock())
         return claim
 
     def _running_claims(self) -> list[_ActiveClaim]:
@@ -294,7 +291,7 @@ class LocalQueue:
         self._ending_slots.discard(claim.slot)
         if active in self._resuming:
             self._resuming.remove(active)
-        self._durations.append(active.run_seconds(self._clock()))
+        self._durations.add(active.run_seconds(self._clock()))
         heapq.heappush(self._free_slots, claim.slot)
         self._wake_claimers()
 
@@ -312,15 +309,14 @@ class LocalQueue:
 
     async def list_expired(self, now: datetime) -> Sequence[str]:
         """Return the ids of queued jobs that have waited longer than their `expires_in_seconds`, the next first."""
-        sort_keys = heapq.merge(*self._waiting_by_key.values())
-        job_ids = (sort_key[-1] for sort_key in sort_keys)
-        return [job_id for job_id in job_ids if _is_expired(self._waiting[job_id].job, now)]
+        expired = [each.sort_key for each in self._expiring.values() if _is_expired(each.job, now)]
+        return [sort_key[-1] for sort_key in sorted(expired)]
 
     def holds(self, job_id: str) -> bool:
         """Return True if a job is claimed, waits here, or is being stored by `enqueue`."""
         return (
             job_id in self._waiting
-            or job_id in self._adding
+            or job_id in self._new_jobs
             or any(active.claim.job.id == job_id for active in self._active_claims.values())
         )
 
@@ -333,11 +329,18 @@ class LocalQueue:
 
     def load(self) -> QueueLoad:
         """Return the load; a job that is not stored yet counts as queued."""
-        return QueueLoad(self._active, len(self._waiting) + len(self._adding), self._capacity)
+        suspended = sum(active.suspended for active in self._active_claims.values())
+        return QueueLoad(self._active, len(self._waiting) + len(self._new_jobs), self._capacity, suspended)
+
+    def oldest_queued_at(self) -> datetime | None:
+        """Return the time since which the oldest waiting job is queued, or None."""
+        return min(
+            (entry.job.queued_at or entry.job.created_at for entry in self._waiting.values()), default=None
+        )
 
     def backlog(self, key_id: str) -> KeyBacklog:
         """Return the backlog of a key; the slot of an ending job counts as free."""
-        waiting = len(self._waiting_by_key.get(key_id, ())) + self._adding_by_key.get(key_id, 0)
+        waiting = len(self._waiting_by_key.get(key_id, ())) + self._new_jobs.count(key_id)
         startable = self._capacity - self._active
         limit = self._running_limit(key_id)
         if limit is not None:
@@ -364,12 +367,7 @@ class LocalQueue:
     async def close(self) -> None:
         """Drain, and wait until the store has answered to each new job; cancel what it does not answer in time."""
         self.drain()
-        if self._adding:
-            _, unanswered = await asyncio.wait(self._adding.values(), timeout=CLOSE_SECONDS)
-            for addition in unanswered:
-                addition.cancel()
-            if unanswered:
-                await asyncio.wait(unanswered)
+        await self._new_jobs.close()
 
     def stop_all(self, reason: StopReason) -> None:
         """Request every claimed run to stop."""
@@ -381,10 +379,6 @@ class LocalQueue:
         self._resume_claims()
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-def _count_jobs(count: int) -> str:
-    return "1 job" if count == 1 else f"{count} jobs"
 
 
 def _is_expired(job: Job, now: datetime) -> bool:

@@ -43,6 +43,19 @@ class Matcher:
         Spans are in order; those that overlap are one. `text_only` leaves out patterns that are not UTF-8: they
         would cut a character. `early` leaves out beginnings of up to `EARLY_BYTES`, and an eighth of the pattern.
         """
+        size = len(data)
+        spans, begun = self.find(data, text_only=text_only)
+        prefixes = self._early_prefixes if early else self._prefixes
+        for start in range(max(0, size - _HEAD + 1), begun):
+            if data[start:] in prefixes:
+                return spans, start
+        return spans, begun
+
+    def find(self, data: bytes, *, text_only: bool = False) -> tuple[Spans, int]:
+        """Return the same, but of patterns that begin at the end of the data only those with `_HEAD` bytes there.
+
+        It is for data that is whole.
+        """
         size = begun = len(data)
         spans: Spans = []
         for block in range(0, size, _BLOCK):
@@ -60,12 +73,7 @@ class Matcher:
                     elif data.startswith(pattern, start):
                         found.append((start, end))
             spans += merged(found)
-        spans = merged(spans)
-        prefixes = self._early_prefixes if early else self._prefixes
-        for start in range(max(0, size - _HEAD + 1), begun):
-            if data[start:] in prefixes:
-                return spans, start
-        return spans, begun
+        return merged(spans), begun
 
 
 def merged(spans: Iterable[tuple[int, int]]) -> Spans:

@@ -63,6 +63,12 @@ class NgramIndex:
 
     def search(self, data: bytes, *, text_only: bool = False, early: bool = False) -> tuple[Spans, int]:
         """Return where patterns stand, and from where on the data may be the beginning of one; see `Matcher`."""
+        spans, begun = self.find(data, text_only=text_only)
+        bytes_only = self._bytes_only if text_only else frozenset()
+        return spans, self._begin_at_end(data, begun, bytes_only, early=early)
+
+    def find(self, data: bytes, *, text_only: bool = False) -> tuple[Spans, int]:
+        """Return the same, for data that is whole: not all beginnings of patterns at its end are looked for."""
         size = begun = len(data)
         spans: Spans = []
         places, bytes_only = self._places, self._bytes_only if text_only else frozenset()
@@ -76,7 +82,7 @@ class NgramIndex:
                         spans.append((start, start + len(pattern)))
                 elif start < begun and pattern.startswith(data[start:]):
                     begun = start
-        return merged(spans), self._begin_at_end(data, begun, bytes_only, early=early)
+        return merged(spans), begun
 
     def _begin_at_end(self, data: bytes, begun: int, bytes_only: Iterable[bytes], *, early: bool) -> int:
         """Return the first place of the last bytes, or `begun`, from where on the data may begin a pattern."""

@@ -67,14 +67,14 @@ class Redactor:
 
     def data(self, data: bytes) -> bytes:
         """Return bytes without secrets: the same object if there are none in it."""
-        return _cut(data, self.search(data)[0])
+        return _cut(data, self.spans(data))
 
     def text(self, text: str) -> str:
         """Return text without secrets: the same object if there are none in it."""
         if not self._matchers or len(text) < MIN_SECRET:
             return text
         data = text.encode("utf-8", "surrogatepass")
-        spans, _ = self.search(data, text_only=True)
+        spans = self.spans(data, text_only=True)
         return _cut(data, spans).decode("utf-8", "surrogatepass") if spans else text
 
     def value(self, value: Any) -> Any:
@@ -130,6 +130,11 @@ class Redactor:
         """Return the beginning of some data without secrets, and without an end that may begin one."""
         spans, begun = self.search(data)
         return _cut(data[:begun], _before(spans, begun))
+
+    def spans(self, data: bytes, *, text_only: bool = False) -> Spans:
+        """Return where secrets stand in data that is whole; see `search`."""
+        found = [spans for matcher in self._matchers if (spans := matcher.find(data, text_only=text_only)[0])]
+        return merged(span for spans in found for span in spans) if len(found) > 1 else [*found, []][0]
 
     def search(self, data: bytes, *, text_only: bool = False, early: bool = False) -> tuple[Spans, int]:
         """Return where secrets stand, and from where on the data may be the beginning of one; see `Matcher`."""

@@ -197,7 +197,10 @@ class BwrapSandbox:
             return [bwrap_args.BwrapBind(each.source, each.target, each.writable) for each in binds], []
         mounts, bwrap_binds = [], []
         if checkout.layers is not None:
-            mounts += _overlay_mounts(checkout, self.staging_dir)
+            if checkout.holder is None:
+                mounts += _overlay_mounts(checkout, self.staging_dir)
+            else:
+                mounts.append(_joined_mount(checkout, self.staging_dir, _CHECKOUT_MOUNT))
             bwrap_binds.append(
                 bwrap_args.BwrapBind(
                     self.staging_dir / _CHECKOUT_MOUNT, bwrap_args.WORKSPACE_DIR, writable=True
@@ -206,7 +209,9 @@ class BwrapSandbox:
         has_disk_limit = checkout.layers is not None and checkout.layers.image is not None
         for number, each in enumerate(binds):
             name = f"b{number}"
-            if has_disk_limit and each.target == bwrap_args.HOME_DIR:
+            if has_disk_limit and each.target == bwrap_args.HOME_DIR and checkout.holder is not None:
+                mounts.append(_joined_mount(checkout, self.staging_dir, name))  # it has the same number there
+            elif has_disk_limit and each.target == bwrap_args.HOME_DIR:
                 # What fills the home counts against the disk limit like what fills the checkout.
                 disk = self.staging_dir / _DISK_MOUNT
                 upper, work = disk / "home", disk / "home-work"
@@ -317,6 +322,11 @@ def _overlay_mounts(checkout: Checkout, staging_dir: Path) -> list[Mount]:
         writable=True, owner=owner, upper=upper, work=work, middle=layers.refs,
     )  # fmt: skip
     return [*disk, tree]
+
+
+def _joined_mount(checkout: Checkout, staging_dir: Path, name: str) -> Mount:
+    """Return the mount that shows what the supervisor of another run has mounted by this name."""
+    return Mount("joined", name, staging_dir / name, writable=True, holder=checkout.holder)
 
 
 def locate_program(cli: Path, name: str) -> AgentProgram:

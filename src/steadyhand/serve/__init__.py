@@ -9,7 +9,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -19,16 +19,22 @@ import structlog
 from steadyhand.clock import utc_now
 from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
+from steadyhand.metrics import ServiceMetrics
 from steadyhand.outcome import StopReason
 from steadyhand.redact import Redactor
 from steadyhand.runner.process.cgroups import enter_service_cgroup, sweep_cgroups
+from steadyhand.serve import service_manager
 from steadyhand.serve.config_warnings import log_config_warnings
 from steadyhand.serve.gateway_setup import log_credentials as announce_credentials
 from steadyhand.serve.http_server import HttpServer, connection_limits
 from steadyhand.serve.isolation import choose_level
 from steadyhand.serve.isolation import log_isolation as announce_level
 from steadyhand.serve.late_imports import load_late_modules
+from steadyhand.serve.listen_socket import bind_socket
 from steadyhand.serve.logs import configure_logging
+from steadyhand.serve.metrics_server import create_metrics_server, open_metrics_socket
+from steadyhand.serve.metrics_setup import create_metrics
+from steadyhand.serve.reattach import FoundRuns, orphaned_runs, without_reattach
 from steadyhand.serve.redaction import create_redactor
 from steadyhand.serve.wiring import Service, build_service, database_url, find_agent_cli
 from steadyhand.store import DataDirectoryLock, open_store
@@ -44,19 +50,7 @@ GC_THRESHOLD = 10_000
 def open_socket(settings: Settings) -> socket.socket:
     """Return the bound socket. A port that is in use fails here, before anything is changed."""
     server = settings.tables.server
-    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-    # asyncio turns Nagle's delay off only for a socket that names its protocol: without it an answer takes 40 ms.
-    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((server.host, server.port))
-    except OSError as error:
-        sock.close()
-        raise ConfigError(
-            f"Cannot listen on {server.host}:{server.port}: {error.strerror}. {_bind_remedy(error)}"
-        ) from error
-    sock.set_inheritable(False)
-    return sock
+    return bind_socket(server.host, server.port, _bind_remedy)
 
 
 def _bind_remedy(error: OSError) -> str:
@@ -88,57 +82,99 @@ async def run_service(
     stop: asyncio.Event,
     stop_now: asyncio.Event,
     clock: Callable[[], datetime] = utc_now,
+    metrics: ServiceMetrics | None = None,
 ) -> None:
     """Run the service until `stop` is set and all jobs are drained; `stop_now` ends the grace period.
 
     `on_started` is called with the service's address once it answers. `redactor` removes secrets from all output.
+    `metrics` are those that the log counts its lines in.
     """
+    metrics = metrics or create_metrics(settings)
     create_data_dir(settings)
-    with DataDirectoryLock(settings.data_dir), contextlib.closing(open_socket(settings)) as sock:
+    with (
+        DataDirectoryLock(settings.data_dir),
+        contextlib.closing(open_socket(settings)) as sock,
+        open_metrics_socket(settings) as metrics_sock,
+    ):
         enter_service_cgroup()  # first: a process that is started before it stays outside
-        cli = find_agent_cli(settings)
-        level = await choose_level(settings, cli)
-        announce_level(settings, level)
-        announce_credentials(settings)
-        log_config_warnings(settings)
-        store = await open_store(database_url(settings), clock=clock)
-        try:
-            service = build_service(settings, store, stop.is_set, cli, level, redactor=redactor, clock=clock)
-            await service.keyring.load()
-            host, port = sock.getsockname()[:2]
-            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            server_table = settings.tables.server
-            limits = connection_limits(server_table.max_connections, server_table.max_connections_per_address)
-            server = HttpServer(service.app, limits, on_started=lambda: on_started(url))
-            async with contextlib.nullcontext() if service.gateway is None else service.gateway.serving():
-                # After the gateway has settled open calls: the cost of an interrupted run is then known.
-                await service.worker.recover()
-                await sweep_cgroups()
-                await _serve_until_stopped(service, server, sock, stop, stop_now)
-        finally:
-            await store.close()
+        async with orphaned_runs(settings) as found:  # soon: they wait for a limited time
+            await _run_in_data_dir(
+                settings, redactor, found, sock, metrics_sock,
+                on_started=on_started, stop=stop, stop_now=stop_now, clock=clock, metrics=metrics,
+            )  # fmt: skip
+
+
+async def _run_in_data_dir(
+    settings: Settings,
+    redactor: Redactor,
+    found: FoundRuns,
+    sock: socket.socket,
+    metrics_sock: socket.socket | None,
+    *,
+    on_started: Callable[[str], None],
+    stop: asyncio.Event,
+    stop_now: asyncio.Event,
+    clock: Callable[[], datetime],
+    metrics: ServiceMetrics,
+) -> None:
+    """Run the service in a data directory that is its own."""
+    cli = find_agent_cli(settings)
+    level = await choose_level(settings, cli)
+    announce_level(settings, level)
+    announce_credentials(settings)
+    log_config_warnings(settings)
+    store = await open_store(database_url(settings), clock=clock, on_commit=metrics.store_written)
+    try:
+        service = build_service(
+            settings, store, stop.is_set, cli, level,
+            redactor=redactor, clock=clock, metrics=metrics, found=found,
+        )  # fmt: skip
+        await service.keyring.load()
+        await service.callbacks.endpoints.load()
+        await service.schedules.load()
+        host, port = sock.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        server_table = settings.tables.server
+        limits = connection_limits(server_table.max_connections, server_table.max_connections_per_address)
+        servers = [(HttpServer(service.app, limits, on_started=lambda: on_started(url)), sock)]
+        if metrics_sock is not None:
+            servers.append((create_metrics_server(service.scrape, metrics_sock), metrics_sock))
+        async with contextlib.nullcontext() if service.gateway is None else service.gateway.serving():
+            # After the gateway has settled open calls: the cost of an interrupted run is then known.
+            await service.worker.recover()
+            await sweep_cgroups()
+            await _serve_until_stopped(service, servers, stop, stop_now)
+        await service.telemetry.stop()
+    finally:
+        await store.close()
 
 
 async def _serve_until_stopped(
     service: Service,
-    server: HttpServer,
-    sock: socket.socket,
+    servers: Sequence[tuple[HttpServer, socket.socket]],
     stop: asyncio.Event,
     stop_now: asyncio.Event,
 ) -> None:
     async with asyncio.TaskGroup() as group:
-        http = group.create_task(server.serve(sockets=[sock]), name="http")
-        late_imports = group.create_task(_load_late_modules(server), name="late imports")
+        http = [group.create_task(server.serve(sockets=[sock]), name="http") for server, sock in servers]
+        late_imports = group.create_task(_load_late_modules(servers[0][0]), name="late imports")
         work = group.create_task(service.worker.run(), name="worker")
+        callbacks = group.create_task(service.callbacks.run(), name="callbacks")
+        telemetry = group.create_task(service.telemetry.run(), name="telemetry")
+        schedules = group.create_task(service.schedules.scheduler.run(), name="schedules")
         await stop.wait()
+        schedules.cancel()  # a tick of the stop is for the next start
         second_signal = group.create_task(_stop_on_second_signal(service, stop_now), name="hurry")
         await service.worker.drain()
         second_signal.cancel()
         service.feed.close()
-        server.should_exit = True
-        await http
+        for server, _ in servers:
+            server.should_exit = True
+        await asyncio.wait(http)
         await service.queue.close()
         work.cancel()
+        callbacks.cancel()
+        telemetry.cancel()
         late_imports.cancel()
     structlog.get_logger("steadyhand").info("stopped")
 
@@ -160,25 +196,38 @@ def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> Non
     """
     redactor = create_redactor(settings)
     service_table = settings.tables.service
-    configure_logging(service_table.log_level, redactor, log_format=service_table.log_format)
+    metrics = create_metrics(settings)
+    configure_logging(
+        service_table.log_level, redactor, log_format=service_table.log_format, on_line=metrics.line_logged
+    )
 
     async def main() -> None:
         stop, stop_now = asyncio.Event(), asyncio.Event()
 
+        def begin_stop() -> None:
+            if not stop.is_set():
+                stop.set()
+                service_manager.notify(service_manager.STOPPING)
+
         def on_signal() -> None:
-            (stop_now if stop.is_set() else stop).set()
+            if stop.is_set():
+                stop_now.set()
+            begin_stop()
 
         def on_started(url: str) -> None:
             freeze_startup_objects()
             announce(url)
+            service_manager.notify(service_manager.READY)
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
             # A terminal that closes sends it twice: once by the shell, once by the kernel.
-            loop.add_signal_handler(signal.SIGHUP, stop.set)
-        await run_service(settings, redactor, on_started=on_started, stop=stop, stop_now=stop_now)
+            loop.add_signal_handler(signal.SIGHUP, begin_stop)
+        await run_service(
+            settings, redactor, on_started=on_started, stop=stop, stop_now=stop_now, metrics=metrics
+        )
 
     asyncio.run(main())
 
@@ -202,7 +251,7 @@ def embedded(settings: Settings, *, clock: Callable[[], datetime] = utc_now) -> 
     Yield its address and a key with all scopes. Jobs that still run at the end are stopped at once.
     """
     secret = settings.api_key or secrets.token_urlsafe(32)
-    settings = replace(settings, api_key=secret)
+    settings = without_reattach(replace(settings, api_key=secret))
     redactor = create_redactor(settings)
     configure_logging("error", redactor)
     urls: list[str] = []

@@ -10,6 +10,7 @@ from steadyhand.config.settings import Settings
 from steadyhand.ports import DoctorCheck
 from steadyhand.runner.claude.tool_names import ALL_TOOLS, BUILT_IN_TOOLS
 from steadyhand.suggest import closest_name
+from steadyhand.worker.warm_slot import SLOT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ def _other_warnings(settings: Settings) -> Iterator[ConfigWarning]:
     for name, agent in settings.tables.agents.items():
         for tool in agent.tools or ():
             yield from _unknown_tool(f"agents.{name}.tools", tool)
+    yield from _unused_warm_settings(settings)
     for name, workspace in settings.tables.workspaces.items():
         works_as_before = settings.classic and workspace.mode == "in_place"
         if workspace.trust == "full" and not workspace.trusted_refs and not works_as_before:
@@ -81,6 +83,27 @@ def _other_warnings(settings: Settings) -> Iterator[ConfigWarning]:
                 "`full` applies to the refs in trusted_refs only, and there are none; it is `instructions`",
                 f'set trusted_refs, such as ["{workspace.ref or "main"}"]',
             )
+
+
+def _unused_warm_settings(settings: Settings) -> Iterator[ConfigWarning]:
+    warm_agents = {name: agent.warm for name, agent in settings.tables.agents.items() if agent.warm}
+    if warm_agents and settings.classic:
+        for name in warm_agents:
+            meaning = "no process waits for jobs in the classic profile"
+            yield ConfigWarning(f"agents.{name}.warm", meaning, "remove it, or use the default profile")
+        return
+    room = settings.tables.service.warm_memory // SLOT_BYTES
+    wanted = sum(size if isinstance(size, int) else 1 for size in warm_agents.values())
+    if wanted > room:
+        megabytes = SLOT_BYTES * wanted >> 20
+        has_room = f"has room for {room} of the {wanted} processes" if room else "has no room for a process"
+        yield ConfigWarning(
+            "service.warm_memory",
+            f"it {has_room} that `agents.{next(iter(warm_agents))}.warm` asks for; each takes about 100 MB"
+            if len(warm_agents) == 1
+            else f"it {has_room} that `warm` of {len(warm_agents)} agents asks for; each takes about 100 MB",
+            f"set it to at least {megabytes}M, or set a smaller `warm`",
+        )
 
 
 def _unknown_tool(setting: str, tool: str) -> Iterator[ConfigWarning]:

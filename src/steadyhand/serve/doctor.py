@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
@@ -13,6 +13,7 @@ from steadyhand.runner.process.cgroups import enter_service_cgroup
 from steadyhand.serve import gateway_setup, isolation
 from steadyhand.serve.config_warnings import check_config
 from steadyhand.serve.running_service import check_running_service
+from steadyhand.serve.telemetry_check import check_telemetry
 from steadyhand.serve.wiring import agent_uid_base, create_checkouts, database_url, find_agent_cli
 from steadyhand.store import check_store
 from steadyhand.text_lines import split_lines
@@ -21,15 +22,23 @@ from steadyhand.workspace.doctor import check_workspaces
 
 async def run_checks(settings: Settings) -> Sequence[DoctorCheck]:
     """Run all checks that a start and a job need. Each room has its own."""
+    return [check async for checks in iter_checks(settings) for check in checks]
+
+
+async def iter_checks(settings: Settings) -> AsyncGenerator[Sequence[DoctorCheck], None]:
+    """Run the same checks, and yield those of each room as soon as they are there."""
     enter_service_cgroup()  # as `serve` does, so that the limits reported are those of a service
     uid = agent_uid_base(settings)
     config_sources = sorted(set(settings.sources.values()))
-    results = [
-        DoctorCheck("config", True, f"from {', '.join(config_sources)}" if config_sources else "the defaults")
+    yield [
+        DoctorCheck(
+            "config", True, f"from {', '.join(config_sources)}" if config_sources else "the defaults"
+        ),
+        *gateway_setup.check_providers(settings),
+        *check_config(settings),
     ]
-    results += gateway_setup.check_providers(settings)
-    results += check_config(settings)
-    results += await check_running_service(settings)
+    yield await check_running_service(settings)
+    yield await _run_check("telemetry", lambda: check_telemetry(settings))
     rooms: Sequence[tuple[str, Callable[[], Awaitable[Sequence[DoctorCheck]]]]] = (
         ("data directory", lambda: asyncio.to_thread(check_store, database_url(settings), settings.data_dir)),
         ("cli", lambda: _check_cli(settings, uid)),
@@ -37,8 +46,7 @@ async def run_checks(settings: Settings) -> Sequence[DoctorCheck]:
         ("isolation", lambda: _check_isolation(settings)),
     )
     for name, check in rooms:
-        results += await _run_check(name, check)
-    return results
+        yield await _run_check(name, check)
 
 
 async def _run_check(

@@ -1,6 +1,7 @@
 """Build the gateway from the settings: its providers, prices and budget limits."""
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 import structlog
@@ -17,9 +18,21 @@ from steadyhand.gateway import (
     Provider,
     RetryLimits,
     create_limits_getter,
+    create_shared_limits_getter,
 )
+from steadyhand.metrics import ServiceMetrics
 from steadyhand.money import to_micros
-from steadyhand.ports import NO_LIMITS, DoctorCheck, GetBudgetLimits, KeyLimits, Ledger
+from steadyhand.ports import (
+    NO_LIMITS,
+    NO_TRACING,
+    DoctorCheck,
+    GetBudgetLimits,
+    GetSharedLimits,
+    JobTracing,
+    KeyLimits,
+    Ledger,
+    OrphanedRun,
+)
 from steadyhand.sandbox.sandbox import SOCKET_PATH
 
 
@@ -33,11 +46,15 @@ def create_gateway(
     get_key_limits: GetKeyLimits = _no_limits,
     *,
     sandboxed: bool,
+    metrics: ServiceMetrics | None = None,
+    tracing: JobTracing = NO_TRACING,
+    orphans: Sequence[OrphanedRun] = (),
     clock: Callable[[], datetime],
 ) -> ModelGateway | None:
     """Return the gateway; `None` in the classic profile at level `none`, where agents call the model directly.
 
-    Raise `ConfigError` for an invalid provider or price, and for a limit that needs the gateway if there is none.
+    The `orphans` are runs of an earlier service, which connect as before. Raise `ConfigError` for an invalid provider
+    or price, and for a limit that needs the gateway if there is none.
     """
     if settings.classic and not sandboxed:
         _reject_unenforced_budgets(settings)
@@ -48,12 +65,34 @@ def create_gateway(
         slots=settings.tables.service.slots,
         sandbox_socket=str(SOCKET_PATH) if sandboxed else None,
         billing=BillingDeps(
-            ledger, Prices.load(settings.tables.prices), create_budget_limits_getter(settings, get_key_limits)
+            ledger,
+            Prices.load(settings.tables.prices),
+            create_budget_limits_getter(settings, get_key_limits),
+            gateway_table.budget_near,
         ),
         providers=[create_provider(provider_setting) for provider_setting in settings.providers],
         clock=clock,
+        metrics=metrics,
+        tracing=tracing,
+        adopted=_gateway_sockets(orphans),
+        expected_tokens=[str(each.facts["token"]) for each in orphans if "token" in each.facts],
         retry_limits=RetryLimits(gateway_table.max_wait_seconds, gateway_table.max_waits_seconds),
     )
+
+
+def _gateway_sockets(orphans: Sequence[OrphanedRun]) -> Mapping[int | None, socket.socket]:
+    """Return the gateway's sockets of the runs: those in sandboxes by their slot, that on loopback by None."""
+    sockets: dict[int | None, socket.socket] = {}
+    for orphan in orphans:
+        listener = orphan.take_gateway_listener()
+        if listener is None:
+            continue
+        key = orphan.facts.get("slot") if orphan.sandboxed else None
+        if key in sockets:
+            listener.close()  # all runs on loopback have the same one
+        else:
+            sockets[key] = listener
+    return sockets
 
 
 def _reject_unenforced_budgets(settings: Settings) -> None:
@@ -74,8 +113,17 @@ def _reject_unenforced_budgets(settings: Settings) -> None:
 
 def create_budget_limits_getter(settings: Settings, get_key_limits: GetKeyLimits) -> GetBudgetLimits:
     """Return a function that returns the limits of a job: those of the settings and of its key."""
+    return create_limits_getter(get_key_limits, _service_day_micros(settings))
+
+
+def shared_limits_getter(settings: Settings, get_key_limits: GetKeyLimits) -> GetSharedLimits:
+    """Return a function that returns the limits that the jobs of a key and an agent share."""
+    return create_shared_limits_getter(get_key_limits, _service_day_micros(settings))
+
+
+def _service_day_micros(settings: Settings) -> int | None:
     per_day = settings.tables.limits.service_per_day_usd
-    return create_limits_getter(get_key_limits, None if per_day is None else to_micros(per_day))
+    return None if per_day is None else to_micros(per_day)
 
 
 def create_provider(setting: ProviderSetting) -> Provider:

@@ -17,11 +17,12 @@ from typing import Any
 import httptools
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from steadyhand.api.transport.body import READ_SECONDS
 from steadyhand.api.transport.middleware import REFUSED_SCOPE_KEY
+from steadyhand.api.transport.sse import WRITE_CHUNK_SCOPE_KEY
 
 SHUTDOWN_SECONDS = 5
 SPARE_CONNECTIONS = 32
@@ -147,6 +148,12 @@ class _ResponseTransport(asyncio.Transport):
         self._held_bytes += len(data)
         if self._held_bytes > MAX_HELD_BYTES:
             self.flush()  # a body without an end waits for its reader, by the transport's own bound
+
+    def write_now(self, data: bytes) -> None:
+        """Send this and what is held before it."""
+        if self._pieces:
+            self.flush()
+        self._transport.write(data)
 
     def flush(self) -> None:
         """Send what is held."""
@@ -379,6 +386,15 @@ class ServiceProtocol(HttpToolsProtocol):
         super().resume_writing()
         self._write_deadline = None
 
+    def _write_chunk(self, cycle: RequestResponseCycle, chunk: bytes) -> bool:
+        """Write a framed chunk of a response at once; return False if it cannot be, or if the client is slow."""
+        response = self._response
+        is_open = cycle.chunked_encoding and not cycle.response_complete and not cycle.disconnected
+        if response is None or not is_open or self.flow.write_paused or self.is_closing:
+            return False
+        response.write_now(chunk)
+        return True
+
     async def _run_app(self, scope: Scope, receive: Receive, send: Send) -> None:
         body_received = False
 
@@ -396,6 +412,9 @@ class ServiceProtocol(HttpToolsProtocol):
 
         if self.is_refused:
             scope[REFUSED_SCOPE_KEY] = True
+        newest: object = self.cycle.scope
+        if newest is scope:  # no other request has come behind it
+            scope[WRITE_CHUNK_SCOPE_KEY] = partial(self._write_chunk, self.cycle)
         await self._inner_app(scope, receive_or_disconnect, send)
 
 

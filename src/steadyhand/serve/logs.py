@@ -8,18 +8,21 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Literal, TextIO
 
 import structlog
 
 from steadyhand.clock import utc_now
 from steadyhand.events import format_rfc3339
+from steadyhand.log_context import current_log_fields
 from steadyhand.redact import Redactor
 
 _READER_GONE = frozenset({errno.EPIPE, errno.EIO})
 """The errors of a stream after the end of its reader, and after the end of its terminal."""
 LogFormat = Literal["auto", "text", "json"]
+OnLine = Callable[[str], None]
+"""Gets the level of each line that is printed, on the thread that logs it."""
 
 
 _encode = json.JSONEncoder(default=repr).encode
@@ -28,10 +31,13 @@ _encode = json.JSONEncoder(default=repr).encode
 class _JsonRenderer:
     """Renders a log entry as a line of JSON without secrets. One step, since a line is written for each request."""
 
-    def __init__(self, redactor: Redactor) -> None:
+    def __init__(self, redactor: Redactor, on_line: OnLine) -> None:
         self._redactor = redactor
+        self._on_line = on_line
 
     def __call__(self, logger: Any, level: str, entry: MutableMapping[str, Any]) -> str:
+        self._on_line(level)
+        _add_fields(entry)
         entry["level"] = level
         entry["timestamp"] = format_rfc3339(utc_now())
         if "exc_info" in entry:
@@ -43,15 +49,24 @@ class _JsonRenderer:
 class _TextRenderer:
     """Renders a log entry as a line for a terminal, without secrets."""
 
-    def __init__(self, redactor: Redactor, *, colors: bool) -> None:
+    def __init__(self, redactor: Redactor, on_line: OnLine, *, colors: bool) -> None:
         self._redactor = redactor
+        self._on_line = on_line
         # The console's own tracebacks show local variables, such as a caller's key and prompt.
         self._console = structlog.dev.ConsoleRenderer(
             colors=colors, exception_formatter=structlog.dev.plain_traceback
         )
 
     def __call__(self, logger: Any, level: str, entry: MutableMapping[str, Any]) -> str:
+        self._on_line(level)
+        _add_fields(entry)
         return self._redactor.text(self._console(logger, level, entry))
+
+
+def _add_fields(entry: MutableMapping[str, Any]) -> None:
+    """Add the fields of the current request or job that the entry does not have itself."""
+    for name, value in current_log_fields().items():
+        entry.setdefault(name, value)
 
 
 def _replace_control_characters(
@@ -131,18 +146,23 @@ class _StdlibHandler(logging.Handler):
 
 
 def configure_logging(
-    level: str, redactor: Redactor, stream: TextIO | None = None, log_format: LogFormat = "auto"
+    level: str,
+    redactor: Redactor,
+    stream: TextIO | None = None,
+    log_format: LogFormat = "auto",
+    *,
+    on_line: OnLine = lambda _level: None,
 ) -> None:
     """Send the log to stderr, or to `stream`, from `level` on, in a format."""
     stream = stream or sys.stderr
     is_text = stream.isatty() if log_format == "auto" else log_format == "text"
-    steps: list[Any] = [_JsonRenderer(redactor)]
+    steps: list[Any] = [_JsonRenderer(redactor, on_line)]
     if is_text:
         steps = [
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _replace_control_characters,
-            _TextRenderer(redactor, colors=stream.isatty()),
+            _TextRenderer(redactor, on_line, colors=stream.isatty()),
         ]
     logger = _StreamLogger(stream)
     atexit.register(logger.emit)

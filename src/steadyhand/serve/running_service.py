@@ -11,6 +11,29 @@ from steadyhand.ports import DoctorCheck
 
 _TIMEOUT_SECONDS = 3.0
 _MAX_DETAIL = 500
+SHORTAGES = {
+    "memory": (
+        "too little memory is available on the machine or in the service's control group",
+        "free memory, or set a smaller `warm`",
+    ),
+    "warm_memory": (
+        "`service.warm_memory` has no room for more",
+        "set it to at least 100 MB for each process, or set a smaller `warm`",
+    ),
+    "trust": (
+        "a workspace has full trust, so nothing of it runs before a job",
+        "remove `warm` from the agent, or the full trust from its workspace",
+    ),
+    "in_place": (
+        "jobs in a directory in place have processes of their own",
+        "remove `warm` from the agent, or set another mode of its workspace",
+    ),
+    "process": ("the last process did not become ready", "see `steadyhand agents`, and `warm.failed` in the log"),
+    "checkout": (
+        "the last checkout could not be made", "see `steadyhand agents`, and `warm.failed` in the log"
+    ),
+}  # fmt: skip
+"""The meaning and the remedy of each reason why fewer processes wait for jobs than are configured."""
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  # compared, not bound
 
 
@@ -25,19 +48,47 @@ async def check_running_service(settings: Settings) -> Sequence[DoctorCheck]:
 
 
 def _ask(url: str) -> Sequence[DoctorCheck]:
-    try:
-        response = httpx2.get(f"{url}/readyz", timeout=_TIMEOUT_SECONDS, trust_env=False)
-        body: Any = response.json()
-    except (httpx2.HTTPError, ValueError):
-        return []
-    if not isinstance(body, dict):
+    body = _get(f"{url}/readyz")
+    if not body:
         return []
     detail = str(body.get("detail", ""))[:_MAX_DETAIL]
     if body.get("code") == "credential_rejected":
         remedy = "Replace the credential: a file is read without a restart, a variable of the environment with one."
         return [DoctorCheck("running service", ok=False, detail=detail, remedy=remedy)]
     if body.get("status") == "ok":
-        return [DoctorCheck("running service", ok=True, detail=f"takes work at {url}")]
+        return [DoctorCheck("running service", ok=True, detail=f"takes work at {url}"), *_check_warm(url)]
     if isinstance(body.get("code"), str):
         return [DoctorCheck("running service", ok=False, detail=detail, remedy="See the log of the service.")]
     return []
+
+
+def _get(url: str) -> dict[str, Any]:
+    """Return the object that a URL answers with; empty without one."""
+    try:
+        body: Any = httpx2.get(url, timeout=_TIMEOUT_SECONDS, trust_env=False).json()
+    except (httpx2.HTTPError, ValueError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _check_warm(url: str) -> Sequence[DoctorCheck]:
+    """Return a check of the processes that wait for jobs; none if no agent has them."""
+    warm = _get(f"{url}/health").get("warm")
+    if not isinstance(warm, dict):
+        return []
+    counts = {
+        name: _count(warm.get(name)) for name in ("configured", "waiting", "hits", "live_hits", "misses")
+    }
+    detail = (
+        f"{counts['waiting']} wait, {counts['configured']} are configured; "
+        f"{counts['hits'] + counts['live_hits']} jobs had one, {counts['misses']} did not"
+    )
+    shortage = warm.get("shortage")
+    if not isinstance(shortage, str):
+        return [DoctorCheck("warm processes", ok=True, detail=detail)]
+    meaning, remedy = SHORTAGES.get(shortage, (shortage[:_MAX_DETAIL], "see the log of the service"))
+    return [DoctorCheck("warm processes", True, f"{detail}: {meaning}", remedy, warning=True)]
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else 0

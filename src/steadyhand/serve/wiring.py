@@ -1,8 +1,11 @@
 """The wiring of all parts: the only place that names adapters."""
 
+import asyncio
+import importlib
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,10 +13,13 @@ from pathlib import Path
 import structlog
 from starlette.applications import Starlette
 
-from steadyhand import __version__
+from steadyhand import __version__, web
 from steadyhand.admission import Admission, spending_from_ledger
 from steadyhand.agents import Agent
 from steadyhand.api import ApiOptions, ModelAlias, create_app
+from steadyhand.api.native.serializers import job_json
+from steadyhand.api.openai.responses.webhook_event import webhook_event
+from steadyhand.callbacks.plan import Renderers
 from steadyhand.cancellations import Cancellations
 from steadyhand.clock import utc_now
 from steadyhand.config.secret_values import secret_values
@@ -24,12 +30,16 @@ from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.gateway import ModelGateway
 from steadyhand.job import Job
 from steadyhand.keyring import Keyring, secret_digest
+from steadyhand.metrics import ServiceMetrics
 from steadyhand.ports import (
     ALL_SCOPES,
     DEFAULT_PATH,
     ApiKey,
     Checkout,
+    DoctorCheck,
     Gateway,
+    JobObserver,
+    JobObservers,
     ModelAccess,
     Queue,
     Runner,
@@ -48,10 +58,17 @@ from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
 from steadyhand.runner.process.kill_run import kill_leftover_run
 from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
-from steadyhand.serve.gateway_setup import create_gateway
+from steadyhand.schedules.ended_jobs import EndedJobs
+from steadyhand.serve.callbacks_setup import Callbacks, create_callbacks
+from steadyhand.serve.gateway_setup import create_gateway, shared_limits_getter
 from steadyhand.serve.isolation import NO_ISOLATION, IsolationLevel
+from steadyhand.serve.metrics_setup import ScrapeService, ServiceReadings, create_metrics, create_scrape
+from steadyhand.serve.reattach import FoundRuns, held_runs_of
 from steadyhand.serve.redaction import log_short_secrets as announce_secrets
 from steadyhand.serve.redaction import with_secret_refresh
+from steadyhand.serve.schedules_setup import ScheduleParts, create_schedules
+from steadyhand.serve.telemetry_setup import Telemetry, create_telemetry
+from steadyhand.steering import SteerBroker
 from steadyhand.store import SqlStore
 from steadyhand.tool_calls import ToolCallBroker
 from steadyhand.worker import ParkedJobs, Worker, WorkerConfig, WorkerDeps
@@ -149,6 +166,10 @@ class Service:
     feed: EventFeed
     store: Store
     keyring: Keyring
+    scrape: ScrapeService
+    callbacks: Callbacks
+    telemetry: Telemetry
+    schedules: ScheduleParts
     gateway: Gateway | None = None
 
 
@@ -208,15 +229,29 @@ def build_service(
     *,
     redactor: Redactor,
     clock: Callable[[], datetime] = utc_now,
+    metrics: ServiceMetrics | None = None,
+    found: FoundRuns | None = None,
 ) -> Service:
-    """Create all parts and connect them, but start none."""
-    tables = settings.tables
+    """Create all parts and connect them, but start none. `found` are the runs that an earlier service left."""
+    found = found or FoundRuns()
+    tables, metrics = settings.tables, metrics or create_metrics(settings)
     feed = EventFeed()
     keyring = Keyring(configured_keys(settings), store, clock=clock)
-    redactor.add(secret_values(settings))  # the local key may be new
-    announce_secrets(settings)
     catalog, parking = settings.build_catalog(), ParkedJobs()
-    gateway = create_gateway(settings, store, keyring.limits_of, sandboxed=level.is_sandboxed, clock=clock)
+    telemetry = create_telemetry(settings, metrics, redactor, clock)
+    ended = EndedJobs()
+    observers: list[JobObserver] = [metrics, ended, *([telemetry.tracing] if telemetry.traces else [])]
+    observer: JobObserver = JobObservers(*observers)
+    gateway = create_gateway(
+        settings,
+        store,
+        keyring.limits_of,
+        sandboxed=level.is_sandboxed,
+        metrics=metrics,
+        tracing=telemetry.tracing,
+        orphans=found.orphans,
+        clock=clock,
+    )
 
     def may_start(job: Job) -> bool:
         """Return false while the credential of the job is blocked or rests, or while its parent is parked."""
@@ -235,16 +270,39 @@ def build_service(
         can_start=may_start,
         running_limit=lambda key_id: keyring.limits_of(key_id).running,
         directory_of=lambda job: directories.get(job.workspace or ""),
+        on_accepted=metrics.job_accepted,
     )
     if gateway is not None:
         gateway.on_credential_change(queue.recheck)
     checkouts = create_checkouts(settings, level, gateway, redactor=redactor)
+    renderers = Renderers(lambda job: job_json(job, None), webhook_event)
+    callbacks = create_callbacks(
+        settings,
+        store,
+        redactor,
+        renderers,
+        clock,
+        endpoint_store=store,
+        key_name=keyring.name_of,
+        begin_span=telemetry.delivery_spans(store),
+    )
+    redactor.add(secret_values(settings))  # the local key may be new
+    announce_secrets(settings)
+    steers = SteerBroker()
     tool_call_broker = ToolCallBroker(tables.openai.tool_result_seconds)
     cancellations = Cancellations()
     control = Control(
         tool_calls=tool_call_broker,
+        steers=steers,
         cancellations=cancellations,
+        observer=observer,
+        tracing=telemetry.tracing,
+        get_shared_limits=shared_limits_getter(settings, keyring.limits_of),
+        list_limited_keys=keyring.list_limited,
         store=store,
+        outbox=store,
+        saved_items=store,
+        check_callback=callbacks.guard.check,
         queue=queue,
         checkouts=checkouts,
         feed=feed,
@@ -260,6 +318,16 @@ def build_service(
             clock=clock,
         ),
     )
+    schedules = create_schedules(
+        settings,
+        store.schedules,
+        control,
+        keyring,
+        ended,
+        get_job=store.get,
+        metrics=metrics,
+        clock=clock,
+    )
     runner = create_runner(settings, cli, level.sandbox, redactor, budgeted=gateway is None)
     worker_deps = WorkerDeps(
         store=store,
@@ -267,7 +335,7 @@ def build_service(
         checkouts=checkouts,
         runners={"claude": runner},
         warm_runners={"claude": runner} if isinstance(runner, ClaudeRunner) and gateway is not None else {},
-        event_log=EventLog(store, feed, redactor, hold=True),
+        event_log=EventLog(store, feed, redactor, hold=True, observer=observer),
         catalog=catalog,
         config=WorkerConfig(
             node=tables.service.node,
@@ -292,9 +360,30 @@ def build_service(
         gateway=gateway,
         parked=parking,
         tool_calls=tool_call_broker,
+        steers=steers,
         cancellations=cancellations,
+        metrics=metrics,
+        tracing=telemetry.tracing,
+        held_runs=held_runs_of(settings),
+        orphans=found.orphans,
+        lost_runs=frozenset(found.lost),
+        ended_after_stop=frozenset(found.ended_after_stop),
     )
     worker = Worker(worker_deps)
+    metrics.sources.append(
+        ServiceReadings(
+            settings,
+            queue,
+            feed,
+            store,
+            worker,
+            gateway,
+            callbacks.deliverer.counts,
+            callbacks.notification_counts,
+            clock,
+        )
+    )
+    scrape = create_scrape(metrics, settings.data_dir)
 
     async def check_ready() -> None:
         if is_stopping():
@@ -317,11 +406,33 @@ def build_service(
         version=__version__,
         readiness_check=check_ready,
         get_warm_processes=worker.warm_processes,
+        get_warm_agents=worker.warm_agents,
         get_rejected_providers=(lambda: ()) if gateway is None else gateway.rejected_providers,
+        get_callback_secret=callbacks.secret_for,
+        callback_endpoints=callbacks.endpoints,
+        schedules=schedules.registry,
         redactor=redactor,
+        on_response=metrics.response_began,
+        scrape=scrape,
+        node=tables.service.node,
+        run_doctor=lambda: _run_doctor(settings),
     )
-    app = create_app(control=control, keyring=keyring, options=options, tool_names=TOOL_NAMES)
-    return Service(app, worker, queue, feed, store, keyring, gateway)
+    app = create_app(
+        control=control,
+        keyring=keyring,
+        options=options,
+        tool_names=TOOL_NAMES,
+        more_routes=() if settings.classic else web.create_routes(),
+    )
+    return Service(app, worker, queue, feed, store, keyring, scrape, callbacks, telemetry, schedules, gateway)
+
+
+async def _run_doctor(settings: Settings) -> AsyncGenerator[Sequence[DoctorCheck], None]:
+    """Run the checks of `steadyhand doctor`, whose modules are loaded by the first run."""
+    doctor = await asyncio.to_thread(importlib.import_module, "steadyhand.serve.doctor")
+    async with aclosing(doctor.iter_checks(settings)) as groups:
+        async for checks in groups:
+            yield checks
 
 
 def database_url(settings: Settings) -> str:

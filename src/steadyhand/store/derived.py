@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from steadyhand.store.bulk_insert import CompiledInsert
+from steadyhand.store.driver import execute, fetch_all
 from steadyhand.store.mapping import metadata_tags
 from steadyhand.store.schema import ZONE_SIZE, job_tags
 from steadyhand.store.search import TextRow, add_texts, remove_texts, text_row
@@ -27,16 +28,22 @@ SOURCE_COLUMNS = (
 
 _INSERT_TAG = CompiledInsert(job_tags)
 _SELECT_GROUP = "SELECT id FROM job_groups WHERE api_key_id = ? AND agent = ? AND workspace IS ?"
-_INSERT_GROUP = "INSERT INTO job_groups (api_key_id, agent, workspace) VALUES (?, ?, ?)"
+_INSERT_GROUP = (
+    "INSERT INTO job_groups (api_key_id, agent, workspace) VALUES (?, ?, ?) "
+    "ON CONFLICT DO NOTHING RETURNING id"
+)
 _DELETE_UNUSED_GROUP = (
-    "DELETE FROM job_groups WHERE api_key_id = ?1 AND agent = ?2 AND workspace IS ?3 AND NOT EXISTS "
-    "(SELECT 1 FROM jobs INDEXED BY ix_jobs_group WHERE api_key_id = ?1 AND agent = ?2 AND workspace IS ?3)"
+    "DELETE FROM job_groups WHERE api_key_id = :key AND agent = :agent AND workspace IS :workspace AND NOT EXISTS "
+    "(SELECT 1 FROM jobs INDEXED BY ix_jobs_group "
+    "WHERE api_key_id = :key AND agent = :agent AND workspace IS :workspace)"
 )
 _DELETE_TAG = "DELETE FROM job_tags WHERE tag = ? AND group_id = ? AND job = ?"
 _WIDEN_ZONE = (
     "INSERT INTO job_zones (zone, first_created, last_created) VALUES (?, ?, ?) ON CONFLICT (zone) DO UPDATE SET "
-    "first_created = min(first_created, excluded.first_created), "
-    "last_created = max(last_created, excluded.last_created)"
+    "first_created = CASE WHEN excluded.first_created < job_zones.first_created THEN excluded.first_created "
+    "ELSE job_zones.first_created END, "
+    "last_created = CASE WHEN excluded.last_created > job_zones.last_created THEN excluded.last_created "
+    "ELSE job_zones.last_created END"
 )
 _DELETE_EMPTY_ZONES = "DELETE FROM job_zones WHERE zone < (SELECT min(sequence) FROM jobs) / ?"
 _SEARCH_BEGINS = "SELECT value FROM progress WHERE name = ?"
@@ -81,11 +88,13 @@ def remove(connection: Connection, sources: Sequence[JobSource]) -> None:
     """Remove the rows of jobs that are deleted in this transaction."""
     groups = {names: _group_id(connection, names) for names in {source.names for source in sources}}
     tags = [(row["tag"], row["group_id"], row["job"]) for row in _tag_rows(sources, groups)]
-    if tags:
-        connection.exec_driver_sql(_DELETE_TAG, tags)
+    for tag in tags:
+        execute(connection, _DELETE_TAG, tag)
     for names in groups:
-        connection.exec_driver_sql(_DELETE_UNUSED_GROUP, names)
-    connection.exec_driver_sql(_DELETE_EMPTY_ZONES, (ZONE_SIZE,))
+        execute(
+            connection, _DELETE_UNUSED_GROUP, dict(zip(("key", "agent", "workspace"), names, strict=True))
+        )
+    execute(connection, _DELETE_EMPTY_ZONES, (ZONE_SIZE,))
     first = first_searchable(connection)
     remove_texts(connection, [source.text for source in sources if source.text.sequence >= first])
 
@@ -101,15 +110,18 @@ def replace(connection: Connection, before: JobSource, after: JobSource) -> None
 
 def first_searchable(connection: Connection) -> int:
     """Return the sequence from which on jobs are in the search index; those before it are added from the last one."""
-    value = connection.exec_driver_sql(_SEARCH_BEGINS, (SEARCH_PROGRESS,)).scalar()
-    return 0 if value is None else int(value) + 1
+    row = execute(connection, _SEARCH_BEGINS, (SEARCH_PROGRESS,)).fetchone()
+    return 0 if row is None else int(row[0]) + 1
 
 
 def _group_id(connection: Connection, names: tuple[str, str, str | None]) -> int:
-    group: int | None = connection.exec_driver_sql(_SELECT_GROUP, names).scalar()
-    if group is None:
-        group = connection.exec_driver_sql(_INSERT_GROUP, names).lastrowid
-    return group
+    # Another one of the same names, which came meanwhile, is taken as it is.
+    found = (
+        fetch_all(connection, _SELECT_GROUP, names)
+        or fetch_all(connection, _INSERT_GROUP, names)
+        or fetch_all(connection, _SELECT_GROUP, names)
+    )
+    return int(found[0][0])
 
 
 def _tag_rows(
@@ -127,4 +139,5 @@ def _widen_zones(connection: Connection, sources: Iterable[JobSource]) -> None:
     for source in sources:
         times.setdefault(source.text.sequence // ZONE_SIZE, []).append(source.created_at)
     rows = [(zone, min(created), max(created)) for zone, created in times.items()]
-    connection.exec_driver_sql(_WIDEN_ZONE, rows)
+    for row in rows:  # one, or two at a border
+        execute(connection, _WIDEN_ZONE, row)

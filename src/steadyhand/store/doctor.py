@@ -3,18 +3,27 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from steadyhand.errors import ConfigError
 from steadyhand.ports import DoctorCheck
+from steadyhand.store.database_url import is_postgres_url, require_psycopg
 from steadyhand.store.outage import DISK_FULL, HELD_ELSEWHERE, outage_reason
 from steadyhand.store.schema import NEWEST_REVISION
-from steadyhand.store.sqlite import create_sqlite_engine, parse_database_url
+from steadyhand.store.sqlite import create_sqlite_engine, parse_sqlite_url
 
 MIN_FREE_BYTES = 1 << 30
 """Below this free disk space, a checkout or the database may fail in the middle of a job."""
+
+PAUSED_SCHEDULES: Final = (
+    "SELECT name, pause_reason FROM schedules "
+    "WHERE pause_reason IS NOT NULL AND pause_reason <> 'request' ORDER BY name"
+)
+"""The query of the schedules that no person has paused, with their reasons."""
+_MAX_NAMED = 5
 
 
 def check_store(url: str, data_directory: Path) -> Sequence[DoctorCheck]:
@@ -37,8 +46,10 @@ def _existing_ancestor(path: Path) -> Path:
 
 
 def _check_database(url: str) -> Sequence[DoctorCheck]:
+    if is_postgres_url(url):
+        return _check_postgres(url)
     try:
-        parsed_url = parse_database_url(url)
+        parsed_url = parse_sqlite_url(url)
     except ConfigError as error:
         return [DoctorCheck("database", ok=False, detail=error.detail, remedy="Set database_url.")]
     path = Path(str(parsed_url.database))
@@ -46,11 +57,34 @@ def _check_database(url: str) -> Sequence[DoctorCheck]:
         return [DoctorCheck("database", ok=True, detail="does not exist yet; the first start creates it")]
     engine = create_sqlite_engine(parsed_url, connections=1, begin="BEGIN IMMEDIATE")
     try:
-        return [_check_access(engine), _check_journal_mode(engine)]
+        access = _check_access(engine)
+        paused = _read_paused(engine) if access.ok else ()
+        return [access, _check_journal_mode(engine), *describe_paused(paused)]
     except SQLAlchemyError as error:
         return [_failed_check(path, error)]
     finally:
         engine.dispose()
+
+
+def _check_postgres(url: str) -> Sequence[DoctorCheck]:
+    try:
+        require_psycopg()
+    except ConfigError as error:
+        return [DoctorCheck("database", ok=False, detail=error.detail, remedy="Install the extra.")]
+    from steadyhand.store.postgres.server_check import check_postgres  # noqa: PLC0415  # it needs an extra
+
+    found, paused = check_postgres(url)
+    return [found, *describe_paused(paused)]
+
+
+def describe_paused(paused: Sequence[tuple[str, str]]) -> Sequence[DoctorCheck]:
+    """Return a warning of the schedules, with their reasons, that no person has paused; nothing without any."""
+    if not paused:
+        return ()
+    named = ", ".join(f"{name} ({reason})" for name, reason in paused[:_MAX_NAMED])
+    more = f" and {len(paused) - _MAX_NAMED} more" if len(paused) > _MAX_NAMED else ""
+    remedy = "Look at them with `steadyhand schedules show NAME`, then resume or remove them."
+    return [DoctorCheck("schedules", True, f"paused by themselves: {named}{more}", remedy, warning=True)]
 
 
 def _failed_check(path: Path, error: SQLAlchemyError) -> DoctorCheck:
@@ -73,6 +107,11 @@ def _check_access(engine: Engine) -> DoctorCheck:
     ok = revision == NEWEST_REVISION
     remedy = None if ok else "Start the service once: it migrates an older database."
     return DoctorCheck("database", ok, f"readable and writable, schema {revision}", remedy)
+
+
+def _read_paused(engine: Engine) -> Sequence[tuple[str, str]]:
+    with engine.connect() as connection:
+        return [(name, reason) for name, reason in connection.execute(text(PAUSED_SCHEDULES))]
 
 
 def _check_journal_mode(engine: Engine) -> DoctorCheck:

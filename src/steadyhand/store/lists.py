@@ -15,10 +15,11 @@ from sqlalchemy import Connection
 
 from steadyhand.job import State
 from steadyhand.ports import JobFilter
-from steadyhand.store.mapping import metadata_matches, metadata_tag, to_microseconds
+from steadyhand.store.driver import POSTGRES, fetch_all
+from steadyhand.store.mapping import metadata_matches, metadata_tag, to_json, to_microseconds
 from steadyhand.store.readers import check_time
 from steadyhand.store.schema import ZONE_SIZE
-from steadyhand.store.search import match_expression
+from steadyhand.store.search import job_search
 
 MAX_SEQUENCE = 2**63 - 1
 _FEW = 2000
@@ -34,6 +35,7 @@ _MIN_ID_PREFIX = 3
 _CHUNK = 32
 _MAX_CHUNK = 512
 _NAMES = ("api_key_id", "agent", "workspace")
+_GROUP_INDEX = "ix_jobs_group"
 _SESSION_NAMES = ("session_id", "session_name", "conversation")
 
 Fetch = Callable[[int, int], Sequence[int]]
@@ -52,7 +54,17 @@ class Query:
     def rows(self, text: str, *values: Any) -> Sequence[Any]:
         """Return the rows of a query. It is interrupted at the limit of the read."""
         check_time(self.connection)
-        return self.connection.exec_driver_sql(text, values).fetchall()
+        return fetch_all(self.connection, text, values)
+
+    def numbers(self, text: str, *values: Any) -> list[int]:
+        """Return the numbers that a query has in its column `number`, in falling order.
+
+        SQLite returns them in one row: for each row, the thread gives the interpreter away and waits for it.
+        """
+        if self.connection.dialect.name == POSTGRES:
+            return sorted((row[0] for row in self.rows(text, *values)), reverse=True)
+        ((numbers,),) = self.rows(f"SELECT group_concat(number) FROM ({text})", *values)  # noqa: S608
+        return sorted(map(int, numbers.split(",")), reverse=True) if numbers else []
 
     @property
     def names(self) -> dict[str, str]:
@@ -85,11 +97,30 @@ def _bounds(connection: Connection, job_filter: JobFilter, before: int) -> tuple
 
 def _matching(query: Query, candidates: Iterable[int], count: int) -> Iterator[int]:
     """Return the candidates that match the whole filter."""
+    if _is_one_source(query):
+        yield from candidates
+        return
     iterator, chunk = iter(candidates), count
     while sequences := list(islice(iterator, chunk)):
         matching = _compare(query, sequences)
         yield from (sequence for sequence in sequences if sequence in matching)
         chunk = min(2 * chunk, _MAX_CHUNK)
+
+
+def _is_one_source(query: Query) -> bool:
+    """Return True if the source of the filter has the jobs that match and no others.
+
+    So it is with nothing, a time, one name or states alone.
+    """
+    job_filter, names = query.job_filter, query.names
+    if names:
+        return len(names) == 1 and job_filter == JobFilter(
+            job_filter.api_key_id, agent=job_filter.agent, workspace=job_filter.workspace
+        )
+    if job_filter.states:
+        return job_filter == JobFilter(states=job_filter.states)
+    time = JobFilter(created_after=job_filter.created_after, created_before=job_filter.created_before)
+    return job_filter == time
 
 
 def _compare(query: Query, sequences: Sequence[int]) -> set[int]:
@@ -104,17 +135,27 @@ def _compare(query: Query, sequences: Sequence[int]) -> set[int]:
     if job_filter.states:
         conditions.append(f"state IN ({_places(job_filter.states)})")
         values += sorted(job_filter.states)
-    for operator, moment in ((">", job_filter.created_after), ("<", job_filter.created_before)):
-        if moment is not None:
-            conditions.append(f"created_at {operator} {to_microseconds(moment):d}")
+    conditions += _time_conditions(job_filter)
     if job_filter.id_prefix:
         conditions.append(f"substr(id, 1, {len(job_filter.id_prefix):d}) = ?")
         values.append(job_filter.id_prefix)
+    for value in job_filter.metadata.values():
+        # Most rows need not be parsed. A text that JSON escapes may stand in the row in another way.
+        if value.isascii() and to_json(value) == f'"{value}"':
+            conditions.append("instr(metadata, ?) > 0")
+            values.append(value)
     where = "".join(f" AND {condition}" for condition in conditions)
     # Without other indexes: the sequences are the primary key.
-    text = f"SELECT sequence, metadata FROM jobs NOT INDEXED WHERE sequence IN ({_places(sequences)}){where}"  # noqa: S608
-    rows = query.rows(text, *sequences, *values)
+    from_where = f"FROM jobs NOT INDEXED WHERE sequence IN ({_places(sequences)}){where}"
+    if not job_filter.metadata:
+        return set(query.numbers(f"SELECT sequence AS number {from_where}", *sequences, *values))
+    rows = query.rows(f"SELECT sequence, metadata {from_where}", *sequences, *values)
     return {row[0] for row in rows if metadata_matches(row[1], job_filter.metadata)}
+
+
+def _time_conditions(job_filter: JobFilter) -> list[str]:
+    moments = ((">", job_filter.created_after), ("<", job_filter.created_before))
+    return [f"created_at {operator} {to_microseconds(moment):d}" for operator, moment in moments if moment]
 
 
 # --- the choice of the sources ----------------------------------------------------------------------
@@ -136,9 +177,6 @@ def _without_search(query: Query) -> Iterator[int]:
         return iter(_by_id(query, job_filter.id_prefix))
     if job_filter.metadata:
         return _by_metadata(query)
-    if job_filter.states and not query.names:
-        ranges = [_range(query, "ix_jobs_state", state=state) for state in sorted(job_filter.states)]
-        return _merge([(first[0], fetch) for fetch in ranges if (first := fetch(query.before, 1))])
     return _by_names(query)
 
 
@@ -151,17 +189,22 @@ def _session_jobs(query: Query, name: str) -> Iterator[int]:
 
 def _by_id(query: Query, prefix: str) -> list[int]:
     # The next text after all that begin so; ids are hexadecimal digits.
-    text = "SELECT sequence FROM jobs INDEXED BY uq_jobs_id WHERE id >= ? AND id < ? AND sequence >= ? AND sequence < ?"
-    rows = query.rows(text, prefix, prefix + "g", query.low, query.before)
-    return sorted((row[0] for row in rows), reverse=True)
+    text = (
+        "SELECT sequence AS number FROM jobs INDEXED BY uq_jobs_id "
+        "WHERE id >= ? AND id < ? AND sequence >= ? AND sequence < ?"
+    )
+    return query.numbers(text, prefix, prefix + "g", query.low, query.before)
 
 
 def _by_names(query: Query) -> Iterator[int]:
     """Return the jobs of a key, an agent or a workspace, and of states."""
-    names = query.names
-    if not names:
+    names, states = query.names, query.job_filter.states
+    if not names and not states:
         return _pull(_range(query, None), query.before)
-    if len(names) > 1 or query.job_filter.states:
+    if not names:
+        by_state = [_range(query, "ix_jobs_state", state=state) for state in sorted(states)]
+        return _merge([(first[0], fetch) for fetch in by_state if (first := fetch(query.before, 1))])
+    if len(names) > 1 or states:
         sources = _group_ranges(query)
         if sources is not None:
             return _merge(sources)
@@ -173,50 +216,36 @@ def _by_names(query: Query) -> Iterator[int]:
 def _by_metadata(query: Query) -> Iterator[int]:
     """Return the jobs with the rarest of the values, in the groups of the key, the agent and the workspace."""
     tags = [metadata_tag(name, value) for name, value in query.job_filter.metadata.items()]
-    text = "SELECT count(*) FROM (SELECT 1 FROM job_tags WHERE tag = ? LIMIT ?)"
+    text = "SELECT count(*) FROM (SELECT 1 FROM job_tags WHERE tag = ? LIMIT ?) AS few"
     counts = [query.rows(text, tag, _FEW)[0][0] for tag in tags]
     count, tag = min(zip(counts, tags, strict=True))
     if count < _FEW:
-        text = "SELECT job FROM job_tags WHERE tag = ? AND job >= ? AND job < ?"
-        return iter(sorted((row[0] for row in query.rows(text, tag, query.low, query.before)), reverse=True))
-    if query.job_filter.states and (few := _few_in_states(query)) is not None:
-        return iter(few)
-    if query.job_filter.api_key_id is None:
+        text = "SELECT job AS number FROM job_tags WHERE tag = ? AND job >= ? AND job < ?"
+        return iter(query.numbers(text, tag, query.low, query.before))
+    if query.job_filter.states or query.job_filter.api_key_id is None:
         return _newest_first(query, lambda below: _merge(_tag_ranges(below, tag)))
     return _merge(_tag_ranges(query, tag))
 
 
 def _newest_first(query: Query, others: Callable[[Query], Iterator[int]]) -> Iterator[int]:
-    """Return the newest jobs whatever they are, then those of other sources below them.
+    """Return the newest jobs with the names and states of the filter, then those of other sources below them.
 
     Of what is frequent the newest jobs often have a page already, and the first jobs of many sources take long to find.
     """
-    newest = _range(query, None)(query.before, _NEWEST)
-    yield from newest
-    if len(newest) == _NEWEST:
-        yield from others(replace(query, before=newest[-1]))
-
-
-def _few_in_states(query: Query) -> list[int] | None:
-    """Return all jobs in the states of the filter, None if there are many."""
-    found: list[int] = []
-    for state in query.job_filter.states:
-        found += _range(query, "ix_jobs_state", state=state)(query.before, _FEW)
-        if len(found) >= _FEW:
-            return None
-    return sorted(found, reverse=True)
+    count, last = 0, query.before
+    for last in islice(_by_names(query), _NEWEST):
+        count += 1
+        yield last
+    if count == _NEWEST:
+        yield from others(replace(query, before=last))
 
 
 def _search(query: Query) -> Iterator[int]:
     """Return the jobs that match the search, the key, the agent and the workspace."""
-    expression = match_expression(query.job_filter)
-    text = (
-        "SELECT rowid FROM job_texts WHERE job_texts MATCH ? AND rowid < ? AND rowid >= ? "
-        "ORDER BY rowid DESC LIMIT ?"
-    )
+    search = job_search(query.connection, query.job_filter)
 
     def fetch(before: int, count: int) -> list[int]:
-        return [row[0] for row in query.rows(text, expression, before, query.low, count)]
+        return query.numbers(search.newest, search.expression, before, query.low, count)
 
     job_filter = query.job_filter
     if job_filter.metadata or job_filter.states or job_filter.id_prefix:
@@ -230,29 +259,28 @@ def _search(query: Query) -> Iterator[int]:
 
 def _with_text(query: Query, sequences: Iterable[int]) -> Iterator[int]:
     """Return those of these jobs that match the search, each looked up by itself."""
-    text, expression = (
-        "SELECT 1 FROM job_texts WHERE job_texts MATCH ? AND rowid = ?",
-        match_expression(query.job_filter),
-    )
-    return (sequence for sequence in sequences if query.rows(text, expression, sequence))
+    search = job_search(query.connection, query.job_filter)
+    return (sequence for sequence in sequences if query.rows(search.one, search.expression, sequence))
 
 
 # --- sources -----------------------------------------------------------------------------------------
 
 
 def _range(query: Query, index: str | None, **columns: str | None) -> Fetch:
-    """Return the source of the jobs with these values in the first columns of an index; None is all jobs."""
+    """Return the source of the jobs with these values in the first columns of an index; None is all of the time."""
+    # A group may have no workspace; the index is the same.
+    in_group = index == _GROUP_INDEX
     conditions = "".join(
-        f" AND {name} IS ?" if value is None else f" AND {name} = ?" for name, value in columns.items()
+        f" AND {name} IS ?" if in_group and name == "workspace" else f" AND {name} = ?" for name in columns
     )
+    if index is None:
+        conditions += "".join(f" AND {each}" for each in _time_conditions(query.job_filter))
     hint = "NOT INDEXED" if index is None else f"INDEXED BY {index}"
     text = (
-        f"SELECT sequence FROM jobs {hint} WHERE sequence < ? AND sequence >= ?{conditions} "  # noqa: S608  # our own words
+        f"SELECT sequence AS number FROM jobs {hint} WHERE sequence < ? AND sequence >= ?{conditions} "  # noqa: S608  # our own words
         "ORDER BY sequence DESC LIMIT ?"
     )
-    return lambda before, count: [
-        row[0] for row in query.rows(text, before, query.low, *columns.values(), count)
-    ]
+    return lambda before, count: query.numbers(text, before, query.low, *columns.values(), count)
 
 
 def _group_ranges(query: Query) -> list[tuple[int, Fetch]] | None:
@@ -269,7 +297,7 @@ def _group_ranges(query: Query) -> list[tuple[int, Fetch]] | None:
         f"FROM job_groups, (VALUES {', '.join(['(?)'] * len(states))}) AS given{where}"
     )
     return [
-        (first, _range(query, "ix_jobs_group", api_key_id=key, agent=agent, workspace=workspace, state=state))
+        (first, _range(query, _GROUP_INDEX, api_key_id=key, agent=agent, workspace=workspace, state=state))
         for key, agent, workspace, state, first in query.rows(text, query.before, query.low, *states, *values)
         if first is not None
     ]
@@ -299,8 +327,11 @@ def _tag_ranges(query: Query, tag: int) -> list[tuple[int, Fetch]]:
 
 
 def _tag_range(query: Query, tag: int, group: int) -> Fetch:
-    text = "SELECT job FROM job_tags WHERE tag = ? AND group_id = ? AND job < ? AND job >= ? ORDER BY job DESC LIMIT ?"
-    return lambda before, count: [row[0] for row in query.rows(text, tag, group, before, query.low, count)]
+    text = (
+        "SELECT job AS number FROM job_tags WHERE tag = ? AND group_id = ? AND job < ? AND job >= ? "
+        "ORDER BY job DESC LIMIT ?"
+    )
+    return lambda before, count: query.numbers(text, tag, group, before, query.low, count)
 
 
 def _group_conditions(query: Query) -> tuple[str, list[str]]:

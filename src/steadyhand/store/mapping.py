@@ -19,6 +19,7 @@ from steadyhand.job import (
     Cost,
     ErrorInfo,
     Job,
+    JobCallback,
     JobSpec,
     JobWarning,
     Outcome,
@@ -30,7 +31,15 @@ from steadyhand.job import (
     UncommittedChanges,
     Usage,
 )
-from steadyhand.ports import NO_LIMITS, ApiKey, KeyLimits, ModelCall, RunOutput, Scope
+from steadyhand.ports import (
+    NO_LIMITS,
+    ApiKey,
+    KeyLimits,
+    ModelCall,
+    RunOutput,
+    Scope,
+    TokenCounts,
+)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -76,7 +85,12 @@ _SPEC_FIELDS = frozenset(
     }
 )
 """The fields in `record` that belong to the job's `spec`."""
-_JOB_FIELDS = (*(name for name in _RECORD_FIELDS if name not in _SPEC_FIELDS), "undelivered_results")
+_JOB_FIELDS = (
+    *(name for name in _RECORD_FIELDS if name not in _SPEC_FIELDS),
+    "undelivered_results",
+    "traceparent",
+    "requeues",
+)
 
 _TIME_FIELDS = ("queued_at", "started_at", "parked_until")
 _RECORD_OBJECTS = {"usage": Usage, "cost": Cost, "outcome": Outcome, "changes": Changes, "error": ErrorInfo}
@@ -102,6 +116,7 @@ _CALL_FIELDS = (
     "micros",
     "status",
     "source",
+    "workspace",
 )
 """Fields of a call that its row holds unchanged."""
 
@@ -164,6 +179,12 @@ def _job_record(job: Job) -> dict[str, Any]:
         record[name] = _object_fields(getattr(job, name))
     if job.undelivered_results is not None:
         record["undelivered_results"] = job.undelivered_results
+    if job.traceparent is not None:
+        record["traceparent"] = job.traceparent
+    if job.requeues:
+        record["requeues"] = job.requeues
+    if spec.callback is not None:
+        record["callback"] = [spec.callback.url, spec.callback.events, spec.callback.body]
     record["warnings"] = [_object_fields(notice) for notice in job.warnings]
     return record
 
@@ -201,6 +222,7 @@ def job_from_row(row: RowMapping | Mapping[str, Any], runs: Sequence[Run]) -> Jo
             prompt=row["prompt"],
             metadata=_json_or_none(row["metadata"]),
             session_name=row["session_name"],
+            callback=_decode_callback(record.get("callback")),
             **_decode_request(row.get("history")),
             **spec_values,
         ),
@@ -220,6 +242,10 @@ def job_from_row(row: RowMapping | Mapping[str, Any], runs: Sequence[Run]) -> Jo
         sequence=row["sequence"],
         **values,
     )
+
+
+def _decode_callback(stored: Sequence[Any] | None) -> JobCallback | None:
+    return None if stored is None else JobCallback(stored[0], tuple(stored[1]), stored[2])
 
 
 def _encode_request(spec: JobSpec) -> str | None:
@@ -297,7 +323,7 @@ def run_row(sequence: int, run: Run) -> dict[str, Any]:
     }
 
 
-def run_from_row(row: RowMapping) -> Run:
+def run_from_row(row: RowMapping | Mapping[str, Any]) -> Run:
     """Return the run of a row."""
     return Run(
         number=row["number"],
@@ -398,6 +424,14 @@ def call_row(call: ModelCall) -> dict[str, Any]:
         "at": to_microseconds(call.at),
         "day": to_microseconds(call.at) // MICROSECONDS_PER_DAY,
     }
+
+
+def call_from_row(row: RowMapping) -> ModelCall:
+    """Return the call of a row."""
+    values: dict[str, Any] = {name: row[name] for name in _CALL_FIELDS}
+    values |= {name: bool(row[name]) for name in ("settled", "priced", "complete")}
+    tokens = TokenCounts(**{field.name: row[field.name] for field in fields(TokenCounts)})
+    return ModelCall(**values, tokens=tokens, at=from_microseconds(row["at"]))
 
 
 def output_row(sequence: int, run: int, output: RunOutput) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import structlog
 from sqlalchemy import Connection, inspect, text
 
 from steadyhand.errors import StoreError
+from steadyhand.optional_modules import not_loaded
+from steadyhand.store.driver import POSTGRES
 from steadyhand.store.schema import NEWEST_REVISION
 
 _CACHE_KIBIBYTES, _DEFAULT_CACHE_KIBIBYTES = 65_536, 2_000
@@ -15,15 +17,24 @@ _CACHE_KIBIBYTES, _DEFAULT_CACHE_KIBIBYTES = 65_536, 2_000
 def migrate(connection: Connection) -> None:
     """Migrate the schema inside the connection's transaction; an up-to-date schema needs one query.
 
-    Raise `StoreError` if a newer Steadyhand made the database.
+    An empty database of Postgres gets the newest schema at once. Raise `StoreError` if a newer Steadyhand made the
+    database.
     """
     revision = _revision(connection)
     if revision == NEWEST_REVISION:
         return
-    # Imported only when there is something to do: Alembic costs a cold start 0.1 s and more.
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
-    from alembic.util import CommandError  # noqa: PLC0415
+    is_postgres = connection.dialect.name == POSTGRES
+    if is_postgres and revision is None:
+        from steadyhand.store.postgres.postgres_tables import create_schema  # noqa: PLC0415  # only for this database
+
+        create_schema(connection)
+        return
+    # Imported only when there is something to do: Alembic costs a cold start 0.1 s and more. Its templates would load a
+    # highlighter of source text: 4 MB that the service would hold until its end.
+    with not_loaded("mako.ext.pygmentplugin"):
+        from alembic import command  # noqa: PLC0415
+        from alembic.config import Config  # noqa: PLC0415
+        from alembic.util import CommandError  # noqa: PLC0415
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
@@ -33,20 +44,26 @@ def migrate(connection: Connection) -> None:
     if revision is not None:
         log.info("store.migrating", found=revision, newest=NEWEST_REVISION)
     # A migration that fills new tables of a long history reads and writes more than the usual cache holds.
-    connection.exec_driver_sql(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
+    if not is_postgres:
+        connection.exec_driver_sql(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
     try:
         command.upgrade(config, "head")
     except CommandError as error:
         raise StoreError(
             "The database was made by another version of Steadyhand and this one cannot read it."
         ) from error
-    connection.exec_driver_sql(f"PRAGMA cache_size = -{_DEFAULT_CACHE_KIBIBYTES}")
+    if not is_postgres:
+        connection.exec_driver_sql(f"PRAGMA cache_size = -{_DEFAULT_CACHE_KIBIBYTES}")
     if revision is not None:
         log.info("store.migrated", seconds=round(time.monotonic() - began, 1))
 
 
 def _revision(connection: Connection) -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
+    if connection.dialect.name == POSTGRES:
+        is_there = connection.exec_driver_sql("SELECT to_regclass('alembic_version') IS NOT NULL").scalar()
+    else:
+        is_there = inspect(connection).has_table("alembic_version")
+    if not is_there:
         return None
     revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     return revision

@@ -1,4 +1,4 @@
-"""The errors of SQLite that end by themselves: a full disk, a lock of another program. Pure."""
+"""The errors of a database that end by themselves: a full disk, a lock of another program. Pure."""
 
 import sqlite3
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 
 from steadyhand.errors import StoreUnavailable
+from steadyhand.store.postgres import error_codes
 
 FIRST_RETRY_SECONDS: Final = 0.05
 MAX_RETRY_SECONDS: Final = 1.0
@@ -25,23 +26,28 @@ _REASONS: Mapping[int, str] = {
     sqlite3.SQLITE_CANTOPEN: "a file of the database cannot be opened",
     sqlite3.SQLITE_PROTOCOL: HELD_ELSEWHERE,
 }
-"""The primary result codes of an outage. With any other code the operation itself is wrong, and a repeat is useless."""
+"""The primary result codes of SQLite in an outage. With any other the operation itself is wrong: no repeat helps."""
 _PRIMARY_CODE_MASK: Final = 0xFF
 
 
 def outage_reason(error: BaseException) -> str | None:
     """Return the reason if an error of the database may end by itself, else None."""
-    code = _primary_code(error)
-    return None if code is None else _REASONS.get(code)
+    cause = _cause(error)
+    code = _primary_code(cause)
+    return error_codes.outage_reason(cause) if code is None else _REASONS.get(code)
 
 
 def is_interrupted(error: BaseException) -> bool:
     """Return True for a query that was stopped because its time was over."""
-    return _primary_code(error) == sqlite3.SQLITE_INTERRUPT
+    cause = _cause(error)
+    return _primary_code(cause) == sqlite3.SQLITE_INTERRUPT or error_codes.is_interrupted(cause)
 
 
-def _primary_code(error: BaseException) -> int | None:
-    cause = error.orig if isinstance(error, DBAPIError) else error
+def _cause(error: BaseException) -> BaseException:
+    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+
+
+def _primary_code(cause: BaseException) -> int | None:
     code: int | None = getattr(cause, "sqlite_errorcode", None)
     return None if code is None else code & _PRIMARY_CODE_MASK
 

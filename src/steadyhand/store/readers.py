@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from steadyhand.errors import QueryTooSlow, StoreError, StoreUnavailable
+from steadyhand.store.driver import POSTGRES, execute, is_database_error
 from steadyhand.store.outage import is_interrupted, outage_reason, unavailable
 from steadyhand.store.writer import COMMIT_TIMEOUT_SECONDS
 
@@ -105,18 +105,29 @@ def _read_in_transaction(engine: Engine, read: Read[T], seconds: float | None) -
     try:
         with engine.begin() as connection:
             return read(connection) if seconds is None else _read_within(connection, read, seconds)
-    except SQLAlchemyError as error:
-        if is_interrupted(error):
+    except Exception as error:  # of a driver that is not imported here; others are raised again
+        if isinstance(error, StoreError) or not (is_database_error(error) or outage_reason(error)):
+            raise
+        is_late = is_interrupted(error)
+        if is_late and seconds is not None:
             raise OutOfTime from error
-        reason = outage_reason(error)
+        reason = "the server ended a statement" if is_late else outage_reason(error)
         if reason is not None:
             raise unavailable(reason, error, verb="read") from error
         raise StoreError(f"The store could not be read: {type(error).__name__}.") from error
 
 
 def _read_within(connection: Connection, read: Read[T], seconds: float) -> T:
-    driver: Any = connection.connection.dbapi_connection
     limit = _Limit(time.monotonic() + seconds)
+    if connection.dialect.name == POSTGRES:
+        # For the rest of the transaction; the server counts the time of each statement by itself.
+        execute(connection, f"SET LOCAL statement_timeout = {max(1, round(seconds * 1000)):d}")
+        connection.info[_LIMIT] = limit
+        try:
+            return read(connection)
+        finally:
+            del connection.info[_LIMIT]
+    driver: Any = connection.connection.dbapi_connection
     driver.set_progress_handler(limit.is_over, _CHECK_INTERVAL)
     connection.info[_LIMIT] = limit
     try:

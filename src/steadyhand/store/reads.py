@@ -2,25 +2,31 @@
 
 import base64
 import binascii
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import (
     Connection,
+    Select,
+    and_,
     bindparam,
     func,
+    or_,
     select,
-    text,
 )
 
 from steadyhand.errors import InvalidRequest
-from steadyhand.events import Event
+from steadyhand.events import Event, ToolFinished, ToolStarted
 from steadyhand.job import ENDED, Job, Run, State
-from steadyhand.ports import ApiKey, IdempotencyKey, JobFilter, JobPage, RunOutput
+from steadyhand.ports import ApiKey, IdempotencyKey, JobFilter, JobPage, ModelCall, RunOutput
 from steadyhand.retry import MAX_ANCESTORS, awaits_parent, has_started_agent
+from steadyhand.store.brief_jobs import BriefJobs, read_brief_jobs
+from steadyhand.store.driver import POSTGRES, SQLITE, fetch_all
+from steadyhand.store.json_texts import field_text, field_values
 from steadyhand.store.lists import MAX_SEQUENCE, matching_sequences
 from steadyhand.store.mapping import (
-    BRIEF_PROMPT_LENGTH,
+    call_from_row,
     event_from_row,
     job_from_row,
     key_from_row,
@@ -31,6 +37,7 @@ from steadyhand.store.mapping import (
 from steadyhand.store.schema import (
     IS_RESTARTED,
     IS_UNSTARTED_TURN,
+    calls,
     events,
     idempotency,
     jobs,
@@ -49,8 +56,11 @@ _LAST_EVENT = (
     .label("last_event")
 )
 _JOB = select(*jobs.c, _LAST_EVENT).where(jobs.c.id == bindparam("job_id"))
+_JOB_OF_SEQUENCE = select(*jobs.c, _LAST_EVENT).where(jobs.c.sequence == bindparam("sequence"))
 _RUNS = select(runs).where(runs.c.job == bindparam("job")).order_by(runs.c.number)
-_LAST_EVENT_OF_JOB = select(func.coalesce(func.max(events.c.seq), 0)).where(events.c.job == bindparam("job"))
+_LAST_EVENTS = select(jobs.c.id, jobs.c.sequence, _LAST_EVENT).where(
+    jobs.c.id.in_(bindparam("job_ids", expanding=True))
+)
 _EVENTS = (
     select(events)
     .join(jobs, jobs.c.sequence == events.c.job)
@@ -58,24 +68,47 @@ _EVENTS = (
     .order_by(events.c.seq)
     .limit(bindparam("most"))
 )
-_LARGE_COLUMNS = ("prompt", "answer", "structured_output", "history")
-_BRIEF_JOB = select(
-    *(column for column in jobs.c if column.name not in _LARGE_COLUMNS),
-    func.substr(jobs.c.prompt, 1, BRIEF_PROMPT_LENGTH).label("prompt"),
-    _LAST_EVENT,
-)
 _CHUNK_SIZE = 500
 # SQLite is told the index: without statistics it may prefer the one of the states, and read the whole history.
-_UNSTARTED_TURNS = text(
+_UNSTARTED_TURNS = (
     f"SELECT sequence FROM jobs INDEXED BY ix_jobs_turns WHERE {IS_UNSTARTED_TURN} ORDER BY sequence"  # noqa: S608  # our own words
 )
-_RESTARTED = text(
-    f"SELECT sequence FROM jobs INDEXED BY ix_jobs_at_start WHERE {IS_RESTARTED} ORDER BY sequence"  # noqa: S608
+_RESTARTED = f"SELECT sequence FROM jobs INDEXED BY ix_jobs_at_start WHERE {IS_RESTARTED} ORDER BY sequence"  # noqa: S608
+_ENDED_BEFORE = (
+    "SELECT id FROM jobs INDEXED BY ix_jobs_finished_at WHERE finished_at < ? "  # noqa: S608
+    f"AND state IN ({', '.join(repr(state.value) for state in sorted(ENDED))}) ORDER BY finished_at, sequence LIMIT ?"
 )
-_ENDED_BEFORE = text(
-    "SELECT id FROM jobs INDEXED BY ix_jobs_finished_at WHERE finished_at < :moment AND state IN :states "
-    "ORDER BY finished_at, sequence LIMIT :most"
-).bindparams(bindparam("states", expanding=True))
+
+
+def _newest_events(dialect: str) -> Select[Any]:
+    name = field_text(dialect, events.c.data, "name")
+    is_tool = and_(events.c.type == ToolStarted.type, name.in_(bindparam("tools", expanding=True)))
+    return (
+        select(events)
+        .join(jobs, jobs.c.sequence == events.c.job)
+        .where(
+            jobs.c.id == bindparam("job_id"),
+            or_(events.c.type.in_(bindparam("types", expanding=True)), is_tool),
+        )
+        .order_by(events.c.seq.desc())
+        .limit(bindparam("most"))
+    )
+
+
+def _tool_results(dialect: str) -> Select[Any]:
+    return (
+        select(events)
+        .join(jobs, jobs.c.sequence == events.c.job)
+        .where(
+            jobs.c.id == bindparam("job_id"),
+            events.c.type == ToolFinished.type,
+            field_text(dialect, events.c.data, "tool_id").in_(bindparam("ids", expanding=True)),
+        )
+    )
+
+
+_NEWEST_EVENTS = {dialect: _newest_events(dialect) for dialect in (SQLITE, POSTGRES)}
+_TOOL_RESULTS = {dialect: _tool_results(dialect) for dialect in (SQLITE, POSTGRES)}
 
 
 def get_job(connection: Connection, job_id: str) -> Job | None:
@@ -84,13 +117,24 @@ def get_job(connection: Connection, job_id: str) -> Job | None:
     return None if row is None else job_from_row(row, _runs_of(connection, row["sequence"]))
 
 
+def find_conversation(connection: Connection, api_key_id: str, conversation: str) -> Job | None:
+    """Return the only job of a key with this conversation; see `Store.find_conversation`."""
+    job_filter = JobFilter(api_key_id=api_key_id, conversation=conversation)
+    sequences = matching_sequences(connection, job_filter, MAX_SEQUENCE, 2)
+    if len(sequences) != 1:
+        return None
+    row = connection.execute(_JOB_OF_SEQUENCE, {"sequence": sequences[0]}).mappings().one()
+    return job_from_row(row, _runs_of(connection, sequences[0]))
+
+
 def _runs_of(connection: Connection, sequence: int) -> list[Run]:
     return [run_from_row(row) for row in connection.execute(_RUNS, {"job": sequence}).mappings()]
 
 
-def last_event_number(connection: Connection, sequence: int) -> int:
-    """Return the number of a job's newest event, 0 if it has none."""
-    return int(connection.execute(_LAST_EVENT_OF_JOB, {"job": sequence}).scalar_one())
+def last_event_numbers(connection: Connection, job_ids: Collection[str]) -> dict[str, tuple[int, int]]:
+    """Return the sequence of each job that exists, and the number of its newest event, 0 if it has none."""
+    rows = connection.execute(_LAST_EVENTS, {"job_ids": list(job_ids)})
+    return {row.id: (row.sequence, row.last_event) for row in rows}
 
 
 def get_replayed(connection: Connection, api_key_id: str, key: IdempotencyKey, now: datetime) -> Job | None:
@@ -118,25 +162,17 @@ def get_replayed(connection: Connection, api_key_id: str, key: IdempotencyKey, n
     return get_job(connection, row.id)
 
 
-def list_jobs(connection: Connection, job_filter: JobFilter, limit: int, cursor: str | None) -> JobPage:
+def list_jobs(
+    connection: Connection, job_filter: JobFilter, limit: int, cursor: str | None, brief_jobs: BriefJobs
+) -> JobPage:
     """Return a page of jobs in brief, newest first; see `Store.list_jobs`."""
     before = MAX_SEQUENCE if cursor is None else decode_cursor(cursor)
     sequences = matching_sequences(connection, job_filter, before, limit + 1)
     page_sequences = sequences[:limit]
     has_more = len(sequences) > limit and bool(page_sequences)
     return JobPage(
-        _brief_jobs(connection, page_sequences), encode_cursor(page_sequences[-1]) if has_more else None
+        brief_jobs.read(connection, page_sequences), encode_cursor(page_sequences[-1]) if has_more else None
     )
-
-
-def _brief_jobs(connection: Connection, sequences: Sequence[int]) -> list[Job]:
-    rows = connection.execute(_BRIEF_JOB.where(jobs.c.sequence.in_(sequences))).mappings()
-    rows_by_sequence = {row["sequence"]: dict(row) for row in rows}
-    query = select(runs).where(runs.c.job.in_(sequences)).order_by(runs.c.job, runs.c.number)
-    runs_by_job: dict[int, list[Run]] = {sequence: [] for sequence in sequences}
-    for row in connection.execute(query).mappings():
-        runs_by_job[row["job"]].append(run_from_row(row))
-    return [job_from_row(rows_by_sequence[sequence], runs_by_job[sequence]) for sequence in sequences]
 
 
 def encode_cursor(sequence: int) -> str:
@@ -163,6 +199,35 @@ def list_events(connection: Connection, job_id: str, after: int, limit: int) -> 
     return [event_from_row(job_id, row) for row in connection.execute(_EVENTS, values).mappings()]
 
 
+def list_newest_events(
+    connection: Connection, job_id: str, types: frozenset[str], tools: frozenset[str], limit: int
+) -> list[Event]:
+    """Return the newest events of types and calls of tools; see `Store.list_newest_events`."""
+    values = {
+        "job_id": job_id,
+        "types": sorted(types),
+        "tools": field_values(connection, sorted(tools)),
+        "most": limit,
+    }
+    rows = list(connection.execute(_NEWEST_EVENTS[connection.dialect.name], values).mappings())[::-1]
+    found = [event_from_row(job_id, row) for row in rows]
+    ids = sorted({event.data["tool_id"] for event in found if event.type == ToolStarted.type})
+    ids = [
+        each for each in ids if each.encode("utf-8", "ignore").decode() == each
+    ]  # SQL has no half characters
+    for chunk in range(0, len(ids), _CHUNK_SIZE):
+        values = {"job_id": job_id, "ids": field_values(connection, ids[chunk : chunk + _CHUNK_SIZE])}
+        results = connection.execute(_TOOL_RESULTS[connection.dialect.name], values).mappings()
+        found += [event_from_row(job_id, row) for row in results if row["type"] not in types]
+    return sorted(found, key=lambda event: event.seq)
+
+
+def list_calls(connection: Connection, job_id: str, limit: int) -> list[ModelCall]:
+    """Return the newest calls of a job; see `Ledger.list_calls`."""
+    query = select(calls).where(calls.c.job_id == job_id).order_by(calls.c.at.desc(), calls.c.id.desc())
+    return [call_from_row(row) for row in connection.execute(query.limit(limit)).mappings()][::-1]
+
+
 def get_output(connection: Connection, job_id: str) -> RunOutput | None:
     """Return the newest output of a job; see `Store.get_output`."""
     query = (
@@ -186,20 +251,19 @@ def list_in_states(connection: Connection, states: frozenset[State]) -> list[Job
 def list_ended_before(connection: Connection, moment: datetime, limit: int) -> list[str]:
     """Return ids of jobs that ended before a time; see `Store.list_ended_before`."""
     awaited = list_awaited(connection)
-    values = {"moment": to_microseconds(moment), "most": limit + len(awaited), "states": sorted(ENDED)}
-    job_ids = connection.execute(_ENDED_BEFORE, values).scalars()
-    return [job_id for job_id in job_ids if job_id not in awaited][:limit]
+    rows = fetch_all(connection, _ENDED_BEFORE, (to_microseconds(moment), limit + len(awaited)))
+    return [job_id for (job_id,) in rows if job_id not in awaited][:limit]
 
 
 def list_restarted(connection: Connection) -> list[Job]:
     """Return the interrupted jobs that the next start queues again; see `Store.list_restarted`."""
-    found = _brief_jobs_in_chunks(connection, list(connection.execute(_RESTARTED).scalars()))
+    found = read_brief_jobs(connection, [row[0] for row in fetch_all(connection, _RESTARTED)])
     return [job for job in found if job.state is State.INTERRUPTED and job.at_start is not None]
 
 
 def list_awaited(connection: Connection) -> dict[str, str]:
     """Return the jobs whose session a turn needs, each with such a turn; see `Store.list_awaited`."""
-    turns = _brief_jobs_in_chunks(connection, list(connection.execute(_UNSTARTED_TURNS).scalars()))
+    turns = read_brief_jobs(connection, [row[0] for row in fetch_all(connection, _UNSTARTED_TURNS)])
     pending = {turn.parent_job_id: turn.id for turn in turns if awaits_parent(turn)}
     awaited: dict[str, str] = {}
     for _ in range(MAX_ANCESTORS):
@@ -207,7 +271,7 @@ def list_awaited(connection: Connection) -> dict[str, str]:
         if not found:
             break
         awaited |= found
-        ancestors = _brief_jobs_in_chunks(connection, list(_sequences_of(connection, found).values()))
+        ancestors = read_brief_jobs(connection, list(_sequences_of(connection, found).values()))
         # A job that never ran has no session: the turn continues the one before it.
         pending = {
             each.parent_job_id: found[each.id]
@@ -215,11 +279,6 @@ def list_awaited(connection: Connection) -> dict[str, str]:
             if each.state.ended and not has_started_agent(each)
         }
     return awaited
-
-
-def _brief_jobs_in_chunks(connection: Connection, sequences: Sequence[int]) -> list[Job]:
-    chunks = (sequences[at : at + _CHUNK_SIZE] for at in range(0, len(sequences), _CHUNK_SIZE))
-    return [job for chunk in chunks for job in _brief_jobs(connection, chunk)]
 
 
 def _sequences_of(connection: Connection, job_ids: Collection[str]) -> dict[str, int]:

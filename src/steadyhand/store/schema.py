@@ -1,9 +1,9 @@
 """The tables for SQLAlchemy Core. `migrations/` creates them, and a test checks that both agree.
 
-SQLite and Postgres share one schema. Times are integers (microseconds since 1970 in UTC). Fields that no query
-filters on are JSON text in ASCII, which keeps even a lone surrogate. No type belongs to one database only. The number
-of a job's newest event is the greatest `events.seq`, not a column: otherwise each new event would rewrite the job's
-row, which may hold a prompt of megabytes.
+SQLite and Postgres share one schema; `store/postgres/postgres_tables.py` has what differs there. Times are integers
+(microseconds since 1970 in UTC). Fields that no query filters on are JSON text in ASCII, which keeps even a lone
+surrogate. No type belongs to one database only. The number of a job's newest event is the greatest `events.seq`, not a
+column: otherwise each new event would rewrite the job's row, which may hold a prompt of megabytes.
 
 A list is ordered by `jobs.sequence`. An index of SQLite ends with the primary key of its table, so each index of jobs
 also has that order; another database needs the column in the index. The tables after `calls` are derived from the
@@ -26,7 +26,9 @@ from sqlalchemy import (
     text,
 )
 
-NEWEST_REVISION = "0005"
+from steadyhand.store.driver import POSTGRES
+
+NEWEST_REVISION = "0010"
 """The newest migration. A database with this revision opens without Alembic."""
 
 METADATA = MetaData(
@@ -41,6 +43,8 @@ METADATA = MetaData(
 # SQLite counts up by itself only in a column that is spelled INTEGER.
 _SEQUENCE_TYPE = BigInteger().with_variant(Integer(), "sqlite")
 
+ROWS_OF_INDEX = "where"
+"""The key of the condition in the `info` of an index of some rows alone, as SQLite writes it."""
 IS_RESTARTED = """state = 'interrupted' AND instr(record, '"at_start":"') > 0"""
 """The condition that the next start queues an interrupted job again, or that its record has such a text elsewhere."""
 IS_UNSTARTED_TURN = """state IN ('queued', 'running') AND instr(record, '"parent_job_id":"') > 0"""
@@ -48,8 +52,11 @@ IS_UNSTARTED_TURN = """state IN ('queued', 'running') AND instr(record, '"parent
 
 
 def _where(condition: str) -> dict[str, Any]:
-    """Return the arguments of an index of those rows alone."""
-    return {"sqlite_where": text(condition)}
+    """Return the arguments of an index of those rows alone.
+
+    Another database takes the condition from `info`: an argument named after it would load its dialect at each start.
+    """
+    return {"sqlite_where": text(condition), "info": {ROWS_OF_INDEX: condition}}
 
 
 def _job_column(*, primary_key: bool = False) -> Column[int]:
@@ -162,7 +169,106 @@ run_outputs = Table(
     Column("stderr", Text, nullable=False),  # a JSON string
 )
 
+deliveries = Table(
+    "deliveries",  # the outbox of callbacks
+    METADATA,
+    Column("sequence", _SEQUENCE_TYPE, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False),
+    Column(
+        "job", _SEQUENCE_TYPE, ForeignKey("jobs.sequence", ondelete="CASCADE")
+    ),  # null if it is of a schedule
+    Column("schedule", String(32), ForeignKey("schedules.id", ondelete="CASCADE")),
+    Column("endpoint", String(64)),  # null for the address that the job names
+    Column("circuit", Text, nullable=False),
+    Column("type", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("behind", Integer, nullable=False),  # 1 while an earlier one of its job and receiver is pending
+    Column("created_at", BigInteger, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("attempted_at", BigInteger),
+    Column("status", Integer),
+    Column("error", Text),
+    Column("url", Text),
+    Column("body", Text, nullable=False),
+    Index("uq_deliveries_id", "id", unique=True),
+    Index("ix_deliveries_job", "job", "state"),
+    Index("ix_deliveries_schedule", "schedule", **_where("schedule IS NOT NULL")),
+    Index("ix_deliveries_due", "circuit", "due_at", **_where("state = 'pending' AND behind = 0")),
+    sqlite_autoincrement=True,
+)
+
+callback_endpoints = Table(
+    "callback_endpoints",  # those that are made by the API
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("events", Text, nullable=False),  # JSON lists
+    Column("agents", Text, nullable=False),
+    Column("body", String(16), nullable=False),
+    Column("secrets", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+saved_items = Table(
+    "saved_items",  # the views and prompts that a key saves
+    METADATA,
+    Column("api_key_id", String(64), primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("content", Text, nullable=False),
+    Column("saved_at", BigInteger, nullable=False),
+)
+
 # Without a reference to the job: the cost is kept after the job is deleted.
+schedules = Table(
+    "schedules",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("api_key_id", String(64), nullable=False),
+    Column("origin", String(16), nullable=False),
+    Column("spec", Text, nullable=False),  # JSON
+    Column("created_at", BigInteger, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("next_at", BigInteger),  # null while it is paused
+    Column("paused_at", BigInteger),
+    Column("pause_reason", String(32)),
+    Column("pause_detail", Text),
+    Column("runs", BigInteger, nullable=False),
+    Column("spent_micros", BigInteger, nullable=False),
+    Column("failures", Integer, nullable=False),  # in a row
+    Column("failures_since", BigInteger, nullable=False),  # the ticks up to this one do not count as failures
+    Index("uq_schedules_name", "name", unique=True),
+    Index("ix_schedules_next_at", "next_at"),
+)
+
+schedule_ticks = Table(
+    "schedule_ticks",  # the history of schedules; its unique key is the claim of a tick
+    METADATA,
+    Column("sequence", _SEQUENCE_TYPE, primary_key=True, autoincrement=True),
+    Column("schedule", String(32), ForeignKey("schedules.id", ondelete="CASCADE"), nullable=False),
+    Column("tick", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("result", String(16), nullable=False),
+    Column("reason", String(64)),
+    Column("detail", Text),
+    Column("count", Integer, nullable=False),
+    Column("job_id", String(64)),  # no reference: the history outlives a job
+    Column("budget_micros", BigInteger, nullable=False),
+    Column("outcome", String(32)),
+    Column("failed", Integer, nullable=False),  # 0 or 1; 2 if its job was cancelled
+    Column("settled", Integer, nullable=False),  # 0 or 1
+    Column("micros", BigInteger, nullable=False),
+    Index("uq_schedule_ticks_tick", "schedule", "tick", unique=True),
+    Index("ix_schedule_ticks_history", "schedule", "sequence"),
+    Index("ix_schedule_ticks_job_id", "job_id"),
+    Index("ix_schedule_ticks_open", "schedule", "sequence", **_where("settled = 0")),
+    sqlite_autoincrement=True,
+)
+
 calls = Table(
     "calls",
     METADATA,
@@ -187,6 +293,7 @@ calls = Table(
     Column("complete", Integer, nullable=False),
     Column("status", Integer),
     Column("source", String(16), nullable=False),
+    Column("workspace", Text, nullable=False, server_default=""),  # empty without one, or if it is not known
     Index("ix_calls_job_id", "job_id"),
     Index("ix_calls_day", "day", "at"),
     Index("ix_calls_settled", "id", **_where("settled = 0")),
@@ -253,6 +360,7 @@ usage_sums = Table(
     Column("agent", String(64), primary_key=True),
     Column("model", Text, primary_key=True),
     Column("provider", String(64), primary_key=True),
+    Column("workspace", Text, primary_key=True, server_default=""),
     *(Column(name, BigInteger, nullable=False) for name in SUM_NAMES),
     sqlite_with_rowid=False,
 )
@@ -263,3 +371,11 @@ progress = Table(
     Column("name", String(64), primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
+
+for _table in METADATA.tables.values():
+    for _column in _table.columns:
+        # A value that SQLite takes is never too long or too great for a parameter of a statement.
+        if isinstance(_column.type, String):
+            _column.type = _column.type.with_variant(Text(), POSTGRES)
+        elif type(_column.type) is Integer:
+            _column.type = _column.type.with_variant(BigInteger(), POSTGRES)

@@ -1,4 +1,4 @@
-"""Full-text search over the titles and prompts of jobs, by FTS5 of SQLite.
+"""Full-text search over the titles and prompts of jobs, by FTS5 of SQLite or by vectors of words on Postgres.
 
 The index also has the key, the agent and the workspace of each job as words of their own, so that it alone finds the
 jobs that match all of them. It has no copy of the text: to remove a job, it needs the same words again.
@@ -15,6 +15,9 @@ from sqlalchemy import Connection, RowMapping
 
 from steadyhand.errors import InvalidRequest
 from steadyhand.ports import JobFilter
+from steadyhand.store.bulk_insert import MAX_ROWS_PER_STATEMENT
+from steadyhand.store.driver import POSTGRES, execute
+from steadyhand.store.postgres import search_words
 
 INDEXED_CHARACTERS = 16_384
 """The characters of a prompt that the index has, from its beginning; a longer one would make each write wait."""
@@ -28,8 +31,18 @@ _UNSPACED = re.compile(
 _TERM = re.compile(r'"([^"]*)"?|([^\s"]+)')
 _SCOPED = ("api_key_id", "agent", "workspace")
 
-_INSERT = "INSERT INTO job_texts (rowid, title, prompt, scope) VALUES (?, ?, ?, ?)"
-_DELETE = "INSERT INTO job_texts (job_texts, rowid, title, prompt, scope) VALUES ('delete', ?, ?, ?, ?)"
+_INSERT = "INSERT INTO job_texts (rowid, title, prompt, scope) VALUES "
+_INSERTED = "(?, ?, ?, ?)"
+_DELETE = "INSERT INTO job_texts (job_texts, rowid, title, prompt, scope) VALUES "
+_DELETED = "('delete', ?, ?, ?, ?)"
+
+
+_INSERT_VECTORS = (
+    "INSERT INTO job_texts (job, words) SELECT job, CAST(words AS tsvector) "
+    "FROM unnest(CAST(? AS bigint[]), CAST(? AS text[])) AS new (job, words) "
+    "ON CONFLICT (job) DO UPDATE SET words = excluded.words"
+)
+_DELETE_VECTORS = "DELETE FROM job_texts WHERE job = ANY (?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,36 +85,71 @@ def parse_search(text: str) -> list[str]:
     return terms
 
 
-def match_expression(job_filter: JobFilter) -> str:
-    """Return the FTS5 query of a filter's search, key, agent and workspace.
+@dataclass(frozen=True, slots=True)
+class JobSearch:
+    """A search as the index takes it.
+
+    The values of `newest` are the expression, the sequence before which jobs are, the first one and the most of them;
+    its sequences are in the column `number`. The values of `one` are the expression and the sequence.
+    """
+
+    expression: str
+    newest: str
+    one: str
+
+
+def job_search(connection: Connection, job_filter: JobFilter) -> JobSearch:
+    """Return the search of a filter's words, key, agent and workspace.
 
     It has no beginnings of words: FTS5 reads all jobs with any of their words before it returns the first one.
     """
-    terms = [_quote(_indexable(term)) for term in parse_search(job_filter.search or "")]
+    terms = [_indexable(term) for term in parse_search(job_filter.search or "")]
     scopes = [
-        _quote(_scope_word(name, value))
-        for name in _SCOPED
-        if (value := getattr(job_filter, name)) is not None
+        _scope_word(name, value) for name in _SCOPED if (value := getattr(job_filter, name)) is not None
     ]
-    expression = f"{{title prompt}} : ({' '.join(terms)})"
-    return " AND ".join([*(f"scope : {scope}" for scope in scopes), expression])
+    if connection.dialect.name == POSTGRES:
+        return JobSearch(
+            search_words.query(terms, scopes),
+            "SELECT job AS number FROM job_texts WHERE words @@ CAST(? AS tsquery) AND job < ? AND job >= ? "
+            "ORDER BY job DESC LIMIT ?",
+            "SELECT 1 FROM job_texts WHERE words @@ CAST(? AS tsquery) AND job = ?",
+        )
+    expression = f"{{title prompt}} : ({' '.join(map(_quote, terms))})"
+    return JobSearch(
+        " AND ".join([*(f"scope : {_quote(scope)}" for scope in scopes), expression]),
+        "SELECT rowid AS number FROM job_texts WHERE job_texts MATCH ? AND rowid < ? AND rowid >= ? "
+        "ORDER BY rowid DESC LIMIT ?",
+        "SELECT 1 FROM job_texts WHERE job_texts MATCH ? AND rowid = ?",
+    )
 
 
 def add_texts(connection: Connection, rows: Sequence[TextRow]) -> None:
     """Add jobs to the index."""
-    _write(connection, _INSERT, rows)
+    if connection.dialect.name == POSTGRES:
+        if rows:
+            values = [row.values() for row in rows]
+            vectors = [search_words.vector(*texts) for _, *texts in values]
+            execute(connection, _INSERT_VECTORS, ([row.sequence for row in rows], vectors))
+        return
+    _write(connection, _INSERT, _INSERTED, rows)
 
 
 def remove_texts(connection: Connection, rows: Sequence[TextRow]) -> None:
     """Remove jobs that are in the index with the same rows."""
-    _write(connection, _DELETE, rows)
+    if connection.dialect.name == POSTGRES:
+        if rows:
+            execute(connection, _DELETE_VECTORS, ([row.sequence for row in rows],))
+        return
+    _write(connection, _DELETE, _DELETED, rows)
 
 
-def _write(connection: Connection, statement: str, rows: Sequence[TextRow]) -> None:
+def _write(connection: Connection, statement: str, places: str, rows: Sequence[TextRow]) -> None:
     # In the order of their rowids: FTS5 begins a new part of the index, and merges it later, for each lower one.
-    values = [row.values() for row in sorted(rows, key=lambda row: row.sequence)]
-    if values:
-        connection.exec_driver_sql(statement, values)
+    rows = sorted(rows, key=lambda row: row.sequence)
+    for at in range(0, len(rows), MAX_ROWS_PER_STATEMENT):
+        part = rows[at : at + MAX_ROWS_PER_STATEMENT]
+        values = [value for row in part for value in row.values()]
+        execute(connection, statement + ", ".join([places] * len(part)), values)
 
 
 def _indexable(text: str) -> str:

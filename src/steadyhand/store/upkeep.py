@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import Connection, RowMapping, bindparam, select
 
 from steadyhand.store.derived import SEARCH_PROGRESS, SOURCE_COLUMNS, first_searchable
+from steadyhand.store.driver import POSTGRES, execute
 from steadyhand.store.schema import jobs
 from steadyhand.store.search import INDEXED_CHARACTERS, TextRow, add_texts, text_row
 
@@ -28,10 +29,10 @@ def index_older_jobs(connection: Connection) -> bool:
         return False
     rows = _some(connection.execute(_NEXT_JOBS, {"first": first}).mappings())
     if not rows:
-        connection.exec_driver_sql(_END_PROGRESS, (SEARCH_PROGRESS,))
+        execute(connection, _END_PROGRESS, (SEARCH_PROGRESS,))
         return False
     add_texts(connection, rows)
-    connection.exec_driver_sql(_SET_PROGRESS, (rows[-1].sequence - 1, SEARCH_PROGRESS))
+    execute(connection, _SET_PROGRESS, (rows[-1].sequence - 1, SEARCH_PROGRESS))
     return True
 
 
@@ -47,6 +48,8 @@ def _some(rows: Iterable[RowMapping]) -> Sequence[TextRow]:
 
 
 def optimize(connection: Connection) -> None:
-    """Refresh the statistics of tables that have grown much, by a sample of their rows."""
+    """Refresh the statistics of tables that have grown much, by a sample of their rows. Postgres does so by itself."""
+    if connection.dialect.name == POSTGRES:
+        return
     connection.exec_driver_sql(f"PRAGMA analysis_limit = {_ANALYSIS_ROWS}")
     connection.exec_driver_sql("PRAGMA optimize")

@@ -7,36 +7,46 @@ comes from the sums, of the level with the fewest rows that has every name that 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, RowMapping
 
 from steadyhand.ports import TokenCounts, UsageGroup, UsageQuery, UsageRow, UsageTotal
+from steadyhand.store.driver import execute, fetch_all
 from steadyhand.store.mapping import MICROSECONDS_PER_DAY, to_microseconds
 from steadyhand.store.readers import check_time
 from steadyhand.store.schema import SUM_NAMES
 
 _TOKEN_COLUMNS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
-_NAMES = ("api_key_id", "agent", "model", "provider")
-_LEVELS: Sequence[frozenset[str]] = (
-    frozenset(_NAMES),
-    frozenset(_NAMES[1:]),
-    frozenset(_NAMES[:1]),
-    frozenset(),
-)
-"""The names that each level of sums by day has; a level of sums by month has a number higher by `_MONTHS`."""
-_MONTHS = len(_LEVELS)
-_KEY_MONTHS = _LEVELS.index(frozenset(("api_key_id",))) + _MONTHS
+_NAMES = ("api_key_id", "agent", "model", "provider", "workspace")
+_LEVELS: Mapping[int, frozenset[str]] = {
+    0: frozenset(_NAMES[:4]),
+    1: frozenset(_NAMES[1:4]),
+    2: frozenset(_NAMES[:1]),
+    3: frozenset(),
+    8: frozenset(_NAMES),
+    9: frozenset(_NAMES[4:]),
+    10: frozenset(("api_key_id", "workspace")),
+}
+"""The names that each level of sums by day has; a level of sums by month has a number higher by `_MONTHS`.
+
+The workspace is on levels of its own: all others have as few rows as without it.
+"""
+_MONTHS = 4
+_KEY_MONTHS = 2 + _MONTHS
 _GROUP_COLUMNS: Mapping[UsageGroup, str] = {
     "api_key": "api_key_id",
     "agent": "agent",
     "model": "model",
     "provider": "provider",
+    "workspace": "workspace",
     "day": "day",
 }
-_KEY_NAMES = ("level", "api_key_id", "start", "agent", "model", "provider")
+_KEY_NAMES = ("level", "api_key_id", "start", "agent", "model", "provider", "workspace")
 _EPOCH = date(1970, 1, 1)
 _FIRST_DAY, _END_DAY = -(2**31), 2**31
+_LAST_DAY = (date.max - _EPOCH).days
 _LAST_MONTH = (date.max.replace(day=1) - _EPOCH).days
 
 CallRow = Mapping[str, Any] | RowMapping
@@ -46,12 +56,11 @@ _CALL_SUMS = (
     "1 AS calls, input, output, cache_read, cache_write_5m, cache_write_1h, micros, "
     "1 - priced AS unpriced, 1 - complete AS incomplete"
 )
-_ADD = text(
-    f"INSERT INTO usage_sums ({', '.join((*_KEY_NAMES, *SUM_NAMES))}) "  # noqa: S608  # our own words
-    f"VALUES ({', '.join(f':{name}' for name in (*_KEY_NAMES, *SUM_NAMES))}) "
-    f"ON CONFLICT ({', '.join(_KEY_NAMES)}) DO UPDATE SET "
-    + ", ".join(f"{name} = usage_sums.{name} + excluded.{name}" for name in SUM_NAMES)
-)
+_COLUMNS = (*_KEY_NAMES, *SUM_NAMES)
+_CALL_COLUMNS = ("settled", "day", *_NAMES, *_TOKEN_COLUMNS, "micros", "priced", "complete")
+_NO_SUMS = (0,) * len(SUM_NAMES)
+_MAX_ROWS = 8 * 2 * len(_LEVELS)
+"""The most sums in one statement: those of eight calls that have nothing in common."""
 
 
 # --- writing ---------------------------------------------------------------------------------------
@@ -67,14 +76,34 @@ def add_calls(connection: Connection, added: Iterable[CallRow], removed: Iterabl
                 sums = changes.setdefault((row["day"], *names), [0] * len(SUM_NAMES))
                 for at, amount in enumerate(_amounts(row)):
                     sums[at] += sign * amount
-    parameters = [
-        dict(zip(_KEY_NAMES, key, strict=True)) | dict(zip(SUM_NAMES, sums, strict=True))
-        for (day, *names), sums in changes.items()
-        if any(sums)
-        for key in _sum_keys(day, names)
-    ]
-    if parameters:
-        connection.execute(_ADD, parameters)
+    by_key: dict[tuple[Any, ...], Sequence[int]] = {}
+    for (day, *day_names), sums in changes.items():
+        if any(sums):
+            for sum_key in _sum_keys(day, day_names):
+                before = by_key.get(sum_key, _NO_SUMS)
+                by_key[sum_key] = [one + other for one, other in zip(before, sums, strict=True)]
+    sum_rows = [(*sum_key, *sums) for sum_key, sums in by_key.items()]
+    # A statement for each row would release the interpreter's lock for each.
+    for at in range(0, len(sum_rows), _MAX_ROWS):
+        part = sum_rows[at : at + _MAX_ROWS]
+        execute(connection, _add_statement(len(part)), [value for row in part for value in row])
+
+
+@lru_cache(maxsize=_MAX_ROWS)
+def _add_statement(count: int) -> str:
+    """Return the statement that adds so many rows to the sums; each has a key of its own."""
+    row = f"({', '.join('?' * len(_COLUMNS))})"
+    added = ", ".join(f"{name} = usage_sums.{name} + excluded.{name}" for name in SUM_NAMES)
+    return (
+        f"INSERT INTO usage_sums ({', '.join(_COLUMNS)}) VALUES {', '.join([row] * count)} "  # noqa: S608  # our own words
+        f"ON CONFLICT ({', '.join(_KEY_NAMES)}) DO UPDATE SET {added}"
+    )
+
+
+def settled_calls(connection: Connection, ids: Sequence[str]) -> list[CallRow]:
+    """Return those of these calls that are settled, with the columns that the sums need."""
+    query = f"SELECT {', '.join(_CALL_COLUMNS)} FROM calls WHERE id IN ({', '.join('?' * len(ids))}) AND settled = 1"  # noqa: S608
+    return [dict(zip(_CALL_COLUMNS, row, strict=True)) for row in fetch_all(connection, query, ids)]
 
 
 def _amounts(row: CallRow) -> tuple[int, ...]:
@@ -84,7 +113,7 @@ def _amounts(row: CallRow) -> tuple[int, ...]:
 def _sum_keys(day: int, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """Return the primary key of each sum to which the calls of a day with these names belong."""
     month = _month_start(day)
-    for level, level_names in enumerate(_LEVELS):
+    for level, level_names in _LEVELS.items():
         key, *others = (
             value if name in level_names else "" for name, value in zip(_NAMES, names, strict=True)
         )
@@ -119,32 +148,37 @@ def sum_usage(connection: Connection, query: UsageQuery) -> list[UsageRow]:
 def _keys(connection: Connection, first: str) -> Iterator[str]:
     """Return the keys that have calls, from this one on."""
     query = f"SELECT min(api_key_id) FROM usage_sums WHERE level = {_KEY_MONTHS} AND api_key_id "  # noqa: S608
-    key: str | None = connection.execute(text(query + ">= :key"), {"key": first}).scalar()
+    ((key,),) = fetch_all(connection, query + ">= ?", (first,))
     while key is not None:
         yield key
-        key = connection.execute(text(query + "> :key"), {"key": key}).scalar()
+        ((key,),) = fetch_all(connection, query + "> ?", (key,))
 
 
 def _sum(connection: Connection, query: UsageQuery) -> list[UsageRow]:
     source = _Source(query)
     groups = [_GROUP_COLUMNS[by] for by in query.by]
+    rows_to_add = source.select(groups)
     sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in SUM_NAMES)
-    statement = f"SELECT {', '.join([*groups, sums])} FROM ({source.select(groups)})"  # noqa: S608
+    columns = [*groups, *SUM_NAMES] if source.has_whole_groups else [*groups, sums]
+    statement = f"SELECT {', '.join(columns)} FROM ({rows_to_add}) AS parts WHERE "  # noqa: S608
+    statement += "calls > 0" if source.has_whole_groups else "true"
     if query.after:
-        statement += f" WHERE ({', '.join(groups)}) > ({', '.join(f':after_{name}' for name in groups)})"
+        statement += f" AND ({', '.join(groups)}) > ({', '.join(f':after_{name}' for name in groups)})"
         source.parameters |= {
             f"after_{name}": _after(name, value) for name, value in zip(groups, query.after, strict=True)
         }
+    if groups and not source.has_whole_groups:
+        statement += f" GROUP BY {', '.join(groups)} HAVING sum(calls) > 0"
     if groups:
-        statement += f" GROUP BY {', '.join(groups)} HAVING sum(calls) > 0 ORDER BY {', '.join(groups)}"
+        statement += f" ORDER BY {', '.join(groups)}"
     if query.limit is not None:
         statement += f" LIMIT {query.limit:d}"
-    rows = connection.execute(text(statement), source.parameters).mappings()
     return [
         UsageRow(
-            {by: _group_text(by, row[name]) for by, name in zip(query.by, groups, strict=True)}, _total(row)
+            {by: _group_text(by, value) for by, value in zip(query.by, row, strict=False)},
+            _total(dict(zip(SUM_NAMES, row[len(groups) :], strict=True))),
         )
-        for row in rows
+        for row in fetch_all(connection, statement, source.parameters)
     ]
 
 
@@ -154,10 +188,13 @@ class _Source:
 
     query: UsageQuery
     parameters: dict[str, Any]
+    has_whole_groups: bool
+    """True if each row is a group by itself. Then SQLite need not add up, and sorts no more rows than a page has."""
 
     def __init__(self, query: UsageQuery) -> None:
         self.query = query
         self.parameters = {}
+        self.has_whole_groups = False
 
     def select(self, groups: Sequence[str]) -> str:
         """Return the query of the rows with these columns and the sums."""
@@ -176,8 +213,20 @@ class _Source:
             parts.append(self._calls(groups, since, first_day * MICROSECONDS_PER_DAY))
         if until is not None and until % MICROSECONDS_PER_DAY:
             parts.append(self._calls(groups, end_day * MICROSECONDS_PER_DAY, until))
-        parts += [self._sums(groups, *period) for period in self._periods(groups, first_day, end_day)]
+        periods = list(self._periods(groups, first_day, end_day))
+        level = self._level(groups)
+        known = {*groups, *self._filters()}
+        self.has_whole_groups = not parts and len(periods) == 1 and known >= {"day", *_LEVELS[level]}
+        parts += [self._sums(groups, level, *period) for period in periods]
         return " UNION ALL ".join(parts)
+
+    def _level(self, groups: Sequence[str]) -> int:
+        """Return the level with the fewest rows that has the names of the groups and of the filters."""
+        needed = {*groups, *self._filters()} - {"day", "job_id"}
+        return min(
+            (number for number, names in _LEVELS.items() if needed <= names),
+            key=lambda number: len(_LEVELS[number]),
+        )
 
     def _periods(self, groups: Sequence[str], first: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Return the parts of these days: the number to add to the level of days, the first day and the end of each."""
@@ -191,13 +240,8 @@ class _Source:
             if part[0] < part[1]:
                 yield 0, *part
 
-    def _sums(self, groups: Sequence[str], months: int, first: int, end: int) -> str:
+    def _sums(self, groups: Sequence[str], level: int, months: int, first: int, end: int) -> str:
         filters = {name: value for name, value in self._filters().items() if name != "job_id"}
-        needed = {name for name in groups if name != "day"} | filters.keys()
-        level = min(
-            (number for number, names in enumerate(_LEVELS) if needed <= names),
-            key=lambda number: len(_LEVELS[number]),
-        )
         columns = [f"start AS {name}" if name == "day" else name for name in groups]
         conditions = [f"level = {level + months:d}"]
         # Both let the primary key find the days.
@@ -232,6 +276,7 @@ class _Source:
             "api_key_id": query.api_key_id,
             "agent": query.agent,
             "model": query.model,
+            "workspace": query.workspace,
             "job_id": query.job_id,
         }
         found = {name: value for name, value in filters.items() if value is not None}
@@ -241,6 +286,8 @@ class _Source:
 
 def _next_month(day: int) -> int:
     """Return the first day of the first month that begins on this day or later."""
+    if day > _LAST_DAY:  # of the calendar
+        return _END_DAY
     month = _month_start(day)
     if month == day:
         return month
@@ -255,6 +302,8 @@ def _group_text(by: UsageGroup, value: Any) -> str:
     return (_EPOCH + timedelta(days=value)).isoformat() if by == "day" else str(value)
 
 
-def _total(row: RowMapping) -> UsageTotal:
+def _total(row: Mapping[str, int]) -> UsageTotal:
     tokens = TokenCounts(**{name: int(row[name]) for name in _TOKEN_COLUMNS})
-    return UsageTotal(row["calls"], tokens, int(row["micros"]), not row["unpriced"], not row["incomplete"])
+    return UsageTotal(
+        int(row["calls"]), tokens, int(row["micros"]), not row["unpriced"], not row["incomplete"]
+    )

@@ -2,22 +2,23 @@
 
 An operation is a function of a connection. Operations run in the order of their submission. An urgent operation is
 committed at once, together with all that wait. Events alone wait for others if the last commit was just now, so that
-a lone event is durable at once and a flood needs a bounded number of commits. If one operation of a batch fails, the
-batch is rolled back and run again with a savepoint around each operation, so that only that one fails. Adjacent
-operations of one kind may run as one: each statement costs a change of thread, which is most of its cost.
+a lone event is durable at once and a flood needs a bounded number of commits; `hasten` ends that wait. If one operation
+of a batch fails, the batch is rolled back and run again with a savepoint around each operation, so that only that one
+fails. Adjacent operations of one kind may run as one: each statement costs a change of thread, which is most of its
+cost.
 
 During an outage (`store.outage`) the thread pauses between its tries. An operation fails with `StoreUnavailable` after
 one of them, or at once if the outage has lasted for a second, unless it is held: a held operation is tried again, in
-its order, until the database answers. A commit that failed may have been written. So each transaction stores a number,
-and after a failed commit nothing is told or repeated before that number has been read.
+its order, until the database answers. A commit that failed may have been written. So each transaction has a number
+(`store.commit_marks`), and after a failed commit nothing is told or repeated before the database has said what became
+of that number.
 """
 
 import asyncio
 import math
-import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -25,9 +26,11 @@ from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from steadyhand.errors import SteadyhandError, StoreError, StoreUnavailable
+from steadyhand.store.changed_jobs import take_changed
+from steadyhand.store.commit_marks import create_marks
+from steadyhand.store.driver import undoes_transaction
 from steadyhand.store.outage import next_retry_seconds, outage_reason, unavailable
 
 LINGER_SECONDS = 0.02
@@ -43,7 +46,6 @@ PATIENCE_SECONDS = 1.0
 """The age of an outage from which an operation that is not held fails at once, without a try of its own."""
 
 _CLOSE_TIMEOUT_SECONDS = 30.0
-_MAX_MARKER = 2**31
 
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741  # an item
@@ -78,7 +80,7 @@ class _OperationResult:
 
 @dataclass(frozen=True, slots=True)
 class _Doubt:
-    """A batch whose commit failed and may have been written: then the database has its `marker`."""
+    """A batch whose commit failed and may have been written: the database knows by its `marker`."""
 
     marker: int
     results: Sequence[_OperationResult]
@@ -97,7 +99,9 @@ class BatchWriter:
     """Runs operations on one connection of `engine`, for callers on the event loop that created it.
 
     `outage` is the reason why nothing can be written now, None if all is well; `outages` counts them from their begin.
-    Tests replace `clock` and `wait`, by which the thread pauses during an outage.
+    `on_commit` is called in the thread after each commit, with its operations and seconds, and `before_commit` before
+    each one, with the number of its transaction and the jobs that it changes. Tests replace `clock` and `wait`, by
+    which the thread pauses during an outage.
     """
 
     def __init__(
@@ -105,11 +109,15 @@ class BatchWriter:
         engine: Engine,
         *,
         linger_seconds: float = LINGER_SECONDS,
+        on_commit: Callable[[int, float], None] = lambda _operations, _seconds: None,
+        before_commit: Callable[[int, Iterable[int]], None] = lambda _marker, _changed: None,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[threading.Condition, float], object] = threading.Condition.wait,
     ) -> None:
         self._engine = engine
         self._linger = linger_seconds
+        self._on_commit = on_commit
+        self._before_commit = before_commit
         self._clock = clock
         self._wait = wait
         self._loop = asyncio.get_running_loop()
@@ -125,7 +133,7 @@ class BatchWriter:
         # The rest belongs to the thread.
         self._held: list[_Operation] = []
         self._doubt: _Doubt | None = None
-        self._marker = random.randrange(_MAX_MARKER)  # noqa: S311  # only to differ from the one before
+        self._marks = create_marks(engine.dialect.name)
         self._retry_seconds = 0.0
         self._try_began = self._outage_began = 0.0
         self._log = structlog.get_logger("steadyhand.store")
@@ -173,6 +181,13 @@ class BatchWriter:
                 # while other operations of this round of the loop are about to follow and can share the commit.
                 self._loop.call_soon(self._notify)
         return operation.future
+
+    def hasten(self) -> None:
+        """Commit what waits without waiting for more: somebody waits for it now."""
+        with self._condition:
+            if self._waiting and not self._is_due():
+                self._urgent = True
+                self._loop.call_soon(self._notify)
 
     def _has_lasted(self) -> bool:
         """Return True if the outage is so old that it is not worth while to wait for the next try."""
@@ -258,6 +273,8 @@ class BatchWriter:
             return [*results, *self._postpone(operations, reason, error)]
         self._held = []
         self._end_outage()
+        if operations:
+            self._on_commit(len(operations), self._clock() - self._try_began)
         return results
 
     def _resolve_doubt(self) -> list[_OperationResult]:
@@ -265,9 +282,9 @@ class BatchWriter:
         if self._doubt is None:
             return []
         with self._engine.begin() as connection:
-            marker = connection.exec_driver_sql("PRAGMA user_version").scalar()
+            was_committed = self._marks.was_committed(connection, self._doubt.marker)
         doubt, self._doubt = self._doubt, None
-        if marker == doubt.marker:
+        if was_committed:
             return list(doubt.results)
         operations = [result.operation for result in doubt.results]
         self._held = [*(each for each in operations if each.hold), *self._held]
@@ -310,16 +327,17 @@ class BatchWriter:
 
     def _transact(self, work: Callable[[Connection], list[_OperationResult]]) -> list[_OperationResult]:
         """Run `work` in a transaction. If only its commit failed, and that by an outage, it is in doubt."""
-        self._marker = (self._marker + 1) % _MAX_MARKER
+        marker = 0
         results: list[_OperationResult] | None = None
         try:
             with self._engine.begin() as connection:
                 written = work(connection)
-                connection.exec_driver_sql(f"PRAGMA user_version = {self._marker}")
+                marker = self._marks.mark(connection)
+                self._before_commit(marker, take_changed(connection))
                 results = written
         except Exception as error:  # raised again; only here is it known that all but the commit went well
             if results is not None and outage_reason(error) is not None:
-                self._doubt = _Doubt(self._marker, results)
+                self._doubt = _Doubt(marker, results)
             raise
         return results
 
@@ -364,12 +382,9 @@ def _run_in_savepoint(connection: Connection, operation: _Operation) -> _Operati
     try:
         with connection.begin_nested():
             return _OperationResult(operation, operation.run(connection))
-    except (IntegrityError, DataError) as error:
-        return _OperationResult(operation, error=_as_store_error(error))
-    except DBAPIError:
-        # A full disk or an input error rolls everything back in SQLite: no operation may report success.
-        raise
-    except Exception as error:  # noqa: BLE001  # the caller of this operation gets it
+    except Exception as error:  # the caller of this operation gets it
+        if undoes_transaction(error) or outage_reason(error) is not None:
+            raise  # no operation may report success
         return _OperationResult(operation, error=_as_store_error(error))
 
 

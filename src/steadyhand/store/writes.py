@@ -4,8 +4,9 @@ Each may run again after a rollback, so none keeps state outside the database.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, literal_column, select, update
@@ -13,9 +14,10 @@ from sqlalchemy import Connection, bindparam, delete, insert, literal_column, se
 from steadyhand.errors import Conflict, NotFound
 from steadyhand.events import Event, EventDraft
 from steadyhand.job import ENDED, Job, Run, State, with_store_fields
-from steadyhand.ports import AddResult, ApiKey, IdempotencyKey, ModelCall, RunOutput
-from steadyhand.store import derived, reads, usage_sums
+from steadyhand.ports import AddResult, ApiKey, IdempotencyKey, ModelCall, RunOutput, TickClaim
+from steadyhand.store import derived, reads, schedules, usage_sums
 from steadyhand.store.bulk_insert import CompiledInsert
+from steadyhand.store.changed_jobs import note_changed
 from steadyhand.store.mapping import (
     call_row,
     event_row,
@@ -26,7 +28,8 @@ from steadyhand.store.mapping import (
     run_row,
     to_microseconds,
 )
-from steadyhand.store.schema import calls, events, idempotency, jobs, keys, run_outputs, runs
+from steadyhand.store.outbox import OutboxHook
+from steadyhand.store.schema import calls, events, idempotency, jobs, keys, run_outputs, runs, saved_items
 
 _INSERT_JOB = CompiledInsert(jobs, generated=jobs.c.sequence)
 _INSERT_EVENT = CompiledInsert(events)
@@ -34,7 +37,6 @@ _INSERT_RUN = CompiledInsert(runs)
 _INSERT_IDEMPOTENCY = CompiledInsert(idempotency)
 _INSERT_CALL = CompiledInsert(calls, key=calls.c.id)
 _DELETE_OLD_KEYS = delete(idempotency).where(idempotency.c.created_at <= bindparam("moment"))
-_SETTLED_CALLS = select(calls).where(calls.c.id.in_(bindparam("ids", expanding=True)), calls.c.settled == 1)
 # A bound parameter would not let SQLite use the index of the open calls.
 _IS_OPEN = calls.c.settled == literal_column("0")
 _OPEN_CALLS = select(calls).where(_IS_OPEN)
@@ -46,7 +48,13 @@ _SELECT_SEQUENCE = select(jobs.c.sequence).where(jobs.c.id == bindparam("job_id"
 
 
 def add_job(
-    connection: Connection, job: Job, drafts: Sequence[EventDraft], key: IdempotencyKey | None, now: datetime
+    connection: Connection,
+    job: Job,
+    drafts: Sequence[EventDraft],
+    key: IdempotencyKey | None,
+    now: datetime,
+    *,
+    claim: TickClaim | None = None,
 ) -> AddResult:
     """Store a new job, and delete idempotency keys older than a day; see `Store.add`."""
     if key is not None:
@@ -55,6 +63,8 @@ def add_job(
         replayed = reads.get_replayed(connection, job.api_key_id, key, now)
         if replayed is not None:
             return AddResult(replayed, replayed=True)
+    if claim is not None:
+        schedules.claim_tick(connection, claim, job)
     (added,) = add_jobs(connection, [(job, drafts)])
     if key is not None:
         row = {
@@ -106,6 +116,8 @@ def update_job(
     expected: frozenset[State],
     update_function: Callable[[Job], Job],
     drafts: Sequence[EventDraft],
+    *,
+    hook: OutboxHook | None = None,
 ) -> tuple[Job, Sequence[Event]]:
     """Replace a job; see `Store.update_job`. Its id, sequence and event count never change."""
     job = reads.get_job(connection, job_id)
@@ -118,6 +130,7 @@ def update_job(
         update_function(job), id=job.id, sequence=job.sequence, last_event=job.last_event + len(added)
     )
     before, after = job_row(job), job_row(changed)
+    note_changed(connection, (job.sequence,))
     _update_row(connection, job.sequence, before, after)
     derived.replace(
         connection,
@@ -126,6 +139,8 @@ def update_job(
     )
     _update_runs(connection, job.sequence, job.runs, changed.runs)
     _insert_events(connection, job.sequence, added)
+    if hook is not None:
+        hook.add(connection, added, lambda: changed)
     return changed, added
 
 
@@ -154,11 +169,36 @@ def _insert_events(connection: Connection, sequence: int, added: Sequence[Event]
     _INSERT_EVENT.run(connection, [event_row(sequence, event) for event in added])
 
 
-def append_events(connection: Connection, job_id: str, drafts: Sequence[EventDraft]) -> Sequence[Event]:
-    """Store events with their numbers; see `Store.append_events`. Raise `NotFound` if the job does not exist."""
-    sequence = _get_sequence(connection, job_id)
-    added = number_events(job_id, reads.last_event_number(connection, sequence), drafts)
-    _insert_events(connection, sequence, added)
+@dataclass(frozen=True, slots=True)
+class EventAppend:
+    """The arguments of one `Store.append_events`, and what stores the deliveries about its events."""
+
+    job_id: str
+    drafts: Sequence[EventDraft]
+    hook: OutboxHook | None = None
+
+
+def append_events(connection: Connection, appends: Sequence[EventAppend]) -> list[Sequence[Event]]:
+    """Store events with their numbers, of many jobs at once; see `Store.append_events`.
+
+    Raise `NotFound` if one of the jobs does not exist.
+    """
+    last_numbers = reads.last_event_numbers(connection, {each.job_id for each in appends})
+    rows: list[dict[str, Any]] = []
+    added: list[Sequence[Event]] = []
+    for each in appends:
+        if each.job_id not in last_numbers:
+            raise NotFound("Job not found")
+        sequence, last = last_numbers[each.job_id]
+        numbered = number_events(each.job_id, last, each.drafts)
+        last_numbers[each.job_id] = (sequence, last + len(numbered))
+        rows += [event_row(sequence, event) for event in numbered]
+        added.append(numbered)
+    note_changed(connection, (row["job"] for row in rows))
+    _INSERT_EVENT.run(connection, rows)
+    for each, events_added in zip(appends, added, strict=True):
+        if each.hook is not None:
+            each.hook.add(connection, events_added, partial(reads.get_job, connection, each.job_id))
     return added
 
 
@@ -199,6 +239,7 @@ def _delete_jobs(connection: Connection, job_ids: Sequence[str]) -> None:
         return
     rows = connection.execute(_DERIVED_COLUMNS, {"job_ids": list(job_ids)}).mappings().all()
     connection.execute(_DELETE_JOBS, {"job_ids": list(job_ids)})
+    note_changed(connection, (row["sequence"] for row in rows))
     derived.remove(connection, [derived.source_of_row(row) for row in rows])
 
 
@@ -206,12 +247,14 @@ def save_key(connection: Connection, key: ApiKey) -> None:
     """Store a key; see `Store.save_key`."""
     connection.execute(delete(keys).where(keys.c.id == key.id))
     connection.execute(insert(keys), key_row(key))
+    if key.revoked_at is not None:
+        connection.execute(delete(saved_items).where(saved_items.c.api_key_id == key.id))
 
 
 def save_calls(connection: Connection, calls_to_save: Sequence[ModelCall]) -> list[None]:
     """Store calls in order; of several with one id the last is kept. See `Ledger.save_call`."""
     rows = {call.id: call_row(call) for call in calls_to_save}
-    earlier = connection.execute(_SETTLED_CALLS, {"ids": list(rows)}).mappings().all()
+    earlier = usage_sums.settled_calls(connection, list(rows))
     _INSERT_CALL.run(connection, list(rows.values()))
     usage_sums.add_calls(connection, added=rows.values(), removed=earlier)
     return [None] * len(calls_to_save)

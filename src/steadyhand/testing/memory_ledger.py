@@ -24,12 +24,23 @@ class MemoryLedger:
         """Keep a call; one with the same id is replaced."""
         self.calls[call.id] = call
 
+    def hasten(self) -> None:
+        """Return: nothing waits here."""
+
     async def settle_open_calls(self) -> int:
         """Settle what was left open at what it had reserved."""
         open_calls = [call for call in self.calls.values() if not call.settled]
         for call in open_calls:
             self.calls[call.id] = replace(call, settled=True, complete=False, micros=call.reserved_micros)
         return len(open_calls)
+
+    async def list_calls(self, job_id: str, limit: int) -> Sequence[ModelCall]:
+        """Return the newest calls of a job, the oldest of them first."""
+        calls = sorted(
+            (call for call in self.calls.values() if call.job_id == job_id),
+            key=lambda call: (call.at, call.id),
+        )
+        return calls[-limit:]
 
     async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
         """Add up settled calls, a row for each group."""
@@ -54,6 +65,7 @@ def _matches(call: ModelCall, query: UsageQuery) -> bool:
         (call.api_key_id, query.api_key_id),
         (call.agent, query.agent),
         (call.model, query.model),
+        (call.workspace, query.workspace),
         (call.job_id, query.job_id),
     )
     return (

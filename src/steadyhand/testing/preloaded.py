@@ -122,11 +122,26 @@ class Preloaded:
         return not any(name.startswith(_AT_START) for name in environment)
 
     def start(
-        self, argv: Sequence[str], folder: Path, environment: Mapping[str, str], streams: tuple[int, int, int]
+        self,
+        argv: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        streams: tuple[int, int, int],
+        constants: Mapping[str, float] | None = None,
     ) -> ForkedProcess:
-        """Fork a command with these descriptors as its stdin, stdout and stderr."""
+        """Fork a command with these descriptors as its stdin, stdout and stderr.
+
+        `constants` are values for constants of modules, by their full names: bounds that hold on a machine at rest.
+        """
         reader, writer = os.pipe()
-        asked = json.dumps({"argv": list(argv), "folder": str(folder), "env": dict(environment)})
+        asked = json.dumps(
+            {
+                "argv": list(argv),
+                "folder": str(folder),
+                "env": dict(environment),
+                "constants": constants or {},
+            }
+        )
         try:
             with self._lock:
                 if self._door is None:
@@ -187,6 +202,11 @@ def main(number: int) -> None:
     os.close(report)
     given = json.loads(asked)
     _become(given["argv"], given["folder"], given["env"], streams)
+    for name, value in given["constants"].items():
+        module, _, constant = name.rpartition(".")
+        found = importlib.import_module(module)
+        getattr(found, constant)  # raises `AttributeError` for a constant that has another name now
+        setattr(found, constant, value)
     importlib.import_module("steadyhand.cli").main()
 
 
@@ -214,7 +234,14 @@ def _become(argv: list[str], folder: str, environment: dict[str, str], streams: 
     os.environ.update(environment)
     sys.argv[:] = argv
     _LIBC.prctl(_PR_SET_NAME, ctypes.c_char_p(os.fsencode(Path(argv[0]).name)), *_ZEROS)
-    _show([sys.executable, *argv], [f"{name}={value}" for name, value in environment.items()])
+    _show([_interpreter_of(Path(argv[0])), *argv], [f"{name}={value}" for name, value in environment.items()])
+
+
+def _interpreter_of(script: Path) -> str:
+    """Return the program that would run a script: a test may run by another name of it."""
+    with script.open(encoding="utf-8") as file:
+        line = file.readline()
+    return line.removeprefix("#!").strip() if line.startswith("#!") and "python" in line else sys.executable
 
 
 def _open_streams() -> None:

@@ -32,15 +32,20 @@ def pids_with_mark(mark: str) -> list[int]:
 
 
 def wait_until_gone(mark: str, timeout_seconds: float = 5.0) -> bool:
-    """Wait until nothing with this mark is there, at most `seconds`; False when something still is.
+    """Wait until nothing with this mark is there; False if something still is after `timeout_seconds`.
 
-    Several looks in a row must find nothing: one may miss what forks and ends between two steps of it.
+    Several looks in a row must find nothing: one may miss what forks and ends between two steps of it. The time is that
+    of the processes: on a busy machine the looks may take longer.
     """
     deadline = time.monotonic() + timeout_seconds
     empty_checks = 0
     while empty_checks < _EMPTY_CHECKS:
-        empty_checks = 0 if pids_with_mark(mark) else empty_checks + 1
-        if time.monotonic() > deadline:
+        is_late = time.monotonic() > deadline
+        if not pids_with_mark(mark):
+            empty_checks += 1
+        elif is_late:
             return False
+        else:
+            empty_checks = 0
         time.sleep(0.002)
     return True

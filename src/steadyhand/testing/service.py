@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
@@ -33,6 +34,8 @@ UNUSED_MODEL_URL = "http://127.0.0.1:9"
 """An address where nothing listens: the stand-in needs no model."""
 START_SECONDS = 30.0
 STOP_SECONDS = 60.0
+_CLOSE_WAITS = (0.2, 1.0, *(2.0,) * 10)
+"""The waits for the end of a service that is closed; before each it gets a signal."""
 UIDS_PER_SERVICE = 20
 """The number of user ids that one service may use for its agents."""
 _URL_PATTERN = re.compile(r"http://127\.0\.0\.1:\d+")
@@ -85,7 +88,8 @@ class Service:
 
     `claude` is the agent: set in the settings, or, in the classic profile, put on PATH. `env` and `config` (the
     text of `steadyhand.toml`) and `arguments` of `serve` are added to what a service needs; a value of None takes a
-    variable away.
+    variable away. `constants` are bounds of waits that a busy machine may need longer, by their full names; only a
+    service that is forked has them.
     """
 
     preloaded: ClassVar[Preloaded | None] = None
@@ -101,8 +105,10 @@ class Service:
         config: str = "",
         model: str = UNUSED_MODEL_URL,
         arguments: Sequence[str] = (),
+        constants: Mapping[str, float] | None = None,
     ) -> None:
         self.root = root
+        self._constants = dict(constants or {})
         self.classic = classic
         self.data_dir = root / "data"
         self.home = root / "home"
@@ -175,7 +181,7 @@ class Service:
         with self.log_path.open("ab") as log, Path(os.devnull).open("rb") as nothing:
             if self.preloaded is not None and self.preloaded.can_start(environment):
                 streams = nothing.fileno(), log.fileno(), log.fileno()
-                self._process = self.preloaded.start(argv, self.root, environment, streams)
+                self._process = self.preloaded.start(argv, self.root, environment, streams, self._constants)
             else:
                 self._process = subprocess.Popen(
                     argv,
@@ -245,13 +251,16 @@ class Service:
         """End it if it is still there, at once."""
         self._close_client()
         if self._process is not None and self._process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait(STOP_SECONDS)
+            for (
+                seconds
+            ) in _CLOSE_WAITS:  # two signals that arrive together are one, which starts a grace period
+                with suppress(ProcessLookupError):  # it has just ended
+                    self.process.send_signal(signal.SIGTERM)
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(seconds)
+                    return
+            self.process.kill()
+            self.process.wait(STOP_SECONDS)
 
     def _close_client(self) -> None:
         if self._http is not None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from steadyhand.errors import Conflict, NotFound
-from steadyhand.event_log import EventLog, RunEventWriter
 from steadyhand.events import EventDraft, PhaseStarted
 from steadyhand.job import Cost, Job, JobWarning, Outcome, OutcomeType, State, Usage
 from steadyhand.job_warnings import WarningCode
@@ -17,6 +16,7 @@ from steadyhand.outcome import OUTCOMES, RunEvidence, decide_outcome
 from steadyhand.ports import RunAccess, RunOutput, RunReport
 from steadyhand.worker.results import require_run, with_run_result
 from steadyhand.worker.run_cost import with_metered_usage
+from steadyhand.worker.run_event_writer import RunEventWriter
 
 
 def may_answer_early(job: Job) -> bool:
@@ -28,7 +28,6 @@ def may_answer_early(job: Job) -> bool:
 class EarlyAnswer:
     """Stores the answer of one run as soon as it is final."""
 
-    event_log: EventLog
     event_writer: RunEventWriter
     job: Job
     access: RunAccess | None
@@ -47,7 +46,6 @@ class EarlyAnswer:
         outcome = decide_outcome(run_result.report.evidence)
         if outcome.type != OutcomeType.SUCCESS:
             return
-        await self.event_writer.flush()
         before: tuple[Usage, Cost] | None = None
 
         def update(old: Job) -> Job:
@@ -58,7 +56,7 @@ class EarlyAnswer:
 
         draft = EventDraft(self.job.run, self.clock(), PhaseStarted("harvesting"))
         try:
-            await self.event_log.update_job(self.job.id, frozenset({State.RUNNING}), update, [draft])
+            await self.event_writer.update_job(frozenset({State.RUNNING}), update, [draft])
         except (Conflict, NotFound):
             return
         self.outcome, self.before = outcome, before

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from steadyhand.event_log import RunEventWriter
 from steadyhand.events import ToolCallsRequested
 from steadyhand.job import State, ToolOutput
 from steadyhand.ports import Claim, ClientToolCall, IsInSession, is_never_in_session
 from steadyhand.worker.deadline import RunDeadline
 from steadyhand.worker.deps import WorkerDeps
+from steadyhand.worker.run_event_writer import RunEventWriter
 from steadyhand.worker.waiting_runs import WaitingRuns
 
 

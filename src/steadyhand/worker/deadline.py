@@ -21,6 +21,11 @@ class RunDeadline:
         self._is_paused = False
         self._start()
 
+    @property
+    def ends_at(self) -> float:
+        """Return the end by the machine's monotonic clock, if the clock does not stand still meanwhile."""
+        return self._loop.time() + self._seconds_left if self._handle is None else self._handle.when()
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Stop the clock for the length of the block. Blocks do not overlap."""

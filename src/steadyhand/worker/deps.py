@@ -1,13 +1,28 @@
 """The settings and the dependencies of a worker."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from steadyhand.agents import Agent, Catalog
 from steadyhand.cancellations import Cancellations
 from steadyhand.event_log import EventLog
-from steadyhand.ports import Checkout, Checkouts, Gateway, Ledger, Queue, Runner, Store, WarmRunner
+from steadyhand.metrics import ServiceMetrics
+from steadyhand.ports import (
+    NO_TRACING,
+    Checkout,
+    Checkouts,
+    Gateway,
+    HeldRuns,
+    JobTracing,
+    Ledger,
+    OrphanedRun,
+    Queue,
+    Runner,
+    Store,
+    WarmRunner,
+)
+from steadyhand.steering import SteerBroker
 from steadyhand.tool_calls import ToolCallBroker
 from steadyhand.worker.parked import ParkedJobs
 
@@ -56,6 +71,17 @@ class WorkerDeps:
     gateway: Gateway | None = None
     parked: ParkedJobs = field(default_factory=ParkedJobs)
     cancellations: Cancellations = field(default_factory=Cancellations)
+    metrics: ServiceMetrics = field(default_factory=ServiceMetrics)
+    tracing: JobTracing = NO_TRACING
     tool_calls: ToolCallBroker = field(default_factory=ToolCallBroker)
+    steers: SteerBroker = field(default_factory=SteerBroker)
+    held_runs: HeldRuns | None = None
+    """The runs that may outlive the service; None ends each with it."""
+    orphans: Sequence[OrphanedRun] = ()
+    """The runs that an earlier service left."""
+    lost_runs: Collection[tuple[str, int]] = ()
+    """The job and the run of each run that was held and cannot be taken up."""
+    ended_after_stop: Collection[tuple[str, int]] = ()
+    """The job and the run of each that a stop left, and that no service took up in time."""
     warm_runners: Mapping[str, WarmRunner] = field(default_factory=dict)
     """The runners that can start processes before their jobs are there."""

@@ -16,6 +16,8 @@ DELETED_AT_ONCE = 25
 """The jobs that one transaction deletes."""
 WORK_SECONDS = 0.5
 """The time after which deletions and upkeep pause for `PAUSE_SECONDS`."""
+LONGEST_LOOK_SECONDS = 10.0
+"""The longest time between two looks for jobs that are too old: each costs statements, also of an idle service."""
 _PAUSE_AFTER_FAILURE = 60.0
 
 
@@ -29,6 +31,8 @@ class Retention:
         self._clock = deps.config.clock
         self._deleting: set[str] = set()
         """The jobs that the store may have deleted, and whose files may be left."""
+        self._look_at = float("-inf")
+        """The time of the monotonic clock before which no job is looked for."""
         self._log = structlog.get_logger("steadyhand.worker")
 
     async def run(self) -> None:
@@ -58,8 +62,18 @@ class Retention:
         began = time.monotonic()
         has_more = True
         while has_more and time.monotonic() - began < WORK_SECONDS:
-            has_more = await self.delete_old_jobs()
+            has_more = await self._look_for_old_jobs()
             has_more = await self._store.maintain() or has_more
+
+    async def _look_for_old_jobs(self) -> bool:
+        """Delete some of the old jobs if it is time to look for them; return True if there may be more of them."""
+        keep_jobs = self._deps.config.keep_jobs
+        if keep_jobs is None or time.monotonic() < self._look_at:
+            return False
+        has_more = await self.delete_old_jobs()
+        if not has_more:
+            self._look_at = time.monotonic() + min(LONGEST_LOOK_SECONDS, keep_jobs.total_seconds())
+        return has_more
 
     async def apply_to_files(self) -> None:
         """Remove checkouts, transcripts and other files that are too old or too large in all."""

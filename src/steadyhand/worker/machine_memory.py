@@ -9,6 +9,9 @@ from steadyhand.text_lines import split_lines
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 
+_FILE_COUNTERS = ("total_inactive_file", "inactive_file")
+"""The names in version 1, whose plain counter leaves out the groups below, and in version 2."""
+
 
 def available_memory() -> int | None:
     """Return the bytes that can be taken before the kernel has to kill or swap; None if nothing tells."""
@@ -51,10 +54,11 @@ def _room(group: Path) -> int | None:
 
 
 def _reclaimable(group: Path) -> int:
-    """Return the bytes of files that the kernel can drop without harm."""
+    """Return the bytes of files that the kernel can drop without harm, of the groups below as well."""
+    found: dict[str, int] = {}
     with contextlib.suppress(OSError, ValueError):
         for line in split_lines((group / "memory.stat").read_text("ascii")):
             name, _, value = line.partition(" ")
-            if name in ("inactive_file", "total_inactive_file"):
-                return int(value)
-    return 0
+            if name in _FILE_COUNTERS:
+                found[name] = int(value)
+    return next((found[name] for name in _FILE_COUNTERS if name in found), 0)

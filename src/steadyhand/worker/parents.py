@@ -21,27 +21,30 @@ class Ancestor:
     has_session: bool
 
 
-async def find_ancestor(store: Store, checkouts: Checkouts, job: Job) -> Ancestor | None:
+async def find_ancestor(
+    store: Store, checkouts: Checkouts, job: Job, held: str | None = None
+) -> Ancestor | None:
     """Return the job whose conversation the next run continues, read anew: it may have run after the turn was accepted.
 
-    If the parent never ran it has no session; then return the nearest ancestor with one. Raise `SessionGone` if one
-    of them is deleted, or the files of one that ran; return None if the job has the whole conversation itself.
+    A process holds the session of the job `held`, so nobody looks for its files. If the parent never ran it has no
+    session; then return the nearest ancestor with one. Raise `SessionGone` if one of them is deleted, or the files of
+    one that ran; return None if the job has the whole conversation itself.
     """
     if not continues_parent(job):
         return None
     try:
-        return await _nearest_ancestor(store, checkouts, job)
+        return await _nearest_ancestor(store, checkouts, job, held)
     except SessionGone:
         if job.spec.history:
             return None
         raise
 
 
-async def _nearest_ancestor(store: Store, checkouts: Checkouts, job: Job) -> Ancestor:
+async def _nearest_ancestor(store: Store, checkouts: Checkouts, job: Job, held: str | None) -> Ancestor:
     parent = await _require_parent(store, job)
     ancestor = parent
     for _ in range(MAX_ANCESTORS):
-        if await checkouts.has_session(ancestor.id):
+        if ancestor.id == held or await checkouts.has_session(ancestor.id):
             return Ancestor(ancestor, has_session=True)
         if has_started_agent(ancestor):
             raise SessionGone(f"The files of the job {ancestor.id} are deleted.")

@@ -13,10 +13,13 @@ from steadyhand.cancellations import Cancellations
 from steadyhand.errors import Conflict, NotFound
 from steadyhand.events import EventDraft, StateChanged
 from steadyhand.job import Job, Outcome, OutcomeType, State
-from steadyhand.ports import JobFilter
+from steadyhand.ports import Claim, JobFilter, OrphanedRun
 from steadyhand.retry import is_resumable, requeued
 from steadyhand.worker.deps import WorkerDeps
-from steadyhand.worker.run_executor import QUEUED, RUNNING, RunExecutor
+from steadyhand.worker.hold import is_in_place
+from steadyhand.worker.job_end import RUNNING
+from steadyhand.worker.run_executor import QUEUED, RunExecutor
+from steadyhand.worker.take_up import StoredEvents
 from steadyhand.worker.warm_slot import read_supervisor
 
 PARKED = frozenset({State.PARKED})
@@ -44,6 +47,8 @@ class Recovery:
         self._queue = deps.queue
         self._failures = deps.store.failures
         self._lost_ends = 0
+        self.taken_up: list[tuple[Claim, OrphanedRun | None]] = []
+        """The runs of an earlier service that go on, each with its claim; None for one whose agent had not started."""
         self._log = structlog.get_logger("steadyhand.worker")
 
     async def recover_all(self) -> None:
@@ -52,15 +57,60 @@ class Recovery:
             supervisor = read_supervisor(paths)
             if supervisor is not None:
                 await self._deps.config.kill_leftovers(*supervisor)
+        orphans = {(each.job_id, each.run): each for each in self._deps.orphans}
         for job in await self._store.list_in_states(RUNNING):
+            orphan = orphans.get((job.id, job.run))
+            claim = await self._claim_again(job, orphan)
+            if claim is not None:
+                self.taken_up.append((claim, orphan))
+                continue
+            if orphan is not None:
+                await self._end_orphan(orphan)
+            if (job.id, job.run) in self._deps.ended_after_stop:
+                await self._interrupt(job, "The service stopped, and none was there in time.", planned=True)
+                continue
             await self._interrupt(job, "The service stopped without warning.")
+        known = {id(orphan) for _, orphan in self.taken_up}
+        for orphan in self._deps.orphans:  # those whose jobs have ended meanwhile
+            if id(orphan) not in known:
+                await self._end_orphan(orphan)
         await self._requeue_interrupted()
         for job in await self._store.list_in_states(PARKED):
             self._deps.parked.add(job)
+            self._deps.metrics.parked.add(job.id)
         queued = await self._store.list_in_states(QUEUED)
-        await self._deps.checkouts.remove_leftovers(await self._resumable_job_ids())
+        spared = {claim.job.id for claim, _ in self.taken_up}
+        await self._deps.checkouts.remove_leftovers(spared | await self._resumable_job_ids())
         for job in queued:
             await self._queue.requeue(job)
+
+    async def _claim_again(self, job: Job, orphan: OrphanedRun | None) -> Claim | None:
+        """Claim a job whose run an earlier service left; None if the run cannot go on."""
+        if self._deps.held_runs is None or job.as_answered.state.ended:
+            return None
+        if orphan is None:
+            return self._queue.adopt(job, None) if await self._has_only_begun(job) else None
+        slot = orphan.facts.get("slot")
+        return self._queue.adopt(job, slot) if isinstance(slot, int) else None
+
+    async def _has_only_begun(self, job: Job) -> bool:
+        """Return True if the agent of a run had not started, and nothing is lost if the run begins with its checkout.
+
+        A run that would be held has a record before its agent gets the prompt.
+        """
+        held_runs, agent = self._deps.held_runs, self._deps.catalog.agent(job.agent)
+        is_held = not job.spec.tools and not is_in_place(self._deps.catalog.workspace(job.workspace))
+        if held_runs is None or not is_held or agent.warm or agent.live_seconds:
+            return False
+        run = job.runs[-1]
+        if job.begin != "fresh" or run.supervisor is not None or (job.id, job.run) in self._deps.lost_runs:
+            return False
+        stored = await StoredEvents.read(self._store, job)
+        return "starting" not in stored.phases and not stored.warnings
+
+    async def _end_orphan(self, orphan: OrphanedRun) -> None:
+        if self._deps.held_runs is not None:
+            await self._deps.held_runs.end(orphan)
 
     async def reconcile(self) -> None:
         """Recover the jobs that nobody holds, once a write or a read has failed and the store answers again."""
@@ -81,7 +131,7 @@ class Recovery:
         for job_id in self._cancellations.postponed():
             job = await self._store.get(job_id)
             if job is not None and job.state in NOT_RUNNING:
-                await self._executor.end_job(job, Outcome(OutcomeType.CANCELLED), expected=NOT_RUNNING)
+                await self._executor.ender.end(job, Outcome(OutcomeType.CANCELLED), expected=NOT_RUNNING)
                 if is_resumable(job):
                     await self._deps.checkouts.discard(job_id)
             elif job is not None and job.state is State.RUNNING:
@@ -123,14 +173,14 @@ class Recovery:
         else:
             await self._queue.requeue(job)
 
-    async def _interrupt(self, job: Job, reason: str) -> None:
+    async def _interrupt(self, job: Job, reason: str, *, planned: bool = False) -> None:
         run = job.runs[-1] if job.runs else None
         if run is not None and run.supervisor is not None and run.supervisor_started is not None:
             await self._deps.config.kill_leftovers(run.supervisor, run.supervisor_started)
         if job.as_answered.state.ended:
-            await self._executor.end_answered(job)
+            await self._executor.ender.end_answered(job)
             return
-        await self._executor.end_job(job, Outcome(OutcomeType.INTERRUPTED, reason), planned=False)
+        await self._executor.ender.end(job, Outcome(OutcomeType.INTERRUPTED, reason), planned=planned)
         self._log.warning("job.interrupted", job=job.id)
 
     async def _requeue_interrupted(self) -> None:

@@ -4,6 +4,7 @@ import uuid
 from dataclasses import replace
 from datetime import datetime
 
+from steadyhand.addresses import redact_url
 from steadyhand.agents import Agent
 from steadyhand.job import Job, Usage
 from steadyhand.ports import ModelCall, RunAccess, RunReport, TokenCounts
@@ -50,4 +51,5 @@ def reported_call(job: Job, agent: Agent, report: RunReport, at: datetime) -> Mo
         tokens=tokens,
         micros=result.cost_micros,
         source="reported",
+        workspace=redact_url(job.workspace) or "",
     )

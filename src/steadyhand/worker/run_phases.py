@@ -1,11 +1,11 @@
 """The phases of a run as events of its job."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 
 from steadyhand.event_log import EventLog
-from steadyhand.events import EventBody, EventDraft, LiveProgress, PhaseProgress, PhaseStarted, TextDelta
+from steadyhand.events import EventBody, LiveProgress, PhaseProgress, PhaseStarted, TextDelta
 from steadyhand.job import Job
 from steadyhand.ports import Emit, PhaseName
 
@@ -14,22 +14,31 @@ PROGRESS_INTERVAL_SECONDS = 1.0
 
 
 class RunPhases:
-    """Stores each phase of one run before the work of the phase begins, and publishes its progress."""
+    """Emits the phases of one run as its events, and publishes their progress; a `ports.PhaseReporter`."""
 
-    def __init__(self, event_log: EventLog, job: Job, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        event_log: EventLog,
+        job: Job,
+        clock: Callable[[], datetime],
+        emit: Emit,
+        stored: Collection[str] = (),
+    ) -> None:
+        """Create it. The phases that are `stored` already are not emitted again."""
+        self._stored = stored
         self._event_log = event_log
         self._job = job
         self._clock = clock
+        self._emit = emit
         self._phase: PhaseName | None = None
         self._published_at = float("-inf")
 
     async def report_phase(self, phase: PhaseName, detail: str | None) -> None:
-        """Store that a phase begins. The same phase twice in a row is one."""
-        if phase == self._phase:
-            return
-        self._phase = phase
-        draft = EventDraft(self._job.run, self._clock(), PhaseStarted(phase, detail))
-        await self._event_log.append(self._job.id, [draft])
+        """Emit that a phase begins; its work does not wait for the store. The same phase twice in a row is one."""
+        if phase != self._phase:
+            self._phase = phase
+            if phase not in self._stored:
+                await self._emit(PhaseStarted(phase, detail))
 
     def report_progress(self, detail: str) -> None:
         """Publish the progress of the phase, at most once a second."""
@@ -41,14 +50,18 @@ class RunPhases:
         self._event_log.publish_live(LiveProgress(self._job.id, self._job.run, self._clock(), body))
 
 
-def with_running_phase(emit: Emit) -> Emit:
-    """Return a function that emits events, and before the first of them that the agent runs."""
+def with_running_phase(emit: Emit, on_running: Callable[[], None] = lambda: None) -> Emit:
+    """Return a function that emits events, and before the first of them that the agent runs.
+
+    `on_running` is called then.
+    """
     is_running = False
 
     async def emit_event(body: EventBody | TextDelta) -> None:
         nonlocal is_running
         if not is_running:
             is_running = True
+            on_running()
             await emit(PhaseStarted("running"))
         await emit(body)
 

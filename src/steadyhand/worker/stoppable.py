@@ -1,11 +1,11 @@
-"""Waits that a stop signal can end, and reads that wait for the end of an outage."""
+"""Waits that a stop signal can end, and work that waits for the end of an outage."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from steadyhand.errors import RunError, StoreUnavailable
-from steadyhand.ports import StopSignal
+from steadyhand.errors import RunError, StoreUnavailable, WorkspaceError
+from steadyhand.ports import StopSignal, Store
 
 _T = TypeVar("_T")
 
@@ -47,3 +47,19 @@ async def read_patiently(read: Callable[[], Awaitable[_T]]) -> _T:
         except StoreUnavailable:
             await asyncio.sleep(pause)
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
+
+
+async def repeat_after_outage(store: Store, job_id: str, work: Callable[[], Awaitable[_T]]) -> _T:
+    """Return the result of work on files. If it fails in an outage of the store, wait for the end and do it again.
+
+    The disk that is full for one is full for the other, and the store's answer says when it no longer is.
+    """
+    failures = store.failures
+    while True:
+        try:
+            return await work()
+        except (WorkspaceError, OSError):
+            await store.append_events(job_id, (), hold=True)
+            if store.failures == failures:
+                raise
+            failures = store.failures

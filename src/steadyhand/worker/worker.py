@@ -1,6 +1,7 @@
 """The worker of a node: recovery at its start, claims and maintenance, drain at its stop."""
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,13 +11,14 @@ from steadyhand.errors import SteadyhandError, StoreUnavailable
 from steadyhand.events import EventDraft, StateChanged
 from steadyhand.job import Outcome, OutcomeType, State
 from steadyhand.outcome import StopReason
-from steadyhand.ports import Claim
+from steadyhand.ports import Claim, OrphanedRun
 from steadyhand.worker.deps import WorkerDeps
+from steadyhand.worker.job_end import HARVEST_SECONDS
 from steadyhand.worker.job_retention import Retention
 from steadyhand.worker.parked import MAX_PARKED, park_deadline, waits_for_credential
 from steadyhand.worker.recovery import PARKED, Recovery
 from steadyhand.worker.results import unparked_job
-from steadyhand.worker.run_executor import HARVEST_SECONDS, QUEUED, RunExecutor
+from steadyhand.worker.run_executor import QUEUED, RunExecutor
 
 MAINTENANCE_SECONDS = 1.0
 
@@ -33,6 +35,7 @@ class Worker:
         self._queue = deps.queue
         self._clock = deps.config.clock
         self._active = 0
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -41,6 +44,10 @@ class Worker:
     def warm_processes(self) -> Mapping[str, Any] | None:
         """Return the counts of the processes that wait for jobs; None if no agent has them."""
         return self._executor.warm_pool.summary()
+
+    def warm_agents(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the reports of the agents whose processes wait for jobs, by name."""
+        return self._executor.warm_pool.agent_reports()
 
     async def recover(self) -> None:
         """Recover after a stop or a crash: end unfinished runs as `interrupted` and fill the queue."""
@@ -55,18 +62,34 @@ class Worker:
             group.create_task(self._retention.run(), name="retention")
             group.create_task(self._executor.waiting_runs.run(), name="waiting runs")
             group.create_task(self._executor.warm_pool.run(), name="warm pool")
+            for claim, orphan in self._recovery.taken_up:
+                self._start(group, claim, orphan, has_begun=True)
             while True:
-                claim = await self._queue.claim()
-                self._active += 1
-                self._idle.clear()
-                group.create_task(self._run_claim(claim), name=f"job {claim.job.id}")
+                self._start(group, await self._queue.claim())
 
-    async def _run_claim(self, claim: Claim) -> None:
+    def _start(
+        self,
+        group: asyncio.TaskGroup,
+        claim: Claim,
+        orphan: OrphanedRun | None = None,
+        *,
+        has_begun: bool = False,
+    ) -> None:
+        self._active += 1
+        self._idle.clear()
+        task = group.create_task(
+            self._run_claim(claim, orphan, has_begun=has_begun), name=f"job {claim.job.id}"
+        )
+        self._tasks[claim.job.id] = task
+
+    async def _run_claim(self, claim: Claim, orphan: OrphanedRun | None, *, has_begun: bool) -> None:
         try:
-            await self._executor.execute(claim)
+            await self._executor.execute(claim, orphan, has_begun=has_begun)
         finally:
             await self._queue.release(claim)
             self._active -= 1
+            self._tasks.pop(claim.job.id, None)
+            self._executor.changed.set()
             if not self._active:
                 self._idle.set()
 
@@ -90,7 +113,7 @@ class Worker:
             if await self._queue.cancel(job_id) == "withdrawn":
                 job = await self._store.get(job_id)
                 if job is not None:
-                    await self._executor.end_job(job, Outcome(OutcomeType.EXPIRED), expected=QUEUED)
+                    await self._executor.ender.end(job, Outcome(OutcomeType.EXPIRED), expected=QUEUED)
 
     async def _unpark(self) -> None:
         """Queue the parked jobs whose wait is over; end those that have waited too long."""
@@ -105,7 +128,7 @@ class Worker:
                 outcome = Outcome(
                     OutcomeType.TIMEOUT, f"The job waited {MAX_PARKED.days} days for {obstacle}."
                 )
-                await self._executor.end_job(job, outcome, expected=PARKED)
+                await self._executor.ender.end(job, outcome, expected=PARKED)
                 continue
             drafts = [
                 EventDraft(job.run, now, StateChanged(job.state, State.QUEUED, reason="the wait is over"))
@@ -123,19 +146,45 @@ class Worker:
     # --- shutdown --------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """Stop claiming; let runs end by themselves for `drain_seconds`, then stop them."""
+        """Stop claiming; let runs end by themselves for `drain_seconds`, then stop them.
+
+        Runs that may outlive the service are waited for no longer than the others, and left to the next service.
+        """
         self._draining = True
         self._queue.drain()
         self._executor.warm_pool.close()
-        await self._until_idle(self._deps.config.drain_seconds)
-        if self._active:
-            self._log.info("drain.stopping", active=self._active)
-            self._queue.stop_all(StopReason.SHUTDOWN)
-            await self._until_idle(HARVEST_SECONDS + 10)
+        await self._until_left_alone(self._deps.config.drain_seconds)
+        others = [job_id for job_id in self._tasks if job_id not in self._executor.leave_functions]
+        if others:
+            self._log.info("drain.stopping", active=len(others))
+            for job_id in others:
+                await self._queue.cancel(job_id, StopReason.SHUTDOWN)
+            await self._until_left_alone(HARVEST_SECONDS + 10)
+        await self._leave_runs()
+
+    async def _leave_runs(self) -> None:
+        """Leave the runs to the next service that may outlive this one."""
+        if not self._executor.leave_functions:
+            return
+        if self._deps.gateway is not None:
+            self._deps.gateway.leave_runs()
+        for job_id, leave in list(self._executor.leave_functions.items()):
+            if leave():
+                self._log.info("run.left", job=job_id)
+                self._tasks[job_id].cancel()
+            else:
+                await self._queue.cancel(job_id, StopReason.SHUTDOWN)
+        await self._until_idle(HARVEST_SECONDS + 10)
+
+    async def _until_left_alone(self, seconds: float) -> None:
+        """Wait until all runs that go on may be left."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._executor.leave_functions.keys() >= self._tasks.keys():
+                    self._executor.changed.clear()
+                    await self._executor.changed.wait()
 
     async def _until_idle(self, seconds: float) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
-        except TimeoutError:
-            return

@@ -17,11 +17,18 @@ from steadyhand.redact import Redactor
 from steadyhand.retry import continues_parent
 from steadyhand.workspace.ahead import has_same_definitions, is_same_base, lay_refs
 from steadyhand.workspace.caches import SharedCaches
-from steadyhand.workspace.checkout_note import CheckoutNote, delete_note, read_note, restore_work
+from steadyhand.workspace.checkout_note import (
+    CheckoutNote,
+    delete_note,
+    read_note,
+    restore_work,
+    settle_work,
+)
 from steadyhand.workspace.create import CheckoutFactory, CreatedCheckout
 from steadyhand.workspace.filesystem import chown_tree
+from steadyhand.workspace.foreign_refs import read_foreign_name, write_foreign_name
 from steadyhand.workspace.git import GitSettings
-from steadyhand.workspace.harvest import HARVEST_SECONDS, Harvester
+from steadyhand.workspace.harvest import HARVEST_SECONDS, Harvester, is_as_given
 from steadyhand.workspace.in_place import InPlaceCheckouts
 from steadyhand.workspace.instructions import (
     InstructionsCache,
@@ -159,13 +166,14 @@ class GitCheckouts:
         if not has_same_definitions(checkout, self._own_definitions()):
             return None
         if checkout.workspace.repository is not None and not await self._is_current(
-            checkout, checkout.workspace, agent_root
+            checkout, job, agent_root
         ):
             return None
         if not await asyncio.to_thread(self._job_dirs.move_ahead, checkout.paths, files):
             return None
         self.factory.rename(checkout.paths, files)
-        moved = moved_checkout(checkout, files)
+        moved = replace(moved_checkout(checkout, files), holder=None)
+        await asyncio.to_thread(self.factory.note_for(moved).write, files)
         if self._sandbox_exec is None:
             await asyncio.to_thread(self._job_dirs.keep_old_path, checkout.paths, moved)
         return moved
@@ -174,17 +182,33 @@ class GitCheckouts:
         """Move the checkout of an ended job back; see `ports.Checkouts.take_back`."""
         files = self._job_dirs.ahead_files_of(checkout_id)
         try:
+            if checkout.commit is not None:
+                await self._settle(checkout)
+            foreign_name = await asyncio.to_thread(read_foreign_name, checkout.paths)
             await asyncio.to_thread(self._job_dirs.move_back, checkout, files)
+            await asyncio.to_thread(write_foreign_name, files, foreign_name)
         except (OSError, WorkspaceError):
             return None
         self.factory.rename(checkout.paths, files)
         return moved_checkout(checkout, files)
 
-    async def _is_current(self, checkout: Checkout, workspace: Workspace, agent_root: Path | None) -> bool:
-        """Return True if a checkout is on the commit that its ref names now; its other refs are brought up to date."""
+    async def _settle(self, checkout: Checkout) -> None:
+        if self._sandbox_exec is None:
+            raise WorkspaceError("The names of branches are those of a job.")
+        if not await asyncio.to_thread(is_as_given, checkout):
+            await settle_work(self._sandbox_exec, checkout)
+
+    async def _is_current(self, checkout: Checkout, job: Job, agent_root: Path | None) -> bool:
+        """Return True if a checkout is on the commit that a new one would have; its refs are brought up to date."""
+        workspace = checkout.workspace
         if workspace.repository is None or self._sandbox_exec is None:
             return False  # without a sandbox, the names of branches and paths are those of a job
         mirror = self.mirrors.get(workspace.repository)
+        if job.begin == "resume":
+            # The turn continues on the commit of the turn before, whose work is in the checkout.
+            return job.commit == checkout.commit and (
+                await bring_up_to_date(checkout, mirror, self._sandbox_exec) is None
+            )
         base = await mirror.resolve_base(workspace.ref)
         return await is_same_base(checkout, mirror, base) and await asyncio.to_thread(
             lay_refs, checkout.paths, await mirror.refs_file(), agent_root, checkout.uid
@@ -230,7 +254,7 @@ class GitCheckouts:
         await asyncio.to_thread(self._job_dirs.make_home_and_config, files, user, texts, checkout.definitions)
         if origin is not None:
             checkout = await self._restore_work(checkout, origin)
-        await asyncio.to_thread(self.factory.note_for(job.id, user, created).write, files)
+        await asyncio.to_thread(self.factory.note_for(checkout).write, files)
         return checkout
 
     async def _prepare_retained(
@@ -243,8 +267,8 @@ class GitCheckouts:
         created = await self.factory.reopen(job, workspace, files, user, checkout_note)
         for folder in (files.home, files.config_dir):
             await asyncio.to_thread(chown_tree, folder, user)
-        await asyncio.to_thread(self.factory.note_for(job.id, user, created).write, files)
         checkout = await self._to_checkout(files, slot, created)
+        await asyncio.to_thread(self.factory.note_for(checkout).write, files)
         if workspace.repository is None or created.commit is None:
             return checkout
         mirror = self.mirrors.get(workspace.repository)
@@ -253,7 +277,7 @@ class GitCheckouts:
 
     async def _to_checkout(self, files: JobPaths, slot: int, created: CreatedCheckout) -> Checkout:
         binds, workspace = created.binds, created.access.workspace
-        if self._sandbox_exec is not None:
+        if self._sandbox_exec is not None and workspace.caches:
             binds += await asyncio.to_thread(self._caches.binds_for, workspace)
         return Checkout(
             workspace=workspace,
@@ -351,6 +375,18 @@ class GitCheckouts:
         slot = 0 if note.user is None or self._base_uid is None else note.user - self._base_uid
         created = await self.factory.reopen(job, workspace, files, note.user, note)
         return await self._to_checkout(files, slot, created)
+
+    async def rejoin(self, job: Job, workspace: Workspace) -> Checkout:
+        """Return the private checkout in which the agent of an earlier service still works; nothing in it changes."""
+        files = self.job_paths(job.id)
+        note = await asyncio.to_thread(read_note, files)
+        if note is None or note.in_place:
+            raise WorkspaceError("The run has no checkout of its own.")
+        if job.is_on_uncommitted:
+            workspace = without_repository_rights(workspace)
+        slot = 0 if note.user is None or self._base_uid is None else note.user - self._base_uid
+        created = await self.factory.rejoin(job, workspace, files, note)
+        return replace(await self._to_checkout(files, slot, created), uid=note.user, warnings=())
 
     async def list_retained(self) -> Mapping[str, datetime]:
         """Return the jobs that have a checkout, each with the time of its last preparation."""

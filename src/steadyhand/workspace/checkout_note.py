@@ -6,15 +6,17 @@ The file is `place.json` in the job's folder, outside of the sandbox. It exists 
 import asyncio
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from steadyhand.agents import Agent
 from steadyhand.ports import BindMount, Checkout, JobPaths, SandboxExec
 from steadyhand.workspace.filesystem import make_dir, remove_tree
 from steadyhand.workspace.git import MIB
+from steadyhand.workspace.harvest_context import work_branch
 from steadyhand.workspace.local_exec import LocalExec
 from steadyhand.workspace.sandboxed_git_client import BASE_DIR, run_sandboxed_git
 
@@ -75,21 +77,41 @@ async def restore_work(sandbox_exec: SandboxExec | None, checkout: Checkout, bun
 
     It runs as the agent's user, inside the sandbox if there is one. Raise `WorkspaceError`.
     """
-    folder = checkout.paths.root / "restore"
     job_id = bundle.parent.parent.name
+    request = {"verb": "restore", "jobs": f"refs/steadyhand/jobs/{job_id}/"}
+    await _run_with_bundle(sandbox_exec, checkout, bundle, request)
+
+
+async def settle_work(sandbox_exec: SandboxExec, checkout: Checkout) -> None:
+    """Leave a checkout after its harvest as the next turn finds it in a new one, for a turn that goes on in it.
+
+    What git ignores stays, and so does the repository's own configuration. Raise `WorkspaceError`.
+    """
+    branch = work_branch(checkout.paths.root.name, sandboxed=True)
+    request = {"verb": "settle", "branch": branch, "base": checkout.commit}
+    await _run_with_bundle(sandbox_exec, checkout, checkout.paths.bundle, request)
+
+
+async def _run_with_bundle(
+    sandbox_exec: SandboxExec | None, checkout: Checkout, bundle: Path, fields: Mapping[str, Any]
+) -> None:
+    """Run git with a bundle of a job, if there is one, and the name of the job's branch in it."""
+    folder, has_bundle = checkout.paths.root / "restore", await asyncio.to_thread(bundle.is_file)
     try:
         make_dir(folder, 0o755)
-        await asyncio.to_thread(shutil.copyfile, bundle, folder / _BUNDLE_FILE)
-        (folder / _BUNDLE_FILE).chmod(0o644)
+        if has_bundle:
+            await asyncio.to_thread(shutil.copyfile, bundle, folder / _BUNDLE_FILE)
+            (folder / _BUNDLE_FILE).chmod(0o644)
         place = BASE_DIR
         if sandbox_exec is None:
             place = folder
         else:
             checkout = replace(checkout, binds=(*checkout.binds, BindMount(folder, BASE_DIR)))
         request = {
-            "verb": "restore", "bundle": str(place / _BUNDLE_FILE), "ref": f"refs/heads/steadyhand/{job_id}",
-            "jobs": f"refs/steadyhand/jobs/{job_id}/",
-        }  # fmt: skip
+            **fields,
+            "bundle": str(place / _BUNDLE_FILE) if has_bundle else None,
+            "ref": f"refs/heads/steadyhand/{bundle.parent.parent.name}",
+        }
         await run_sandboxed_git(
             sandbox_exec or LocalExec(),
             request,

@@ -11,6 +11,7 @@ from steadyhand.errors import WorkspaceError
 from steadyhand.job import Job, JobWarning
 from steadyhand.ports import (
     BindMount,
+    Checkout,
     Instructions,
     JobPaths,
     OverlayLayers,
@@ -45,6 +46,7 @@ from steadyhand.workspace.job_dirs import (
 )
 from steadyhand.workspace.local_exec import LocalExec
 from steadyhand.workspace.mirror import BaseCommit, Mirror, Mirrors
+from steadyhand.workspace.sandboxed_git_client import MIRROR_DIR
 from steadyhand.workspace.submodules import write_module_dirs
 from steadyhand.workspace.uncommitted import import_uncommitted
 from steadyhand.workspace.warm_checkouts import (
@@ -207,15 +209,15 @@ class CheckoutFactory:
         given_path(files).write_bytes(await read_given(LocalExec(), checkout))
         given_path(files).chmod(0o600)
 
-    def note_for(self, job_id: str, user: int | None, created: CreatedCheckout) -> CheckoutNote:
+    def note_for(self, checkout: Checkout) -> CheckoutNote:
         """Return the note that a later run needs to continue in this checkout."""
-        warm, layers = self._acquired.get(job_id), created.layers
+        warm, layers = self._acquired.get(checkout.paths.root.name), checkout.layers
         return CheckoutNote(
-            user=user,
-            commit=created.commit,
+            user=checkout.uid,
+            commit=checkout.commit,
             warm=None if warm is None or self.warm is None else self.warm.relative_name(warm),
             over_nothing=layers is not None and warm is None,
-            shared=layers is None and created.binds != (),
+            shared=layers is None and any(each.target == MIRROR_DIR for each in checkout.binds),
             image=layers is not None and layers.image is not None,
         )
 
@@ -223,6 +225,37 @@ class CheckoutFactory:
         self, job: Job, workspace: Workspace, files: JobPaths, user: int | None, checkout_note: CheckoutNote
     ) -> CreatedCheckout:
         """Reopen the checkout that a note describes, for this user. Raise `WorkspaceError`."""
+        created = await self._open_existing(job, workspace, files, user, checkout_note, in_use=False)
+        layers = created.layers
+        if layers is None:
+            await asyncio.to_thread(chown_tree, files.checkout, user)
+        elif layers.image is None:
+            await asyncio.to_thread(chown_tree, layers.upper, user)
+            await asyncio.to_thread(remove_tree, layers.work)
+            make_dir(layers.work, PRIVATE, user)
+        return created
+
+    async def rejoin(
+        self, job: Job, workspace: Workspace, files: JobPaths, checkout_note: CheckoutNote
+    ) -> CreatedCheckout:
+        """Return the checkout that a note describes and whose agent runs. Raise `WorkspaceError`.
+
+        `sweep` has spared it.
+        """
+        return await self._open_existing(
+            job, workspace, files, checkout_note.user, checkout_note, in_use=True
+        )
+
+    async def _open_existing(
+        self,
+        job: Job,
+        workspace: Workspace,
+        files: JobPaths,
+        user: int | None,
+        checkout_note: CheckoutNote,
+        *,
+        in_use: bool,
+    ) -> CreatedCheckout:
         if (checkout_note.warm is not None or checkout_note.over_nothing) and self.warm is None:
             raise WorkspaceError(
                 "The kept checkout is an overlay, and this service has no overlays now.", retryable=False
@@ -242,10 +275,7 @@ class CheckoutFactory:
             mirror = self._mirrors.get(workspace.repository)
             instructions = await self._instructions.load(mirror, checkout_note.commit, workspace)
             if self.warm is not None and checkout_note.warm is not None:
-                plan = await self._content.plan(mirror, checkout_note.commit, workspace)
-                warm = await self.warm.acquire(mirror, checkout_note.commit, workspace, plan)
-                await self.release(files)
-                self._acquired[job.id] = warm
+                warm = await self._acquire_again(job, files, mirror, workspace, checkout_note, in_use=in_use)
                 layers, binds = (
                     self._existing_layers(warm.tree, files, checkout_note, user),
                     (objects_bind(mirror),),
@@ -254,15 +284,32 @@ class CheckoutFactory:
                 binds = (objects_bind(mirror),)
         if self.warm is not None and checkout_note.over_nothing:
             layers = self._existing_layers(self._data_dir / "empty", files, checkout_note, user)
-        if layers is None:
-            await asyncio.to_thread(chown_tree, files.checkout, user)
-        elif layers.image is None:
-            await asyncio.to_thread(chown_tree, layers.upper, user)
-            await asyncio.to_thread(remove_tree, layers.work)
-            make_dir(layers.work, PRIVATE, user)
         return CreatedCheckout(
             files.checkout, checkout_note.commit, instructions, access, layers, binds, access.warnings
         )
+
+    async def _acquire_again(
+        self,
+        job: Job,
+        files: JobPaths,
+        mirror: Mirror,
+        workspace: Workspace,
+        checkout_note: CheckoutNote,
+        *,
+        in_use: bool,
+    ) -> WarmCheckout:
+        """Return the warm checkout below the one that a note describes."""
+        assert self.warm is not None  # noqa: S101  # asked by the caller
+        assert checkout_note.commit is not None  # noqa: S101  # the same
+        if in_use:
+            if job.id not in self._acquired:
+                raise WorkspaceError("The checkout below that of the run is gone.")
+            return self._acquired[job.id]
+        plan = await self._content.plan(mirror, checkout_note.commit, workspace)
+        warm = await self.warm.acquire(mirror, checkout_note.commit, workspace, plan)
+        await self.release(files)
+        self._acquired[job.id] = warm
+        return warm
 
     def _existing_layers(
         self, lower: Path, files: JobPaths, checkout_note: CheckoutNote, user: int | None

@@ -1,9 +1,10 @@
-"""The progress of a git command that takes long, from its stderr. A remote writes there too: no text is passed on."""
+"""The progress of fetches and checkouts: by git from its stderr, where a remote writes too, so no text is passed on."""
 
+import asyncio
 import re
 from collections.abc import Callable
 
-from steadyhand.ports import report_progress
+from steadyhand.ports import ProgressRelay, report_phase, report_progress
 
 _STEPS = (
     rb"Enumerating objects|Counting objects|Compressing objects|Receiving objects|Resolving deltas"
@@ -29,3 +30,13 @@ class GitProgress:
             newest = lines[-1]
             self._report(f"{newest[1].decode('ascii').lower()} {min(100, int(newest[2]))} %")
             self._tail = self._tail[newest.end() :]
+
+
+async def wait_for_fetch(lock: asyncio.Lock, relay: ProgressRelay) -> None:
+    """Acquire the lock of a fetch. While another job fetches, the current run has its phase and its progress."""
+    if not lock.locked():
+        await lock.acquire()
+        return
+    await report_phase("fetching")
+    with relay.joined():
+        await lock.acquire()

@@ -202,6 +202,12 @@ def _read_given(checkout: Checkout) -> tuple[Mapping[bytes, bytes] | None, Layer
     return refs, read_changes(layers.upper, layers.lower)
 
 
+def is_as_given(checkout: Checkout) -> bool:
+    """Return True if the overlay of a checkout shows that nothing in it has changed; blocks."""
+    layer = _read_given(checkout)[1]
+    return layer is not None and layer.is_empty
+
+
 def _extend(bound: asyncio.Timeout, seconds: float) -> None:
     """Move a time limit: a harvest may take longer if it brings more out."""
     when = bound.when()

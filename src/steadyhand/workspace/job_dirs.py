@@ -80,12 +80,14 @@ class JobDirs:
         copy_tree(old.config_dir, copy)
         chown_tree(copy, checkout.uid)
         delete_note(old)
-        for path in (old.config_dir, *transient_paths(old)):
+        for path in transient_paths(old):
             if path.exists():
                 target = new.root / path.relative_to(old.root)
                 if target.parent != new.root:
                     make_dir(target.parent, PRIVATE)
                 path.rename(target)
+        # One right after the other: a turn that does not wait resumes the session that is there.
+        old.config_dir.rename(new.config_dir)
         copy.rename(old.config_dir)
         if not self._sandboxed:
             self._agent_files.restore_sessions(new.config_dir, new.checkout, old.checkout)
@@ -161,14 +163,20 @@ class JobDirs:
 
     async def remove(self, paths: Iterable[Path]) -> None:
         """Remove as many of these paths as possible. Raise `WorkspaceError` if one could not be removed."""
-        failed: Exception | None = None
-        for path in paths:
-            try:
-                await asyncio.to_thread(remove_tree, path)
-            except (OSError, WorkspaceError) as error:
-                failed = error
+        failed = await asyncio.to_thread(_remove_each, tuple(paths))
         if failed is not None:
             raise WorkspaceError("A checkout could not be removed completely.") from failed
+
+
+def _remove_each(paths: Iterable[Path]) -> Exception | None:
+    """Remove as many of these paths as possible; return the last failure. Blocks."""
+    failed: Exception | None = None
+    for path in paths:
+        try:
+            remove_tree(path)
+        except (OSError, WorkspaceError) as error:
+            failed = error
+    return failed
 
 
 def moved_checkout(checkout: Checkout, files: JobPaths) -> Checkout:

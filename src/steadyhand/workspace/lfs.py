@@ -22,10 +22,11 @@ from urllib.parse import unquote, urljoin, urlsplit
 import httpx2
 
 from steadyhand.errors import WorkspaceError
-from steadyhand.ports import report_phase
+from steadyhand.ports import ProgressRelay, report_phase
 from steadyhand.workspace.external_content import LfsFile
 from steadyhand.workspace.filesystem import PRIVATE, make_dir
 from steadyhand.workspace.git import MIB, GitSettings
+from steadyhand.workspace.git_progress import wait_for_fetch
 from steadyhand.workspace.remote_hosts import RemoteHosts, RemoteUrl, UrlRefused, parse_url
 
 MAX_FILES = 10_000
@@ -76,6 +77,8 @@ class LfsStore:
         self._folder = folder
         self._settings = settings
         self._lock = asyncio.Lock()
+        self._relay = ProgressRelay()
+        self._missing_bytes = self._fetched_bytes = 0
 
     def path_of(self, oid: str) -> Path:
         """Return the path of a file's content."""
@@ -88,17 +91,34 @@ class LfsStore:
         """
         _check_bounds(files)
         try:
-            async with asyncio.timeout(FETCH_SECONDS), self._lock:
-                missing = {each.oid: each for each in files if not self.path_of(each.oid).is_file()}
-                if missing:
-                    await report_phase("fetching")
-                    await self._fetch_missing(list(missing.values()), endpoint, authorization)
+            async with asyncio.timeout(FETCH_SECONDS):
+                await wait_for_fetch(self._lock, self._relay)
+                try:
+                    await self._fetch_in_turn(files, endpoint, authorization)
+                finally:
+                    self._lock.release()
         except TimeoutError as error:
             raise WorkspaceError(f"it took longer than {FETCH_SECONDS:g} s") from error
         except httpx2.HTTPError as error:
             raise WorkspaceError(f"{endpoint.host} cannot be reached ({type(error).__name__})") from error
         except OSError as error:
             raise WorkspaceError(f"the files could not be stored: {error.strerror}") from error
+
+    async def _fetch_in_turn(
+        self, files: Sequence[LfsFile], endpoint: RemoteUrl, authorization: str | None
+    ) -> None:
+        missing = {each.oid: each for each in files if not self.path_of(each.oid).is_file()}
+        if not missing:
+            return
+        await report_phase("fetching")
+        self._missing_bytes, self._fetched_bytes = sum(each.size for each in missing.values()), 0
+        await self._fetch_missing(list(missing.values()), endpoint, authorization)
+
+    def _count_fetched(self, size: int) -> None:
+        """Count bytes that came, and report the part of the fetch that is done."""
+        self._fetched_bytes += size
+        percent = 100 * self._fetched_bytes // max(1, self._missing_bytes)
+        self._relay.report(f"files of Git LFS {min(100, percent)} %")
 
     async def _fetch_missing(
         self, files: Sequence[LfsFile], endpoint: RemoteUrl, authorization: str | None
@@ -176,6 +196,7 @@ class LfsStore:
                     if size > file.size:
                         break
                     digest.update(chunk)
+                    self._count_fetched(len(chunk))
                     await asyncio.to_thread(part.write, chunk)
             if size != file.size or digest.hexdigest() != file.oid:
                 raise WorkspaceError(

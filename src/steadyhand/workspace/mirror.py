@@ -23,7 +23,7 @@ from steadyhand.workspace.fetched_refs import (
 )
 from steadyhand.workspace.filesystem import PRIVATE, make_dir, remove_tree
 from steadyhand.workspace.git import Git, GitSettings
-from steadyhand.workspace.git_progress import GitProgress
+from steadyhand.workspace.git_progress import GitProgress, wait_for_fetch
 from steadyhand.workspace.push_report import push_failure
 from steadyhand.workspace.ref_names import COMMIT, FETCHED_PREFIX, HEAD_REF
 from steadyhand.workspace.repository_source import (
@@ -227,12 +227,7 @@ class Mirror:
     async def _refresh(self, since: float, *, share: bool) -> None:
         """Fetch, unless a fetch started after `since` or (with `share`) ran while this call waited."""
         requested_at = time.monotonic()
-        async with contextlib.AsyncExitStack() as stack:
-            with contextlib.ExitStack() as waiting:
-                if self._lock.locked():
-                    await report_phase("fetching")  # it waits for the fetch of another job
-                    waiting.enter_context(self._relay.joined())
-                await stack.enter_async_context(self._exclusive())
+        async with self._exclusive():
             if self._started >= since or (share and self._finished >= requested_at):
                 return
             if self._failure is not None and self._failure[0] >= requested_at:
@@ -245,7 +240,7 @@ class Mirror:
         """Lock the mirror for one fetch; wait at most as long as two fetches may take."""
         try:
             async with asyncio.timeout(2 * self._fetch_seconds):
-                await self._lock.acquire()
+                await wait_for_fetch(self._lock, self._relay)
         except TimeoutError as error:
             raise WorkspaceError(f"The repository '{self.source.display_name}' is busy.") from error
         try:

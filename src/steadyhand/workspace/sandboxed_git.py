@@ -26,6 +26,7 @@ LFS_DIR = Path("/lfs")
 INDEX_CLOCK_SECONDS = 1.1
 """Git trusts an index only for files that are older than it by a whole second of its clock."""
 _MAX_REASON_LENGTH = 300
+_UNFINISHED = ("rebase-merge", "rebase-apply", "sequencer", "BISECT_LOG")
 
 
 # --- git ---------------------------------------------------------------------------------------
@@ -295,6 +296,21 @@ def restore_work(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes
     return {}, []
 
 
+def settle_work(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """Let the branch of the checkout have the harvested commit, as after `restore_work`, and change no file.
+
+    The commit has the content of the files already.
+    """
+    git_dir = Path(".git")
+    if any((git_dir / name).exists() for name in _UNFINISHED):
+        raise GitError("a command of git is unfinished")
+    ids = {} if request["bundle"] is None else _unbundle(request["bundle"])
+    commit = ids.get(os.fsencode(request["ref"]))
+    _git("symbolic-ref", "HEAD", request["branch"])
+    _git("reset", "--quiet", request["base"] if commit is None else _decode_line(commit))
+    return {}, []
+
+
 def _unbundle(bundle: str) -> dict[bytes, bytes]:
     """Store the objects of a bundle; return the ids by name of its refs."""
     lines = _git("bundle", "unbundle", bundle).split(b"\n")
@@ -304,5 +320,6 @@ def _unbundle(bundle: str) -> dict[bytes, bytes]:
 COMMANDS: dict[str, Callable[[Mapping[str, Any]], tuple[dict[str, Any], list[bytes]]]] = {
     "warm": build_checkout,
     "restore": restore_work,
+    "settle": settle_work,
     "refs": update_refs,
 }

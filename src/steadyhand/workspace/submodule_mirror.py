@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from steadyhand.errors import WorkspaceError
-from steadyhand.ports import report_phase
+from steadyhand.ports import ProgressRelay, is_reported, report_phase
 from steadyhand.workspace.external_content import ExternalContent, find_external_content
 from steadyhand.workspace.filesystem import PRIVATE, disk_usage, make_dir, remove_tree
 from steadyhand.workspace.git import MIB, Git, GitSettings
+from steadyhand.workspace.git_progress import GitProgress, wait_for_fetch
 from steadyhand.workspace.remote_hosts import RemoteUrl
 from steadyhand.workspace.repository_source import RepositorySource, remote_config, remote_environment
 
@@ -39,14 +40,19 @@ class SubmoduleMirror:
         env = remote_environment(settings, folder.parent.parent) | {"GIT_ALLOW_PROTOCOL": protocols}
         self._remote_git = Git(env=env, config=config)
         self._lock = asyncio.Lock()
+        self._relay = ProgressRelay()
 
     async def fetch(self, commit: str) -> None:
         """Fetch a commit, unless the mirror has it. Raise `WorkspaceError`."""
         if await self._has(commit):
             return
         try:
-            async with asyncio.timeout(3 * FETCH_SECONDS), self._lock:
-                await self._fetch_once(commit)
+            async with asyncio.timeout(3 * FETCH_SECONDS):
+                await wait_for_fetch(self._lock, self._relay)
+                try:
+                    await self._fetch_once(commit)
+                finally:
+                    self._lock.release()
         except TimeoutError as error:
             raise WorkspaceError(f"the fetch of {self.remote.url} took too long") from error
 
@@ -105,11 +111,16 @@ class SubmoduleMirror:
             await self._git.run("update-ref", own, commit, cwd=self.folder)
 
     async def _fetch_refs(self, *arguments: str, check: bool) -> bool:
+        progress = ("--progress",) if is_reported() else ()
         result = await self._remote_git.run(
-            "fetch", "--quiet", "--no-write-fetch-head", "--no-auto-maintenance", "--no-tags", "--update-shallow",
-            *arguments, cwd=self.folder, seconds=FETCH_SECONDS, check=check,
+            "fetch", "--quiet", *progress, "--no-write-fetch-head", "--no-auto-maintenance", "--no-tags",
+            "--update-shallow", *arguments, cwd=self.folder, seconds=FETCH_SECONDS, check=check,
+            on_stderr=GitProgress(self._report).feed if progress else None,
         )  # fmt: skip
         return result.code == 0
+
+    def _report(self, detail: str) -> None:
+        self._relay.report(f"submodules: {detail}")
 
     async def _within_size(self, fetch: Coroutine[Any, Any, None]) -> None:
         """Run a fetch, stop it once the mirror is too large, and remove what came."""

@@ -2,8 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -14,6 +17,7 @@ from steadyhand.api.native import event_stream
 from steadyhand.api.native.event_stream import event_frame
 from steadyhand.api.openai.responses import response_routes
 from steadyhand.api.transport import sse
+from steadyhand.event_log import WriteLive
 from steadyhand.events import LiveText, Message, TextDelta
 from steadyhand.ports import Emit
 
@@ -141,6 +145,23 @@ def followed_by_many(
         return list(pool.map(follow, range(followers)))
 
 
+class CountedReads:
+    """Counts the reads of jobs and of events of a service's store."""
+
+    def __init__(self, service: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reads: Counter[str] = Counter()
+        store: Any = service.store
+        for name in ("get", "list_events"):
+            monkeypatch.setattr(store, name, self._counted(name, getattr(store, name)))
+
+    def _counted(self, name: str, read: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any) -> Any:
+            self.reads[name] += 1
+            return read(*args)
+
+        return counted
+
+
 def test_an_event_is_rendered_once_for_all_its_followers(
     client: httpx2.Client, service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +172,11 @@ def test_an_event_is_rendered_once_for_all_its_followers(
         return event_frame(item)
 
     monkeypatch.setattr(event_stream, "event_frame", render)
+    counted = CountedReads(service, monkeypatch)
     streams = followed_by_many(client, service, {}, "/v1/jobs/{}/events", 8)
+    # Each reads when it comes; at the end of the harvest and of the job one reads for all.
+    assert counted.reads["get"] < 8 * 3 + 8
+    assert counted.reads["list_events"] < 8 * 2 + 8
     # One that still reads the store has live text after it.
     assert len({tuple(sorted(stream.split(b"\n\n"))) for stream in streams}) == 1
     assert streams[0].count(b"event: ") == len(rendered)
@@ -177,6 +202,57 @@ def test_an_event_of_a_response_is_rendered_once_for_all_its_followers(
     streams = followed_by_many(client, service, fields, "/v1/responses/{}?stream=true", 8)
     assert len(set(streams)) == 1
     assert sorted(rendered) == list(range(streams[0].count(b"event: ")))
+
+
+def test_what_is_written_at_once_is_rendered_once_for_all_followers(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: list[Any] = []
+
+    def render(item: Any) -> bytes:
+        rendered.append(item)
+        return event_frame(item)
+
+    monkeypatch.setattr(event_stream, "event_frame", render)
+    item = LiveText("0123456789ab", 1, datetime(2026, 1, 2, tzinfo=UTC), TextDelta("m1", "Hello"))
+
+    async def scene() -> list[list[bytes]]:
+        cache = sse.FrameCache()
+        written: list[list[bytes]] = []
+        done, all_follow = asyncio.Event(), asyncio.Event()
+        ready: list[WriteLive] = []
+
+        async def follow(write_live: WriteLive) -> AsyncGenerator[Any, None]:
+            ready.append(write_live)
+            if len(ready) == 5:
+                all_follow.set()
+            await done.wait()
+            yield [item]
+
+        async def receive() -> Any:
+            await asyncio.Event().wait()
+
+        async def send(_message: Any) -> None:
+            pass
+
+        def write_chunk(chunk: bytes, chunks: list[bytes]) -> bool:
+            chunks.append(chunk)
+            return True
+
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            for _ in range(5):
+                chunks: list[bytes] = []
+                written.append(chunks)
+                response = event_stream.event_stream_response(follow, lambda: True, cache)
+                scope = {sse.WRITE_CHUNK_SCOPE_KEY: partial(write_chunk, chunks=chunks)}
+                group.create_task(response(scope, receive, send))
+            await all_follow.wait()
+            assert all(write_live(item) for write_live in ready)
+            done.set()
+        return written
+
+    written = asyncio.run(scene())
+    frame = event_frame(item)
+    assert written == [[b"%x\r\n%b\r\n" % (len(frame), frame)]] * 5
+    assert rendered == [item]
 
 
 def test_a_frame_is_kept_for_equal_items_alone_and_within_bounds() -> None:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
@@ -17,9 +18,15 @@ from tests.api.api_service import (
     wait_until,
 )
 
+from steadyhand.api.native import jobs
+from steadyhand.api.native.serializers import job_item_json
 from steadyhand.api.schemas import native_bodies
+from steadyhand.job import Job, Run
+from steadyhand.store import brief_jobs
+from steadyhand.store.mapping import job_from_row
 
-KEYS = set(native_bodies.Job.__annotations__)
+KEYS = set(native_bodies.Job.__required_keys__)
+"""Those that are always there."""
 
 
 def test_the_documented_keys_are_those_of_the_contract() -> None:
@@ -28,7 +35,7 @@ def test_the_documented_keys_are_those_of_the_contract() -> None:
         "idle_timeout_seconds last_event links metadata model object on_interrupt origin outcome "
         "parent_job_id parked_until priority prompt prompt_start publish queue_position ref run runner runs "
         "session_id started_at state structured_output timeout_seconds title usage warnings "
-        "workspace"
+        "will_run_again workspace"
     )
 
 
@@ -351,6 +358,51 @@ def test_the_list_pages_newest_first_without_what_is_long(client: httpx2.Client)
     ).json()
     assert [job["id"] for job in rest["data"]] == made[1::-1]
     assert (rest["has_more"], rest["next_cursor"], rest["object"]) == (False, None, "list")
+
+
+def test_a_listed_job_is_read_and_rendered_once_until_it_changes(
+    client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created: list[str] = []
+    rendered: list[str] = []
+
+    def create(row: Mapping[str, Any], runs: Sequence[Run]) -> Job:
+        created.append(row["id"])
+        return job_from_row(row, runs)
+
+    def render(job: Job, position: int | None) -> native_bodies.JobItem:
+        rendered.append(job.id)
+        return job_item_json(job, position)
+
+    monkeypatch.setattr(brief_jobs, "job_from_row", create)
+    monkeypatch.setattr(jobs, "job_item_json", render)
+    metadata = {"batch": "rendered"}
+    ids = [run_job(client, "say x", metadata=metadata)["id"] for _ in range(3)]
+
+    def page() -> list[dict[str, Any]]:
+        created.clear()
+        rendered.clear()
+        body: dict[str, Any] = client.get("/v1/jobs", params={"metadata.batch": "rendered"}).json()
+        return list(body["data"])
+
+    first = page()
+    assert [item["id"] for item in first] == ids[::-1]
+    for item in first:
+        job = client.get(f"/v1/jobs/{item['id']}").json()
+        assert item == {name: job[name] for name in item}
+    assert page() == first
+    assert (created, rendered) == ([], [])
+    client.post(f"/v1/jobs/{ids[1]}/retry")
+    wait_until(lambda: client.get(f"/v1/jobs/{ids[1]}").json()["run"] == 2)
+    run_job(client, "say x", metadata=metadata)
+    wait_until(lambda: client.get(f"/v1/jobs/{ids[1]}").json()["state"] == "completed")
+    again = page()
+    assert [item["run"] for item in again] == [1, 1, 2, 1]
+    assert again[1] == first[0]
+    assert set(created) == set(rendered) == {again[0]["id"], ids[1]}
+    client.delete(f"/v1/jobs/{ids[0]}")
+    assert page() == again[:3]
+    assert (created, rendered) == ([], [])
 
 
 def test_a_page_of_the_list_has_20_jobs_unless_asked_otherwise(client: httpx2.Client) -> None:

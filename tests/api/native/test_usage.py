@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from tests.api.api_service import ADMIN, LIMITED, OTHER, SUBMITTER, RunningService
 from tests.api.native.test_keys import check, limited, make
 
-from steadyhand.ports import ModelCall, TokenCounts, period_bounds
+from steadyhand.ports import ALL_SCOPES, ModelCall, TokenCounts, period_bounds
 
 DAY = datetime(2026, 1, 31, 12, tzinfo=UTC)
 _numbers = itertools.count()
@@ -64,6 +64,7 @@ def test_without_groups_there_is_one_row_of_everything_settled(service: RunningS
         "agent": None,
         "model": None,
         "provider": None,
+        "workspace": None,
         "day": None,
         "calls": 4,
         "usage": {
@@ -193,3 +194,39 @@ def test_a_key_whose_budget_is_spent_is_refused_at_every_door_until_it_begins_an
         assert again.json()["id"] == job.json()["id"]
     with limited(service, **limits) as other:
         assert other.post("/v1/jobs", json={"prompt": "say x"}).status_code == 202
+
+
+def test_usage_is_grouped_by_workspace_without_credentials_of_a_url(service: RunningService) -> None:
+    with service.client() as client:
+        created = client.post(
+            "/v1/keys", json={"name": "by workspace", "scopes": [*ALL_SCOPES - {"admin"}]}
+        ).json()
+    with service.client(created["secret"]) as own:
+        url = "https://user:secret@git.example.org/shop.git?token=x"
+        for workspace in ("infra", url, url, "scratch"):
+            job = {"prompt": "say x", "workspace": workspace}
+            assert own.post("/v1/jobs", json=job, headers={"prefer": "wait=20"}).status_code == 200
+    clean = "https://git.example.org/shop.git"
+    found = rows(service, created["secret"], by="workspace")
+    assert costs(found, "workspace") == {
+        ("",): "0.041200",
+        (clean,): "0.082400",
+        ("infra",): "0.041200",
+    }
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    by_day = rows(
+        service, created["secret"], by=["workspace", "day"], since=f"{today}T00:00:00Z", workspace=url
+    )
+    assert costs(by_day, "workspace", "day") == {(clean, today): "0.082400"}
+    assert costs(rows(service, api_key=created["id"], workspace=clean)) == {(): "0.082400"}
+    assert costs(rows(service, api_key=created["id"], by="model", workspace="infra")) != {}
+    assert rows(service, by="workspace", workspace="nowhere") == []
+    with service.client(created["secret"]) as own:
+        pages: list[list[str]] = []
+        cursor = None
+        while cursor is not None or not pages:
+            query = "by=workspace&limit=1" + ("" if cursor is None else f"&cursor={cursor}")
+            page = own.get(f"/v1/usage?{query}").json()
+            pages.append([row["workspace"] for row in page["data"]])
+            cursor = page["next_cursor"]
+    assert pages == [[""], [clean], ["infra"]]

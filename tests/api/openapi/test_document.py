@@ -16,6 +16,15 @@ from steadyhand.api.examples import examples
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
 
 ROUTES = {
+    ("get", "/v1/schedules"),
+    ("post", "/v1/schedules"),
+    ("get", "/v1/schedules/{name}"),
+    ("patch", "/v1/schedules/{name}"),
+    ("delete", "/v1/schedules/{name}"),
+    ("post", "/v1/schedules/{name}/pause"),
+    ("post", "/v1/schedules/{name}/resume"),
+    ("post", "/v1/schedules/{name}/run"),
+    ("get", "/v1/schedules/{name}/history"),
     ("get", "/health"),
     ("get", "/livez"),
     ("get", "/readyz"),
@@ -29,13 +38,28 @@ ROUTES = {
     ("get", "/v1/jobs/{job_id}/diff"),
     ("get", "/v1/jobs/{job_id}/transcript"),
     ("get", "/v1/jobs/{job_id}/bundle"),
+    ("post", "/v1/jobs/cancel"),
+    ("post", "/v1/jobs/retry"),
+    ("post", "/v1/jobs/resume"),
     ("post", "/v1/jobs/{job_id}/cancel"),
     ("post", "/v1/jobs/{job_id}/retry"),
     ("post", "/v1/jobs/{job_id}/resume"),
+    ("post", "/v1/jobs/{job_id}/steer"),
     ("post", "/v1/jobs/{job_id}/turns"),
     ("get", "/v1/agents"),
     ("get", "/v1/workspaces"),
     ("get", "/v1/usage"),
+    ("get", "/v1/tools"),
+    ("get", "/v1/forecast"),
+    ("get", "/v1/callbacks/deliveries"),
+    ("get", "/v1/callbacks/deliveries/{delivery_id}"),
+    ("post", "/v1/callbacks/deliveries/{delivery_id}/replay"),
+    ("get", "/v1/callbacks/secret"),
+    ("get", "/v1/callbacks/endpoints"),
+    ("post", "/v1/callbacks/endpoints"),
+    ("get", "/v1/callbacks/endpoints/{name}"),
+    ("patch", "/v1/callbacks/endpoints/{name}"),
+    ("delete", "/v1/callbacks/endpoints/{name}"),
     ("get", "/v1/keys"),
     ("post", "/v1/keys"),
     ("get", "/v1/keys/{key_id}"),
@@ -141,7 +165,10 @@ def test_every_error_is_the_one_body_in_its_media_type(document: dict[str, Any])
         if path not in OPEN:
             assert {"401", "403"} <= set(operation["responses"]), path
         native = path.startswith(
-            ("/v1/jobs", "/v1/agents", "/v1/workspaces", "/v1/keys", "/v1/usage", "/livez", "/readyz")
+            (
+                *("/v1/jobs", "/v1/agents", "/v1/workspaces", "/v1/keys", "/v1/usage", "/v1/forecast"),
+                *("/v1/tools", "/v1/callbacks", "/v1/schedules", "/livez", "/readyz"),
+            )
         )
         media = "application/problem+json" if native else "application/json"
         for status, answer in operation["responses"].items():

@@ -22,9 +22,10 @@ from tests.gateway.gateway_harness import (
     wait_until,
 )
 
+from steadyhand.addresses import Address, parse_target
 from steadyhand.errors import SpawnError
 from steadyhand.gateway.egress.connect_proxy import MAX_CONNECTIONS, ConnectProxy, ProxyTimeouts
-from steadyhand.gateway.egress.rules import Address, EgressRules, parse_target
+from steadyhand.gateway.egress.rules import EgressRules
 from steadyhand.gateway.run_events import MAX_REFUSALS, RunEvents
 
 LOOPBACK = {"listed.test": ["127.0.0.1"], "a.pages.test": ["127.0.0.1"]}

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steadyhand.addresses import is_public, parse_target
 from steadyhand.errors import ConfigError
-from steadyhand.gateway.egress.rules import EgressRules, is_public, parse_target
+from steadyhand.gateway.egress.rules import EgressRules
 
 LIST = EgressRules.parse(
     ["example.org", "*.pages.example", "Bücher.example", "odd.example:8443", "10.1.2.3", "[fd00::5]:22"]

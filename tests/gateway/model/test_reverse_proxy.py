@@ -26,6 +26,7 @@ from tests.gateway.gateway_harness import (
 from steadyhand.errors import RunError
 from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, job_limits, slot_dir
 from steadyhand.gateway.model import reverse_proxy
+from steadyhand.gateway.model.http_client import UpstreamResponse
 from steadyhand.gateway.model.providers import PLACEHOLDER_CREDENTIAL
 from steadyhand.gateway.model.unix_listener import MAX_CONNECTIONS
 from steadyhand.testing.memory_ledger import MemoryLedger
@@ -212,6 +213,74 @@ def test_each_piece_of_an_answer_is_there_before_the_next_is_sent(world_dir: Pat
                 heard += piece
                 arrived[int(piece.split()[1])].set()
         assert heard == b"".join(b"data: %d\n\n" % number for number in range(5))
+
+    asyncio.run(main())
+
+
+def numbered(count: int, length: int) -> list[bytes]:
+    """Return lines of this length with numbers."""
+    return [b"%0*d\n" % (length - 1, number) for number in range(count)]
+
+
+async def write_lines(lines: list[bytes], go_on: asyncio.Event, writer: asyncio.StreamWriter) -> None:
+    """Write an answer of lines: the first one, and the others once they may come."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    writer.write(head)
+    for number, line in enumerate(lines):
+        if number == 1:
+            await asyncio.wait_for(go_on.wait(), TIMEOUT_SECONDS)
+        writer.write(b"%x\r\n%b\r\n" % (len(line), line))
+        await writer.drain()
+    writer.write(b"0\r\n\r\n")
+    await writer.drain()
+
+
+def test_pieces_wake_no_task_for_an_agent_that_reads_and_wait_for_one_that_does_not(
+    world_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    returned: list[bytes] = []
+    task_woken = asyncio.Event()
+    next_chunk = UpstreamResponse.next_chunk
+
+    async def noted(response: UpstreamResponse) -> bytes:
+        chunk = await next_chunk(response)
+        returned.append(chunk)
+        task_woken.set()
+        return chunk
+
+    monkeypatch.setattr(UpstreamResponse, "next_chunk", noted)
+
+    async def answered(lines: list[bytes], *, reads_at_once: bool) -> bytes:
+        go_on = asyncio.Event()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            await write_lines(lines, go_on, writer)
+
+        heard = b""
+        async with (
+            serve_host(answer) as upstream,
+            open_gateway(world_dir, upstream.url) as way,
+            way.client() as client,
+            client.stream("POST", "/v1/messages", content=b"{}") as response,
+        ):
+            async for piece in response.aiter_raw():
+                heard += piece
+                if not go_on.is_set():
+                    returned.clear()
+                    task_woken.clear()
+                    go_on.set()
+                    if not reads_at_once:
+                        await asyncio.wait_for(task_woken.wait(), TIMEOUT_SECONDS)
+        return heard
+
+    async def main() -> None:
+        lines = numbered(500, 10)
+        assert await answered(lines, reads_at_once=True) == b"".join(lines)
+        assert returned == [b""]
+        lines = numbered(500, 8_000)
+        assert await answered(lines, reads_at_once=False) == b"".join(lines)
+        assert len(returned) > 1
 
     asyncio.run(main())
 

@@ -111,7 +111,11 @@ def test_the_ledger_equals_the_models_own_count_to_the_token_over_200_mixed_runs
 
             async def run(number: int) -> None:
                 nonlocal total
-                work = make_run_context(make_checkout(world_dir), budget_micros=10**12)
+                work = make_run_context(
+                    make_checkout(world_dir),
+                    budget_micros=10**12,
+                    workspace="https://user:secret@git.example.org/shop.git" if number % 2 else None,
+                )
                 async with free, gateway.open_run(work, emit) as attendance:
                     told = model_environment(attendance.model_access)
                     if number in WITH_THE_CLI:
@@ -140,8 +144,14 @@ def test_the_ledger_equals_the_models_own_count_to_the_token_over_200_mixed_runs
                     group.create_task(run(number))
             counted = model.all_totals
             (row,) = await store.usage(UsageQuery())
+            by_workspace = {
+                each.group["workspace"]: each.total
+                for each in await store.usage(UsageQuery(by=("workspace",)))
+            }
             await store.close()
         assert row.total == total
+        assert sorted(by_workspace) == ["", "https://git.example.org/shop.git"]
+        assert by_workspace[""].plus(by_workspace["https://git.example.org/shop.git"]) == total
         assert row.total.tokens == TokenCounts(
             input=counted["input_tokens"],
             output=counted["output_tokens"],

@@ -350,3 +350,52 @@ def test_calls_that_cost_no_more_than_they_reserve_are_never_more_than_one_over(
         assert sum(landed) <= limit or sum(landed) - max(landed) < limit
 
     asyncio.run(main())
+
+
+def test_a_shared_limit_is_told_of_once_in_each_period_when_its_share_is_reached() -> None:
+    async def main() -> None:
+        clock = FakeClock()
+        made = budgets(clock=clock)
+        day, month = BudgetLimit("key", "k1", "day", 1_000), BudgetLimit("service", "", "month", 10_000)
+        account = payer(day, month)
+
+        async def spend(micros: int) -> list[tuple[str, str, int]]:
+            near = (await made.admit(account, 1)).settle(micros)
+            return [(each.limit.scope, each.limit.period, each.settled_micros) for each in near]
+
+        assert await spend(799) == []
+        assert await spend(1) == [("key", "day", 800)]
+        assert await spend(100) == []
+        clock.now += timedelta(days=1)
+        assert await spend(900) == [("key", "day", 900)]
+        clock.now += timedelta(days=1)
+        assert await spend(7_000) == [("key", "day", 7_000), ("service", "month", 8_800)]
+        of_a_job = BudgetLimit("job", "j2", "job", 1_000)
+        reservation_of_a_job = await made.admit(payer(of_a_job, job="j2"), 1)
+        assert reservation_of_a_job.settle(990) == []
+        assert reservation_of_a_job.settle(990) == ()
+
+    asyncio.run(main())
+
+
+def test_a_restart_tells_of_no_limit_again() -> None:
+    async def main() -> None:
+        ledger, clock = MemoryLedger(), FakeClock()
+        limit = BudgetLimit("key", "k1", "day", 1_000)
+        await ledger.save_call(make_call(at=clock.now, api_key_id="k1", micros=850))
+        made = budgets(ledger, clock)
+        await made.seed()
+        assert (await made.admit(payer(limit), 1)).settle(50) == []
+
+    asyncio.run(main())
+
+
+def test_calls_side_by_side_tell_of_a_limit_once_at_the_share_of_the_settings() -> None:
+    async def main() -> None:
+        made = budgets(near_share=0.5)
+        limit = BudgetLimit("agent", "claude", "day", 1_001)
+        held = [await made.admit(payer(limit), 10) for _ in range(10)]
+        near = [each for one in held for each in one.settle(100)]
+        assert [each.settled_micros for each in near] == [600]  # half of it is 500.5
+
+    asyncio.run(main())

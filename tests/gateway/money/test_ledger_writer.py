@@ -79,6 +79,22 @@ def test_calls_are_held_and_are_in_the_ledger_once_it_answers(tmp_path: Path) ->
     in_outage(tmp_path, scene)
 
 
+def test_calls_that_are_under_way_are_stored_together_with_one_that_ends(tmp_path: Path) -> None:
+    async def scene(metering: Metering) -> None:
+        metering.ledger.answers.set()
+        first = await metering.run.begin_call(MODEL, 4)
+        assert metering.writer._delayed.keys() == {first.call.id}
+        await metering.call(10)
+        assert metering.writer._delayed == {}  # it does not wait for a commit of its own
+        await metering.writer.flush({first.call.id})
+        assert not metering.ledger.calls[first.call.id].settled
+        first.settle(None, 200)
+        assert (await metering.run.final_usage()).calls == 2
+        assert all(call.settled for call in metering.ledger.calls.values())
+
+    in_outage(tmp_path, scene)
+
+
 def test_a_call_that_is_held_counts_against_the_budget(tmp_path: Path) -> None:
     async def scene(metering: Metering) -> None:
         await metering.call(100)
@@ -133,3 +149,24 @@ def test_a_stop_in_an_outage_does_not_wait_for_ever(tmp_path: Path, monkeypatch:
             assert ledger.calls == {}
 
     asyncio.run(play())
+
+
+def test_who_waits_for_the_usage_of_a_run_does_not_wait_for_calls_of_others(tmp_path: Path) -> None:
+    class SharingLedger(HoldingLedger):
+        """A ledger in which a call waits for others, or for who waits for it."""
+
+        def hasten(self) -> None:
+            self.answers.set()
+
+    async def scene() -> None:
+        ledger, clock = SharingLedger(), FakeClock()
+        writer = LedgerWriter(ledger)
+        billing = BillingContext(Budgets(ledger, clock), writer, FLAT_PRICES, clock, job_limits)
+        work = make_run_context(make_checkout(tmp_path))
+        async with asyncio.timeout(30), writer.open():
+            run = MeteredRun(work, Provider(), billing, RunEvents(_ignore))
+            await Metering(ledger, writer, run).call(10)
+            assert (await run.final_usage()).micros == 10
+            assert len(ledger.settled_calls) == 1
+
+    asyncio.run(scene())

@@ -25,6 +25,7 @@ from tests.gateway.gateway_harness import (
 )
 
 from steadyhand.admission import spending_from_ledger
+from steadyhand.events import BudgetNear
 from steadyhand.gateway import BillingDeps, ModelGateway, Provider, job_limits
 from steadyhand.ports import BudgetLimit, TokenCounts, UsageQuery, UsageTotal
 from steadyhand.testing.contracts.samples import NOON, make_call
@@ -487,5 +488,25 @@ def test_what_an_earlier_life_left_open_is_settled_at_the_start_and_counts(world
                 way = GatewayHarness(world_dir / "run" / "slot-0" / "model.sock")
                 assert (await call(way)).status_code == 402
                 assert await attendance.final_usage() == UsageTotal()
+
+    asyncio.run(main())
+
+
+def test_a_budget_that_is_nearly_spent_is_an_event_of_the_job_once(world_dir: Path) -> None:
+    async def main() -> None:
+        ledger = MemoryLedger()
+        await ledger.save_call(make_call(micros=100, job_id="of this morning"))
+        limits = [BudgetLimit("key", "k_one", "day", 250), BudgetLimit("service", "", "day", 100_000)]
+        async with answering(
+            ok_response(message()), world_dir, ledger=ledger, get_limits=lambda _job, _agent: limits
+        ) as way:
+            assert (await call(way)).status_code == 200
+            assert (await call(way)).status_code == 200
+            assert (await call(way)).status_code == 402
+            await way.open_access.final_usage()
+            near = [body for body in way.events if isinstance(body, BudgetNear)]
+            assert [(each.scope, each.name, each.period, each.limit_usd) for each in near] == [
+                ("key", "k_one", "day", "0.00025")
+            ]
 
     asyncio.run(main())

@@ -67,9 +67,7 @@ def test_a_run_waits_for_its_background_and_its_result_is_that_of_the_turn_that_
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
 ) -> None:
     # The idle limit is shorter than the work: an agent that waits for it is not silent.
-    stage = _stage(
-        real_cli, world_dir, scripted_model, "[[scenario:background]] go", idle_timeout_seconds=2.5
-    )
+    stage = _stage(real_cli, world_dir, scripted_model, "[[scenario:background]] go", idle_timeout_seconds=5)
     told: list[RunEvidence] = []
     stage.spec = replace(stage.spec, on_answer=told.append)
     ran = asyncio.run(stage.run())

@@ -15,6 +15,7 @@ from claude_agent_sdk._cli_version import __cli_version__
 from structlog.testing import capture_logs
 from tests.docs.pages import PROJECT
 
+from steadyhand.job import ClientTool
 from steadyhand.outcome import StopReason
 from steadyhand.ports import Command
 from steadyhand.redact import NO_REDACTION
@@ -175,6 +176,44 @@ def _refusing_agent(python: Python, folder: Path, subtype: str) -> Path:
     return program
 
 
+RECORDING = """
+import json, os, sys
+subtypes = []
+for line in sys.stdin.buffer:
+    message = json.loads(line)
+    if message["type"] == "control_request":
+        subtypes.append(message["request"]["subtype"])
+        answer = {"request_id": message["request_id"], "subtype": "success", "response": {}}
+        os.write(1, json.dumps({"type": "control_response", "response": answer}).encode() + b"\\n")
+    else:
+        result = {"type": "result", "subtype": "success", "result": " ".join(subtypes) or "none"}
+        os.write(1, json.dumps(result).encode() + b"\\n")
+"""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fields", "requests"),
+    [
+        ("hello", {}, "none"),
+        ("/hello", {}, "initialize"),
+        ("hello", {"tools": (ClientTool("get_time", "", {"type": "object"}),)}, "initialize"),
+    ],
+    ids=["plain", "command", "tools"],
+)
+def test_a_run_sends_initialize_only_if_it_depends_on_it(
+    python: Python, world_dir: Path, prompt: str, fields: Mapping[str, Any], requests: str
+) -> None:
+    program = world_dir / "recording"
+    program.write_text(f"#!{python('').argv[0]} -IS\n{RECORDING}", encoding="utf-8")
+    program.chmod(0o755)
+    harness = RunnerHarness.make(
+        ClaudeRunner(program, NoSandbox(), NO_REDACTION), world_dir, prompt, **fields
+    )
+    result = asyncio.run(harness.run()).report.evidence.result
+    assert result is not None
+    assert result.text == requests
+
+
 def _assert_logged(logged: Sequence[Mapping[str, Any]], event: str, job_id: str) -> None:
     assert {"event": event, "job": job_id, "exc_info": True, "log_level": "debug"} in logged
 
@@ -182,7 +221,7 @@ def _assert_logged(logged: Sequence[Mapping[str, Any]], event: str, job_id: str)
 def test_a_refused_initialize_is_logged(python: Python, world_dir: Path) -> None:
     structlog.reset_defaults()
     program = _refusing_agent(python, world_dir, "initialize")
-    harness = RunnerHarness.make(ClaudeRunner(program, NoSandbox(), NO_REDACTION), world_dir, "hello")
+    harness = RunnerHarness.make(ClaudeRunner(program, NoSandbox(), NO_REDACTION), world_dir, "/hello")
     with capture_logs() as logged:
         assert asyncio.run(harness.run()).outcome == "no_result"
     _assert_logged(logged, "agent.connect_failed", harness.spec.job.id)

@@ -6,7 +6,11 @@ import pytest
 
 from steadyhand.agents import Agent, Workspace
 from steadyhand.ports import AgentPaths, Checkout, JobPaths, ModelAccess, RunSpec
-from steadyhand.runner.claude.environment import agent_environment, model_environment
+from steadyhand.runner.claude.environment import (
+    agent_environment,
+    direct_environment,
+    model_environment,
+)
 from steadyhand.testing.contracts.samples import make_job
 
 HEADERS = {"x-steadyhand-run": "token"}
@@ -86,3 +90,25 @@ def test_an_agents_own_variables_win_over_the_models_and_those_over_the_services
     names = ("A", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "HOME")
     assert [environment[name] for name in names] == ["service", "model", "agent", "/home/agent"]
     assert agent_environment(replace(spec, model_access=None), VIEW)["ANTHROPIC_API_KEY"] == "service"
+
+
+@pytest.mark.parametrize(
+    ("env", "access", "expected"),
+    [
+        ({"HTTP_PROXY": "http://p"}, ModelAccess(base_url="http://127.0.0.1:1"), "127.0.0.1"),
+        (
+            {"https_proxy": "http://p", "no_proxy": "a.example", "NO_PROXY": "b.example"},
+            ModelAccess("bedrock", base_url="http://127.0.0.1:1"),
+            "b.example,a.example,127.0.0.1",
+        ),
+        ({"HTTP_PROXY": ""}, ModelAccess(base_url="http://127.0.0.1:1"), None),
+        ({"HTTP_PROXY": "http://p"}, ModelAccess(base_url="https://m.example"), None),
+        ({"HTTP_PROXY": "http://p"}, ModelAccess(base_url="http://127.0.0.1:1", socket="/run/s"), None),
+        ({"HTTP_PROXY": "http://p"}, ModelAccess(), None),
+    ],
+)
+def test_a_model_on_loopback_is_asked_without_the_proxy_of_an_agent(
+    env: Mapping[str, str], access: ModelAccess, expected: str | None
+) -> None:
+    variables = {} if expected is None else {"NO_PROXY": expected, "no_proxy": expected}
+    assert direct_environment(env, access) == variables

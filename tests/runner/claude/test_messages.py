@@ -78,6 +78,7 @@ def test_a_subagents_words_are_not_the_agents_but_its_tools_are_seen() -> None:
     )
     events = conversation.feed(_assistant(*blocks, parent_tool_use_id="toolu_9"), 0)
     assert [type(each) for each in events] == [ToolStarted, UsageReported]
+    assert events[0] == ToolStarted("t", "Bash", {}, parent_tool_id="toolu_9")
     delta = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x"}}
     assert conversation.feed({"type": "stream_event", "event": delta, "parent_tool_use_id": "t"}, 0) == []
     assert conversation.feed({"type": "stream_event", "event": delta, "parent_tool_use_id": None}, 0) == [

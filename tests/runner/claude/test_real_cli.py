@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from steadyhand.agents import AgentDefinition
-from steadyhand.events import Message, TextDelta, ToolFinished, UsageReported
+from steadyhand.events import Message, TextDelta, ToolFinished, ToolStarted, UsageReported
 from steadyhand.job import Turn as Said
 from steadyhand.outcome import StopReason, decide_outcome
 from steadyhand.ports import Runner
 from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.plain import PlainRunner
 from steadyhand.runner.claude.runner import ClaudeRunner
-from steadyhand.runner.claude.tool_names import ALL_TOOLS, BUILT_IN_TOOLS, TOOL_ALIASES
+from steadyhand.runner.claude.tool_names import ALL_TOOLS, BUILT_IN_TOOLS, TOOL_ALIASES, TOOL_NAMES
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.cli import DUMMY_API_KEY, SYSTEM_PATH
 from steadyhand.testing.contracts.runner_harness import RunnerHarness
@@ -276,3 +276,42 @@ def test_images_and_documents_reach_the_model_as_blocks_and_a_large_file_by_its_
     (path,) = stage.spec.checkout.directory.glob(".attachments/*-large.txt")
     assert path.read_text() == "hello"
     assert any(f"message: .attachments/{path.name}]" in str(block.get("text")) for block in blocks)
+
+
+def test_the_calls_of_subagents_name_the_call_that_started_them(
+    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
+) -> None:
+    ran = asyncio.run(
+        _stage("stream", real_cli, world_dir, scripted_model, "[[scenario:subagents]] look").run()
+    )
+    assert ran.outcome == "success"
+    calls = ran.events_of(ToolStarted)
+    agents = {call.tool_id for call in calls if call.parent_tool_id is None}
+    assert len(agents) == 3
+    inner = [call.parent_tool_id for call in calls if call.parent_tool_id is not None]
+    assert inner
+    assert set(inner) <= agents
+
+
+def test_the_tools_of_the_todo_list_have_the_names_and_fields_that_the_page_reads(
+    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
+) -> None:
+    create, update = TOOL_NAMES.create_todo, TOOL_NAMES.update_todo
+    scripted_model.scenario = Scenario(
+        "todo",
+        "",
+        (
+            ModelTurn(tool=(ModelToolCall(create, {"subject": "look", "description": "around"}),)),
+            ModelTurn(tool=(ModelToolCall(update, {"taskId": "1", "status": "in_progress"}),)),
+            ModelTurn(text="done"),
+        ),
+    )
+    stage = _stage("stream", real_cli, world_dir, scripted_model, "go")
+    stage.spec = replace(stage.spec, agent=replace(stage.spec.agent, tools=(create, update)))
+    ran = asyncio.run(stage.run())
+    created, updated = ran.events_of(ToolFinished)
+    assert (created.is_error, created.output) == (False, "Task #1 created successfully: look")
+    assert not updated.is_error
+    windows = ran.events_of(UsageReported)[-1].context_windows
+    assert windows is not None
+    assert set(windows.values()) == {1_000_000}

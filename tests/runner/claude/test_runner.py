@@ -34,6 +34,10 @@ class _CountingRedactor(Redactor):
         super().__init__(["a-secret-of-no-agent"])
         self.searched = b""
 
+    def spans(self, data: bytes, *, text_only: bool = False) -> Spans:
+        self.searched += data
+        return super().spans(data, text_only=text_only)
+
     def search(self, data: bytes, *, text_only: bool = False, early: bool = False) -> tuple[Spans, int]:
         self.searched += data
         return super().search(data, text_only=text_only, early=early)

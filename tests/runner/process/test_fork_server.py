@@ -14,7 +14,7 @@ import pytest
 
 from steadyhand.errors import SpawnError
 from steadyhand.ports import Command
-from steadyhand.runner.process import agent_process, fork_server
+from steadyhand.runner.process import fork_server, supervisor_channel
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec, start_ticks
 from steadyhand.testing.processes import pids_with_mark
 from steadyhand.testing.service import wait_until
@@ -103,7 +103,7 @@ def test_one_that_hangs_fails_a_run_within_its_bound_and_is_replaced(
             hung = _parent(before.pid)
             os.kill(hung, signal.SIGSTOP)
             with monkeypatch.context() as patched:
-                patched.setattr(agent_process, "START_SECONDS", 0.5)
+                patched.setattr(supervisor_channel, "START_SECONDS", 0.5)
                 with pytest.raises(SpawnError, match="did not start in time"):
                     async with AgentProcess.start(LaunchSpec(python(HELLO))):
                         pass

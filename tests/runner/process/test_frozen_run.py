@@ -17,7 +17,14 @@ from steadyhand.errors import SpawnError
 from steadyhand.outcome import StopReason
 from steadyhand.ports import Checkout, Command, RunSpec, StopSignal
 from steadyhand.redact import Redactor
-from steadyhand.runner.process import agent_process, cgroups, fork_server, process_tree, run_loop
+from steadyhand.runner.process import (
+    agent_process,
+    cgroups,
+    fork_server,
+    process_tree,
+    run_loop,
+    supervisor_channel,
+)
 from steadyhand.runner.process.agent_process import AgentProcess, ExitStatus, LaunchSpec, start_ticks
 from steadyhand.runner.process.kill_run import kill_leftover_run
 from steadyhand.runner.process.output import OutputCapture
@@ -34,7 +41,8 @@ BOUND_SECONDS = 20.0
 
 @pytest.fixture(autouse=True)
 def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent_process, "REPLY_SECONDS", 0.3, raising=False)
+    for module in (agent_process, supervisor_channel):
+        monkeypatch.setattr(module, "REPLY_SECONDS", 0.3)
 
 
 def _launch(command: Command, means: str) -> LaunchSpec:

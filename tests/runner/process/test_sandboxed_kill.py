@@ -7,25 +7,25 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.runner.sandboxed_process import MIB, SandboxHarness, sandbox_harness, shared_etc, wait_until_ready
 
 from steadyhand.agents import Agent
-from steadyhand.runner.process import cgroups
+from steadyhand.runner.process import cgroups, paused_processes, process_tree
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec, start_ticks
 from steadyhand.runner.process.kill_run import kill_leftover_run
 from steadyhand.testing.processes import pids_with_mark, wait_until_gone
+from steadyhand.testing.service import wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 KINDS = ("plain", "setsid", "daemon", "reforking")
 UNRULY = (Path(__file__).parents[1] / "unruly_agent.py").read_text(encoding="utf-8")
-AFTER_SECONDS = 1.0
-"""How long after the end something may still be dying."""
+AFTER_SECONDS = 10.0
+"""How long after the end something may still be dying on a busy machine; left alone it would live for 30 s."""
 
 
 @pytest.fixture
@@ -59,6 +59,92 @@ def test_nothing_is_left_after_a_normal_end(world: SandboxHarness, kind: str) ->
 
     asyncio.run(scenario())
     gone(world, known)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_but_the_agent_itself_is_ended_or_it_says_that_it_could_not(
+    world: SandboxHarness, kind: str
+) -> None:
+    async def scenario() -> None:
+        launch = LaunchSpec(world.python(UNRULY, kind, "deaf", "stay"))
+        async with AgentProcess.start(launch) as process:
+            await wait_until_ready(process)
+            before = pids_with_mark(world.mark)
+            ended = await process.kill_others()
+            assert process.running
+            if kind != "reforking":
+                assert ended
+                assert len(pids_with_mark(world.mark)) == len(before) - 1
+            elif ended:
+                assert all(len(pids_with_mark(world.mark)) == 1 for _ in range(20))
+            else:  # each generation ends before it can be killed
+                assert any(len(pids_with_mark(world.mark)) > 1 for _ in range(1000))
+
+    asyncio.run(scenario())
+
+
+def _states(mark: str) -> set[str]:
+    """Return the states of the processes with a mark, as the kernel has them."""
+    stats = [Path(f"/proc/{pid}/stat").read_text("ascii") for pid in pids_with_mark(mark)]
+    return {stat.rpartition(")")[2].split()[0] for stat in stats}
+
+
+@pytest.mark.skipif(not cgroups.detect_cgroups().parents, reason="needs control groups")
+@pytest.mark.parametrize("kind", ["plain", "setsid", "daemon"])
+def test_a_pause_stops_each_process_of_the_run_and_looks_at_no_other(
+    world: SandboxHarness, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[set[int] | None] = []
+
+    def recorded(only: Iterable[int] | None = None) -> Iterator[tuple[int, int]]:
+        looked_at.append(None if only is None else set(only))
+        return process_tree.parents(only)
+
+    async def scenario() -> None:
+        launch = LaunchSpec(world.python(UNRULY, kind, "deaf", "stay"))
+        async with AgentProcess.start(launch) as process:
+            await wait_until_ready(process)
+            monkeypatch.setattr(paused_processes, "parents", recorded)
+            process.pause()
+            # A signal to stop takes effect once its process is about to run.
+            wait_until(lambda: _states(world.mark) == {"T"})
+            members = set[int]()
+            for each in looked_at:
+                assert each is not None  # that would be all of the machine
+                members |= each
+            assert set(pids_with_mark(world.mark)) <= members
+            assert len(members) < 10
+            process.resume()
+            wait_until(lambda: "T" not in _states(world.mark))
+
+    asyncio.run(scenario())
+    gone(world, [])
+
+
+def _policies(mark: str) -> set[int]:
+    """Return the scheduling policies of all threads of the processes with a mark."""
+    threads = [thread for pid in pids_with_mark(mark) for thread in Path(f"/proc/{pid}/task").iterdir()]
+    return {os.sched_getscheduler(int(thread.name)) for thread in threads}
+
+
+@pytest.mark.parametrize("kind", ["plain", "setsid"])
+def test_a_preparation_in_the_background_has_the_idle_priority_with_all_that_it_starts(
+    world: SandboxHarness, kind: str
+) -> None:
+    supervisors: list[int] = []
+
+    async def scenario() -> None:
+        launch = LaunchSpec(world.python(UNRULY, kind, "deaf", "stay"))
+        async with AgentProcess.start(launch, lambda pid, _ticks: supervisors.append(pid)) as process:
+            await wait_until_ready(process)
+            assert _policies(world.mark) == {os.SCHED_OTHER}
+            paused_processes.lower_priority(supervisors[0])
+            assert _policies(world.mark) == {os.SCHED_IDLE}
+            paused_processes.restore_priority(supervisors[0])
+            assert _policies(world.mark) == {os.SCHED_OTHER}
+
+    asyncio.run(scenario())
+    gone(world, [])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -121,12 +207,10 @@ def test_nothing_is_left_after_the_service_was_killed(mark: str, kind: str, both
             assert pids_with_mark(mark)
         finally:
             service.kill()
-            killed = time.monotonic()
             if both != "service":
                 os.kill(supervisor, signal.SIGKILL)
     try:
         assert wait_until_gone(mark, AFTER_SECONDS)
-        assert time.monotonic() - killed < 2 * AFTER_SECONDS
         assert asyncio.run(kill_leftover_run(supervisor, ticks))
         asyncio.run(cgroups.sweep_cgroups())
         name = cgroups.cgroup_name(supervisor, ticks)

@@ -19,7 +19,7 @@ from steadyhand.testing.processes import pids_with_mark, wait_until_gone
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 
 SERVICE_UID = 64700
-AFTER_SECONDS = 1.0
+AFTER_SECONDS = 10.0
 HERE = Path(__file__).parents[1]
 UNRULY = (HERE / "unruly_agent.py").read_text(encoding="utf-8")
 DOORS = """
@@ -80,6 +80,71 @@ def test_an_unprivileged_service_answers_where_its_sealed_run_connects(copy: Pat
     with start(copy, "-c", DOORS, str(shared_etc())) as service:
         out, _ = service.communicate(timeout=30)
     assert out.split() == ["b'hello'", "1", "0", "pid_namespace"]
+
+
+HELD = """
+import asyncio, os, sys, tempfile
+from pathlib import Path
+from steadyhand.ports import HoldSpec
+from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
+from tests.runner.sandboxed_process import sandbox_harness
+
+CODE = '''
+import socket, time
+for n in range(200):
+    print(n, flush=True)
+    time.sleep(0.005)
+print(socket.create_connection(("127.0.0.1", 3128), 20).recv(9))
+'''
+
+async def main(etc, folder):
+    tempfile.tempdir = str(folder)
+    with sandbox_harness("nobody", etc=etc) as world:
+        hold = HoldSpec(folder / "run" / "held" / "job-1", "job", 1, 15)
+        launch = LaunchSpec(world.python(CODE), hold=hold)
+        async with AgentProcess.start(launch, None, lambda sockets: list(map(os.close, sockets))) as process:
+            process.keep()
+            print(process.pid, flush=True)
+            await process.stdout.read(100)
+            await asyncio.sleep(30)
+
+asyncio.run(main(*map(Path, sys.argv[1:])))
+"""
+TAKE_UP = """
+import asyncio, socket, sys
+from pathlib import Path
+from steadyhand.runner.process.agent_process import AgentProcess
+from steadyhand.runner.process.held_record import find_orphaned_runs
+
+async def main(folder):
+    (orphan,), taken = find_orphaned_runs(folder, print), []
+    async with AgentProcess.attach(orphan, taken.extend) as process, asyncio.timeout(20):
+        listener = socket.socket(fileno=taken[0])
+        listener.setblocking(False)
+        loop, output = asyncio.get_running_loop(), b""
+        connection, _ = await loop.sock_accept(listener)
+        await loop.sock_sendall(connection, b"hello")
+        connection.close()
+        while chunk := await process.stdout.read(1000):
+            output += chunk
+        *numbers, answer = output.decode().split()
+        print(list(map(int, numbers)) == list(range(200)), answer, (await process.wait()).code)
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+def test_the_next_unprivileged_service_takes_up_a_sealed_run_with_its_network(copy: Path) -> None:
+    folder = copy / "data"
+    folder.mkdir(mode=0o755)
+    os.chown(folder, SERVICE_UID, SERVICE_UID)
+    with start(copy, "-c", HELD, str(shared_etc()), str(folder)) as service:
+        assert service.stdout is not None
+        assert service.stdout.readline().strip().isdecimal()
+        service.kill()
+    with start(copy, "-c", TAKE_UP, str(folder)) as service:
+        out, _ = service.communicate(timeout=30)
+    assert out.split() == ["True", "b'hello'", "0"]
 
 
 IN_A_CONTAINER = """

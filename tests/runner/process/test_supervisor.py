@@ -82,6 +82,20 @@ def test_nothing_is_left_after_a_stop(unruly: Python, mark: str, kind: str, deaf
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("means", MEANS)
+def test_a_kept_agent_loses_all_that_it_has_started(unruly: Python, mark: str, means: str) -> None:
+    async def scenario() -> None:
+        async with AgentProcess.start(_launch(unruly("daemon", "deaf", "stay"), means)) as process:
+            _skip_unless(process, means)
+            await _ready(process)
+            assert len(pids_with_mark(mark)) == 2
+            assert await process.kill_others()
+            assert process.running
+            assert len(pids_with_mark(mark)) == 1
+
+    asyncio.run(scenario())
+
+
 # A service of its own, so that it can be killed: it starts the command that it is given and says both pids.
 SERVICE = textwrap.dedent("""
     import asyncio, sys

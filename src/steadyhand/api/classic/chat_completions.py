@@ -13,7 +13,7 @@ from steadyhand.api.openai.input_messages import parse_text_content
 from steadyhand.api.openai.run_failure import failure_response, job_headers
 from steadyhand.api.openai.start_run import wait_for_end
 from steadyhand.api.openapi import operations
-from steadyhand.api.schemas import native_bodies
+from steadyhand.api.schemas import classic_bodies
 from steadyhand.api.schemas.requests import ClassicChatMessage, ClassicChatRequest
 from steadyhand.api.schemas.route_table import RouteTable
 from steadyhand.api.transport.body import parse_body
@@ -48,7 +48,7 @@ async def create_classic_completion(request: Request) -> Response:
         request, ClassicChatRequest, context.options.max_openai_body_bytes, lenient=True
     )
     if body.stream:
-        refusal: native_bodies.ClassicFailure = {
+        refusal: classic_bodies.ClassicFailure = {
             "error": "streaming not supported",
             "detail": "streaming not supported",
         }
@@ -108,7 +108,7 @@ def _classic_failure_response(job: Job, output: RunOutput | None) -> Response:
 
 
 def _failure_response(detail: str, headers: Mapping[str, str]) -> Response:
-    document: native_bodies.ClassicFailure = {
+    document: classic_bodies.ClassicFailure = {
         "error": "execution failed",
         "detail": one_line(detail, _MAX_DETAIL_LENGTH),
     }

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from steadyhand.api.classic.chat_completions import run_to_answer
 from steadyhand.api.openai.run_failure import job_headers
 from steadyhand.api.openapi import operations
-from steadyhand.api.schemas import native_bodies
+from steadyhand.api.schemas import classic_bodies
 from steadyhand.api.schemas.requests import ConversationalRequest
 from steadyhand.api.schemas.route_table import RouteTable
 from steadyhand.api.transport.body import parse_body
@@ -47,5 +47,5 @@ async def reply_to_message(request: Request) -> Response:
     if isinstance(answered, Response):
         return answered
     job, text = answered
-    document: native_bodies.ConversationalReply = {"session_id": session_id, "reply": text}
+    document: classic_bodies.ConversationalReply = {"session_id": session_id, "reply": text}
     return json_response(document, headers=job_headers(job))

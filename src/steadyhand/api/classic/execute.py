@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from steadyhand.api.openapi import operations
-from steadyhand.api.schemas import native_bodies
+from steadyhand.api.schemas import classic_bodies
 from steadyhand.api.schemas.field_types import to_positive_micros
 from steadyhand.api.schemas.requests import ExecuteRequest
 from steadyhand.api.schemas.route_table import RouteTable
@@ -22,7 +22,7 @@ from steadyhand.ports import RunOutput
 
 router = RouteTable(tags=["classic"])
 
-CLASSIC_STATUS: Mapping[State, native_bodies.ClassicStatus] = {
+CLASSIC_STATUS: Mapping[State, classic_bodies.ClassicStatus] = {
     State.QUEUED: "running",
     State.RUNNING: "running",
     State.PARKED: "running",
@@ -71,7 +71,7 @@ async def execute(request: Request) -> Response:
         if error.code != "queue_full":
             raise
         raise AgentBusy("Agent is busy", code="queue_full", retry_after=error.retry_after) from error
-    body: native_bodies.Executed = {"job_id": submitted.job.id, "status": "running"}
+    body: classic_bodies.Executed = {"job_id": submitted.job.id, "status": "running"}
     return json_response(body, 202)
 
 
@@ -87,12 +87,12 @@ async def get_classic_job(request: Request, job_id: JobId) -> Response:
     return json_response(classic_job_json(job, output))
 
 
-def classic_job_json(job: Job, output: RunOutput | None) -> native_bodies.ClassicJob:
+def classic_job_json(job: Job, output: RunOutput | None) -> classic_bodies.ClassicJob:
     """Return a job as the classic route shows it; `output` is the output of its newest run."""
     # A job that the next start takes up again is not over: a caller that read `error` would look no more.
     is_finished = job.is_final
-    status: native_bodies.ClassicStatus = CLASSIC_STATUS[job.state] if is_finished else "running"
-    document: native_bodies.ClassicJob = {
+    status: classic_bodies.ClassicStatus = CLASSIC_STATUS[job.state] if is_finished else "running"
+    document: classic_bodies.ClassicJob = {
         "job_id": job.id,
         "status": status,
         "state": job.state.value,

@@ -28,7 +28,10 @@ async def list_agents(request: Request) -> Response:
         for offer in await control.list_agents(caller)
         if allowed_names is None or offer.agent.name in allowed_names
     ]
-    body: native_bodies.AgentList = list_json([agent_json(offer) for offer in offers])
+    warm = context.options.redactor.value(context.options.get_warm_agents())
+    body: native_bodies.AgentList = list_json(
+        [agent_json(offer, warm.get(offer.agent.name)) for offer in offers]
+    )
     return json_response(body)
 
 

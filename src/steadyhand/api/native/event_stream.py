@@ -5,7 +5,8 @@ from contextlib import aclosing
 
 from steadyhand.api.native.serializers import event_json
 from steadyhand.api.transport.errors import json_bytes
-from steadyhand.api.transport.sse import EventStreamResponse, Frame, FrameCache
+from steadyhand.api.transport.sse import DirectWriter, EventStreamResponse, Frame, FrameCache, framed_chunk
+from steadyhand.event_log import WriteLive
 from steadyhand.events import Event, LiveProgress, LiveText
 
 StreamItem = Event | LiveText | LiveProgress
@@ -19,10 +20,22 @@ def event_frame(item: StreamItem) -> bytes:
 
 
 def event_stream_response(
-    source: AsyncGenerator[Sequence[StreamItem], None], is_authorized: Callable[[], bool], cache: FrameCache
+    follow: Callable[[WriteLive], AsyncGenerator[Sequence[StreamItem], None]],
+    is_authorized: Callable[[], bool],
+    cache: FrameCache,
 ) -> EventStreamResponse:
     """Stream the events of a job's follower; an event is rendered once for all followers, by way of the cache."""
-    return EventStreamResponse(_event_frames(source, cache), is_authorized, preamble=b": following\n\n")
+
+    def chunk(item: StreamItem) -> bytes:
+        return framed_chunk(cache.get(_cache_key(item), item, event_frame))
+
+    writer = DirectWriter(lambda item: cache.get(("chunk", id(item)), item, chunk))
+    return EventStreamResponse(
+        _event_frames(follow(writer.write), cache),
+        is_authorized,
+        preamble=b": following\n\n",
+        direct_writer=writer,
+    )
 
 
 async def _event_frames(

@@ -20,6 +20,7 @@ from steadyhand.api.schemas.requests import (
     JobRequest,
     ResumeRequest,
     RetryRequest,
+    SteerRequest,
     TurnRequest,
     WorkRequest,
 )
@@ -37,9 +38,10 @@ from steadyhand.api.transport.params import (
     parse_query,
     validate_job_id,
 )
-from steadyhand.control import Caller, ResumeOptions, Submission
+from steadyhand.api.transport.rendered_items import RenderedItems
+from steadyhand.control import Caller, Control, ResumeOptions, Submission
 from steadyhand.errors import InvalidRequest
-from steadyhand.job import Job, JobSpec, SlashCommand, State, UncommittedChanges
+from steadyhand.job import Job, JobCallback, JobSpec, SlashCommand, State, UncommittedChanges
 from steadyhand.ports import IdempotencyKey, JobFilter
 
 WorkRequestT = TypeVar("WorkRequestT", bound=WorkRequest)
@@ -55,7 +57,7 @@ _SPEC_FIELDS = {field.name for field in fields(JobSpec)}
 
 def build_submission(body: JobRequest) -> Submission:
     """Build the submission for a request."""
-    submission = _build_work_submission(body)
+    submission = build_work_submission(body)
     sent = body.uncommitted
     changes = None if sent is None else UncommittedChanges(sent.base, sent.commit, sent.pack)
     return replace(
@@ -68,7 +70,7 @@ def build_submission(body: JobRequest) -> Submission:
     )
 
 
-def _build_work_submission(body: WorkRequest) -> Submission:
+def build_work_submission(body: WorkRequest) -> Submission:
     """Build the part of a submission that all requests share; raise `InvalidRequest` for an invalid schema."""
     if body.output_schema is not None:
         json_schema.check_output_schema(body.output_schema, "/output_schema")
@@ -76,7 +78,9 @@ def _build_work_submission(body: WorkRequest) -> Submission:
     spec, command = JobSpec(**{name: getattr(body, name) for name in shared_fields}), body.command
     return Submission(
         spec=replace(
-            spec, command=None if command is None else SlashCommand(command.name, command.arguments)
+            spec,
+            command=None if command is None else SlashCommand(command.name, command.arguments),
+            callback=_build_callback(body),
         ),
         budget_micros=None if body.budget_usd is None else to_positive_micros(body.budget_usd),
         timeout_seconds=body.timeout_seconds,
@@ -84,6 +88,15 @@ def _build_work_submission(body: WorkRequest) -> Submission:
         on_interrupt=body.on_interrupt,
         publish=body.publish,
     )
+
+
+def _build_callback(body: WorkRequest) -> JobCallback | None:
+    if body.callback_url is None:
+        return None
+    callback = JobCallback(body.callback_url)
+    if body.callback_events is not None:
+        callback = replace(callback, events=tuple(dict.fromkeys(body.callback_events)))
+    return callback if body.callback_body is None else replace(callback, body=body.callback_body)
 
 
 @router.post("", status_code=202, operation_id="submitJob", summary="Accept a job", **operations.SUBMIT)
@@ -107,7 +120,7 @@ async def submit_turn(request: Request, job_id: JobId) -> Response:
     get_caller(request)
     parent = validate_job_id(job_id)
     return await _accept_job(
-        request, TurnRequest, lambda asked: replace(_build_work_submission(asked), parent=parent)
+        request, TurnRequest, lambda asked: replace(build_work_submission(asked), parent=parent)
     )
 
 
@@ -158,9 +171,18 @@ async def list_jobs(request: Request) -> Response:
     )
     limit = query.get_int("limit", 20, minimum=1, maximum=_MAX_LIST_LIMIT)
     page = await control.list_jobs(caller, job_filter, limit, query.get_one("cursor"))
-    items = [job_item_json(job, control.position(job)) for job in page.jobs]
-    body: native_bodies.JobList = list_json(items, page.next_cursor)
-    return json_response(body)
+    cache = get_context(request).job_items
+    items = [_job_item(job, control, cache) for job in page.jobs]
+    body: native_bodies.JobList = list_json([], page.next_cursor)
+    start, end = json_bytes(body).split(b"[]")  # a cursor has no brackets
+    return Response(b"".join((start, b"[", b",".join(items), b"]", end)), media_type="application/json")
+
+
+def _job_item(job: Job, control: Control, cache: RenderedItems) -> bytes:
+    """Return a job as JSON. The position of one that waits changes without the job, so it is not kept."""
+    if job.state is State.QUEUED:
+        return json_bytes(job_item_json(job, control.position(job)))
+    return cache.get(job.id, job, lambda each: json_bytes(job_item_json(each, None)))
 
 
 def _parse_state(text: str) -> State:
@@ -224,7 +246,7 @@ async def get_events(request: Request, job_id: JobId) -> Response:
     if job.state.ended and after >= job.last_event:
         return Response(status_code=204)
     return event_stream_response(
-        control.follow_job(caller, job_id, after),
+        lambda write_live: control.follow_job(caller, job_id, after, write_live),
         authorization_check(request),
         get_context(request).event_frames,
     )
@@ -302,6 +324,29 @@ async def resume_job(request: Request, job_id: JobId) -> Response:
     continuation = ResumeOptions(budget_micros=budget, prompt=body.prompt, after_run=body.after_run)
     job = await context.control.resume(caller, job_id, continuation)
     return _job_response(context, job, 202, {"location": f"/v1/jobs/{job.id}"})
+
+
+@router.post(
+    "/{job_id}/steer",
+    status_code=202,
+    operation_id="steerJob",
+    summary="Send a message to a running turn",
+    **operations.STEER,
+)
+async def steer_job(request: Request, job_id: JobId) -> Response:
+    """Pass a message to the running turn of a job; 409 `not_running` if none goes on, or it is about to end."""
+    caller = get_caller(request)
+    for scope in ("submit", "read"):
+        caller.require_scope(scope)
+    context = get_context(request)
+    parse_query(request)
+    job_id = validate_job_id(job_id)
+    key = parse_idempotency_key(request)
+    body, _ = await parse_body(request, SteerRequest, context.options.max_body_bytes)
+    answer = await context.control.steer(caller, job_id, body.text, key)
+    steer: native_bodies.Steer = {"object": "steer", "id": answer.id, "job_id": job_id, "run": answer.job.run}
+    headers = {"idempotent-replayed": "true"} if answer.replayed else None
+    return json_response(steer, 202, headers=headers)
 
 
 @router.delete(

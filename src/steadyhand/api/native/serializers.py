@@ -1,27 +1,29 @@
 """Build the response bodies of docs/http-api.md from objects of the core. Every key is always there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar, cast, get_args
-from urllib.parse import urlsplit, urlunsplit
 
+from steadyhand.addresses import redact_url, url_origin
 from steadyhand.agents import Workspace
-from steadyhand.api.schemas import native_bodies
-from steadyhand.control import AvailableAgent
+from steadyhand.api.schemas import bulk_bodies, native_bodies, warm_bodies
+from steadyhand.api.transport.errors import STORE_RETRY_AFTER_SECONDS
+from steadyhand.control import AvailableAgent, BulkItem, BulkResult
+from steadyhand.errors import RetryLater
 from steadyhand.events import Event, LiveProgress, LiveText, event_data, format_rfc3339
 from steadyhand.job import Changes, Cost, ErrorInfo, Job, Outcome, RefChange, Run, Usage
 from steadyhand.money import format_dollars
-from steadyhand.ports import ApiKey, KeyLimits, QueueLoad, Scope, UsageRow
+from steadyhand.ports import ApiKey, Delivery, EndpointInfo, KeyLimits, QueueLoad, Scope, UsageRow
 
 T = TypeVar("T")
 _PROMPT_START_LENGTH = 80
 
 
-def _usd_or_none(micros: int | None) -> str | None:
+def usd_or_none(micros: int | None) -> str | None:
     return None if micros is None else format_dollars(micros)
 
 
-def _time_or_none(time: datetime | None) -> str | None:
+def time_or_none(time: datetime | None) -> str | None:
     return None if time is None else format_rfc3339(time)
 
 
@@ -30,19 +32,8 @@ def compact_number(seconds: float) -> float:
     return int(seconds) if seconds == int(seconds) else seconds
 
 
-def _seconds_or_none(seconds: float | None) -> float | None:
+def seconds_or_none(seconds: float | None) -> float | None:
     return None if seconds is None else compact_number(seconds)
-
-
-def redact_url(url: str | None) -> str | None:
-    """Return a repository's URL without the parts that may hold a secret: user, password, query, fragment."""
-    if url is None or "://" not in url:
-        return url
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return None
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def health_json(load: QueueLoad, warm: Mapping[str, Any] | None = None) -> native_bodies.Health:
@@ -55,14 +46,14 @@ def health_json(load: QueueLoad, warm: Mapping[str, Any] | None = None) -> nativ
         "capacity": load.capacity,
     }
     if warm is not None:
-        health["warm"] = cast("native_bodies.WarmProcesses", warm)  # the same keys
+        health["warm"] = cast("warm_bodies.WarmProcesses", warm)  # the same keys
     return health
 
 
 def job_json(job: Job, position: int | None) -> native_bodies.Job:
     """Return a job with all its keys; `position` is its place in the queue."""
-    path = f"/v1/jobs/{job.id}"
-    return {
+    path, callback = f"/v1/jobs/{job.id}", job.spec.callback
+    body: native_bodies.Job = {
         "object": "job",
         "id": job.id,
         "state": job.state.value,
@@ -86,11 +77,12 @@ def job_json(job: Job, position: int | None) -> native_bodies.Job:
         "timeout_seconds": compact_number(job.timeout_seconds),
         "idle_timeout_seconds": compact_number(job.idle_timeout_seconds),
         "on_interrupt": job.on_interrupt,
+        "will_run_again": job.will_run_again,
         "publish": job.publish,
         "created_at": format_rfc3339(job.created_at),
-        "started_at": _time_or_none(job.started_at),
-        "finished_at": _time_or_none(job.finished_at),
-        "parked_until": _time_or_none(job.parked_until),
+        "started_at": time_or_none(job.started_at),
+        "finished_at": time_or_none(job.finished_at),
+        "parked_until": time_or_none(job.parked_until),
         "queue_position": position,
         "run": job.run,
         "runs": [_run_json(run) for run in job.runs],
@@ -110,6 +102,51 @@ def job_json(job: Job, position: int | None) -> native_bodies.Job:
             "bundle": f"{path}/bundle",
         },
     }
+    if callback is not None:
+        receiver = url_origin(callback.url)
+        body["callback"] = {"receiver": receiver, "events": list(callback.events), "body": callback.body}
+    return body
+
+
+def delivery_json(delivery: Delivery) -> native_bodies.CallbackDelivery:
+    """Return a delivery without its body."""
+    is_pending = delivery.state == "pending"
+    return {
+        "object": "callback_delivery",
+        "id": delivery.id,
+        "type": delivery.type,
+        "job_id": delivery.job_id,
+        "schedule": delivery.schedule,
+        "endpoint": delivery.endpoint,
+        "receiver": None if delivery.url is None else url_origin(delivery.url),
+        "state": delivery.state,
+        "attempts": delivery.attempts,
+        "status": delivery.status,
+        "error": delivery.error,
+        "created_at": format_rfc3339(delivery.created_at),
+        "attempted_at": time_or_none(delivery.attempted_at),
+        "due_at": format_rfc3339(delivery.due_at) if is_pending else None,
+        "expires_at": format_rfc3339(delivery.expires_at),
+    }
+
+
+def endpoint_json(endpoint: EndpointInfo) -> native_bodies.CallbackEndpoint:
+    """Return an endpoint of callbacks without its secret."""
+    return {
+        "object": "callback_endpoint",
+        "name": endpoint.name,
+        "receiver": endpoint.receiver,
+        "events": list(endpoint.events),
+        "agents": list(endpoint.agents),
+        "body": endpoint.body,
+        "origin": endpoint.origin,
+        "created_at": time_or_none(endpoint.created_at),
+    }
+
+
+def delivery_with_body_json(delivery: Delivery) -> native_bodies.CallbackDeliveryWithBody:
+    """Return a delivery with the text that is sent."""
+    return {**delivery_json(delivery), "body": delivery.body}
 
 
 def _first_line(text: str) -> str:
@@ -130,6 +167,47 @@ def list_json(data: list[T], next_cursor: str | None = None) -> native_bodies.Pa
     return {"object": "list", "data": data, "has_more": next_cursor is not None, "next_cursor": next_cursor}
 
 
+def bulk_json(result: BulkResult, redact: Callable[[str], str]) -> bulk_bodies.BulkResult:
+    """Return what became of the jobs of a filter. `redact` is applied to the texts of errors."""
+    failed = sum(1 for item in result.items if item.error is not None)
+    stop = result.stopped_by
+    return {
+        "object": "list",
+        "data": [_bulk_item_json(item, redact) for item in result.items],
+        "has_more": result.has_more,
+        "next_cursor": result.next_cursor,
+        "dry_run": result.dry_run,
+        "as_of": format_rfc3339(result.as_of),
+        "matched": result.matched,
+        "changed": len(result.items) - failed,
+        "failed": failed,
+        "stopped": None
+        if stop is None
+        else {
+            "code": stop.code,
+            "detail": redact(stop.detail),
+            "retry_after": (
+                max(1, stop.retry_after) if isinstance(stop, RetryLater) else STORE_RETRY_AFTER_SECONDS
+            ),
+        },
+    }
+
+
+def _bulk_item_json(item: BulkItem, redact: Callable[[str], str]) -> bulk_bodies.BulkItem:
+    job, error = item.job, item.error
+    return {
+        "object": "bulk_item",
+        "id": job.id,
+        "state": job.state.value,
+        "run": job.run,
+        "title": job.spec.title,
+        "agent": job.agent,
+        "workspace": redact_url(job.workspace),
+        "api_key_id": job.api_key_id,
+        "error": None if error is None else {"code": error.code, "detail": redact(error.detail)},
+    }
+
+
 def event_json(item: Event | LiveText | LiveProgress) -> native_bodies.Event:
     """Return an event; live text and progress have `seq` null."""
     if isinstance(item, LiveText | LiveProgress):
@@ -147,10 +225,10 @@ def event_json(item: Event | LiveText | LiveProgress) -> native_bodies.Event:
     }
 
 
-def agent_json(offer: AvailableAgent) -> native_bodies.Agent:
-    """Return an agent with the defaults of its jobs and the ceilings for the caller."""
+def agent_json(offer: AvailableAgent, warm: Mapping[str, Any] | None = None) -> native_bodies.Agent:
+    """Return an agent with the defaults of its jobs and the ceilings for the caller, and its waiting processes."""
     agent = offer.agent
-    return {
+    body: native_bodies.Agent = {
         "object": "agent",
         "name": agent.name,
         "description": agent.description,
@@ -164,11 +242,14 @@ def agent_json(offer: AvailableAgent) -> native_bodies.Agent:
         "effort": agent.effort,
         "tools": None if agent.tools is None else list(agent.tools),
         "limits": {
-            "max_budget_usd": _usd_or_none(offer.max_budget_micros),
-            "max_timeout_seconds": _seconds_or_none(offer.max_timeout_seconds),
+            "max_budget_usd": usd_or_none(offer.max_budget_micros),
+            "max_timeout_seconds": seconds_or_none(offer.max_timeout_seconds),
             "models": None if offer.models is None else list(offer.models),
         },
     }
+    if warm is not None:
+        body["warm"] = cast("warm_bodies.AgentWarmProcesses", warm)  # the same keys
+    return body
 
 
 def key_json(key: ApiKey, *, is_fixed: bool) -> native_bodies.Key:
@@ -181,8 +262,8 @@ def key_json(key: ApiKey, *, is_fixed: bool) -> native_bodies.Key:
         "scopes": [scope for scope in get_args(Scope) if scope in key.scopes],
         "limits": _key_limits_json(key.limits),
         "created_at": format_rfc3339(key.created_at),
-        "revoked_at": _time_or_none(key.revoked_at),
-        "former_secret_until": _time_or_none(key.previous_valid_until),
+        "revoked_at": time_or_none(key.revoked_at),
+        "former_secret_until": time_or_none(key.previous_valid_until),
     }
 
 
@@ -199,10 +280,10 @@ def _key_limits_json(limits: KeyLimits) -> native_bodies.KeyLimits:
         "requests_per_minute": limits.per_minute,
         "running_jobs": limits.running,
         "queued_jobs": limits.queued,
-        "budget_usd_per_day": _usd_or_none(limits.day_micros),
-        "budget_usd_per_month": _usd_or_none(limits.month_micros),
-        "max_budget_usd": _usd_or_none(limits.max_budget_micros),
-        "max_timeout_seconds": _seconds_or_none(limits.max_timeout_seconds),
+        "budget_usd_per_day": usd_or_none(limits.day_micros),
+        "budget_usd_per_month": usd_or_none(limits.month_micros),
+        "max_budget_usd": usd_or_none(limits.max_budget_micros),
+        "max_timeout_seconds": seconds_or_none(limits.max_timeout_seconds),
         "models": None if limits.models is None else list(limits.models),
     }
 
@@ -226,6 +307,7 @@ def usage_json(row: UsageRow) -> native_bodies.SpentRow:
         "agent": row.group.get("agent"),
         "model": row.group.get("model"),
         "provider": row.group.get("provider"),
+        "workspace": row.group.get("workspace"),
         "day": row.group.get("day"),
         "calls": spent.calls,
         "usage": {
@@ -259,8 +341,8 @@ def _run_json(run: Run) -> native_bodies.Run:
         "number": run.number,
         "state": run.state.value,
         "outcome": _outcome_json(run.outcome),
-        "started_at": _time_or_none(run.started_at),
-        "finished_at": _time_or_none(run.finished_at),
+        "started_at": time_or_none(run.started_at),
+        "finished_at": time_or_none(run.finished_at),
         "exit_code": run.exit_code,
         "node": run.node,
     }
@@ -281,7 +363,7 @@ def _cost_json(cost: Cost) -> native_bodies.Cost:
         "usd": format_dollars(cost.micros),
         "source": cost.source,
         "priced": cost.priced,
-        "reported_usd": _usd_or_none(cost.reported_micros),
+        "reported_usd": usd_or_none(cost.reported_micros),
     }
 
 

@@ -8,6 +8,7 @@ from typing import get_args
 from starlette.requests import Request
 from starlette.responses import Response
 
+from steadyhand.addresses import redact_url
 from steadyhand.api.native.serializers import list_json, usage_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
@@ -32,7 +33,7 @@ async def get_usage(request: Request) -> Response:
     query = parse_query(request, *operations.USAGE_PARAMETERS)
     limit = query.get_int("limit", 200, minimum=1, maximum=_MAX_ROWS)
     groups = _parse_groups(query)
-    cursor = query.get_one("cursor")
+    cursor, workspace = query.get_one("cursor"), query.get_one("workspace")
     usage_query = UsageQuery(
         by=groups,
         since=query.get_datetime("since"),
@@ -40,6 +41,7 @@ async def get_usage(request: Request) -> Response:
         api_key_id=query.get_one("api_key"),
         agent=query.get_one("agent"),
         model=query.get_one("model"),
+        workspace=None if workspace is None else redact_url(workspace) or "",
         limit=limit + 1,
         after=() if cursor is None else _decode_cursor(cursor, groups),
     )

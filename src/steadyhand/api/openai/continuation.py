@@ -66,7 +66,9 @@ async def with_session(
     parent = await context.control.find_conversation(caller, conversation_digest(model, earlier_messages))
     # The model's name may mean another agent by now: that one is told what was said, and begins a session of its own.
     same_agent = parent is not None and parent.agent == submission.agent
-    return replace(submission, parent=parent.id) if parent is not None and same_agent else submission
+    if parent is None or not same_agent:
+        return submission
+    return replace(submission, parent=parent.id, parent_job=parent)
 
 
 async def with_calling_session(

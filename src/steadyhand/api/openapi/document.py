@@ -12,9 +12,30 @@ from pydantic.json_schema import JsonSchemaMode
 from typing_extensions import is_typeddict
 
 from steadyhand.api.openapi.operations import SECURITY_SCHEME, use_classic_errors
-from steadyhand.api.schemas import native_bodies, openai_bodies, openai_requests, requests
+from steadyhand.api.schemas import (
+    bulk_bodies,
+    classic_bodies,
+    forecast_bodies,
+    native_bodies,
+    openai_bodies,
+    openai_requests,
+    requests,
+    schedule_bodies,
+    tool_bodies,
+    warm_bodies,
+)
 from steadyhand.api.schemas.route_table import DocumentedRoute, PathParam
 
+_BODY_MODULES = (
+    native_bodies,
+    warm_bodies,
+    classic_bodies,
+    bulk_bodies,
+    forecast_bodies,
+    tool_bodies,
+    schedule_bodies,
+    openai_bodies,
+)
 _DESCRIPTION = (
     "Post a prompt; an agent works on it in its own checkout, within a budget and a deadline. Every job is kept "
     "from the moment it is accepted. `/execute` and `/jobs/..` are the routes of the earlier service, `/v1/jobs` "
@@ -128,12 +149,25 @@ def _component_schemas() -> dict[str, Any]:
     modes: list[tuple[type, JsonSchemaMode]] = [
         *(
             (model, "validation")
-            for module in (requests, openai_requests)
+            for module in (requests, schedule_bodies, openai_requests)
             for model in _public_classes(module)
             if issubclass(model, BaseModel)
         ),
-        *((body, "serialization") for body in _public_classes(native_bodies) if is_typeddict(body)),
-        *((body, "serialization") for body in _public_classes(openai_bodies) if is_typeddict(body)),
+        *(
+            (body, "serialization")
+            for module in (
+                native_bodies,
+                warm_bodies,
+                classic_bodies,
+                bulk_bodies,
+                forecast_bodies,
+                tool_bodies,
+                schedule_bodies,
+                openai_bodies,
+            )
+            for body in _public_classes(module)
+            if is_typeddict(body)
+        ),
     ]
     _, definitions = TypeAdapter.json_schemas(
         [(each.__name__, mode, TypeAdapter(each)) for each, mode in modes],

@@ -2,16 +2,18 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, JsonValue, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from steadyhand.agents import NAME_PATTERN, NAME_RULE, parse_agent_name
 from steadyhand.errors import InvalidRequest
 from steadyhand.money import to_micros
 
+Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 _KIBIBYTE = 1024
 MAX_SECONDS = 7 * 24 * 3600
 MAX_DOLLARS = 1_000_000
@@ -82,6 +84,23 @@ def _validate_label(text: str) -> str:
     return validate_not_blank(text)
 
 
+def parse_time(text: str) -> datetime:
+    """Return a time with its zone (RFC 3339) in UTC; raise `ValueError` or `OverflowError` for another text."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(text)
+    return moment.astimezone(UTC)
+
+
+def _validate_time(value: Any) -> datetime:
+    try:
+        if isinstance(value, str):
+            return parse_time(value)
+    except (ValueError, OverflowError):
+        pass  # as any other value that is no time
+    raise invalid_field("is not an RFC 3339 time with its zone")
+
+
 def _validate_size(kibibytes: int, value: dict[str, Any]) -> dict[str, Any]:
     if len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()) > kibibytes * _KIBIBYTE:
         raise invalid_field(f"is larger than {kibibytes} KiB")
@@ -122,10 +141,19 @@ def to_positive_micros(dollars: float) -> int:
     return max(1, to_micros(Decimal(str(dollars))))
 
 
+CallbackUrlText = Annotated[
+    str, Field(max_length=2048), _string_schema(maxLength=2048, pattern="^[Hh][Tt][Tt][Pp][Ss]?://[!-~]+$")
+]
+"""The URL of a callback; the operation checks it."""
+EndpointNameText = Annotated[str, Field(pattern=rf"^{NAME_PATTERN.pattern}$", max_length=64)]
+EndpointAgents = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=100)]
 Prompt = Annotated[str, AfterValidator(validate_not_blank), _string_schema(pattern=r"\S")]
 Dollars = Annotated[float, Field(gt=0, le=MAX_DOLLARS, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
 WholeSeconds = Annotated[int, Field(gt=0, le=MAX_SECONDS)]
+Time = Annotated[
+    datetime, BeforeValidator(_validate_time), WithJsonSchema({"type": "string", "format": "date-time"})
+]
 Metadata = Annotated[dict[str, JsonValue], AfterValidator(lambda value: _validate_size(16, value))]
 JsonSchema = Annotated[dict[str, JsonValue], AfterValidator(lambda value: _validate_size(64, value))]
 StringMetadata = Annotated[dict[str, str], AfterValidator(lambda value: _validate_size(16, value))]

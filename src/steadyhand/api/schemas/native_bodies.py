@@ -10,21 +10,20 @@ from typing import Annotated, Any, Generic, Literal, NotRequired, TypeVar
 from pydantic import Field, WithJsonSchema
 from typing_extensions import TypedDict
 
-from steadyhand.api.schemas.field_types import MAX_DOLLARS
-from steadyhand.job import OnInterrupt, Origin, Publish
-from steadyhand.ports import Scope
+from steadyhand.api.schemas.field_types import MAX_DOLLARS, Timestamp
+from steadyhand.api.schemas.warm_bodies import AgentWarmProcesses, WarmProcesses
+from steadyhand.job import CallbackBody, CallbackEvent, OnInterrupt, Origin, Publish
+from steadyhand.ports import DeliveryState, EndpointOrigin, Scope
 
 T = TypeVar("T")
 Dollars = Annotated[
     str, Field(pattern=r"^\d+\.\d{6}$", description=f"Decimal dollars, at most {MAX_DOLLARS:,}.")
 ]
 JobId = Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
-Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 Date = Annotated[str, WithJsonSchema({"type": "string", "format": "date"})]
 _OpenState = Literal["queued", "running", "parked", "waiting"]
 _EndState = Literal["completed", "failed", "timeout", "cancelled", "interrupted", "error"]
 JobState = Literal[_OpenState, _EndState]
-ClassicStatus = Literal["running", "completed", "failed", "timeout", "error"]
 NullIfAbsent = Annotated[T | None, Field(json_schema_extra={"default": None})]
 
 
@@ -59,44 +58,6 @@ class Problem(TypedDict):
     error: OpenaiError
 
 
-class ClassicInputError(TypedDict):
-    """One wrong field in the classic profile, as FastAPI lists it."""
-
-    type: str
-    loc: list[str | int]
-    msg: str
-    input: Annotated[Any, Field(description="The value; above 1 KB the beginning of its text.")]
-
-
-class ClassicProblem(TypedDict):
-    """The body of a 422 in the classic profile: that of all routes, with the earlier service's `detail`."""
-
-    type: str
-    title: str
-    status: int
-    detail: list[ClassicInputError]
-    code: Annotated[str, Field(description="Stable; branch on this.")]
-    request_id: str
-    errors: list[FieldProblem]
-    error: OpenaiError
-
-
-class WarmProcesses(TypedDict):
-    """The processes that wait for jobs, and what became of those before them since the service started."""
-
-    waiting: int
-    oldest_seconds: Annotated[
-        float, Field(description="The age of the oldest one that waits; 0 without one.")
-    ]
-    hits: Annotated[int, Field(description="Jobs that had a process that waited.")]
-    live_hits: Annotated[int, Field(description="Turns that went on in the process of the turn before.")]
-    misses: Annotated[int, Field(description="Jobs that could have had one and started their own.")]
-    refills: int
-    kept: Annotated[int, Field(description="Processes that stayed after a job.")]
-    failures: int
-    dropped: Annotated[int, Field(description="Processes that ended without another job.")]
-
-
 class Health(TypedDict):
     """The load of the service."""
 
@@ -116,36 +77,6 @@ class Alive(TypedDict):
     status: Literal["ok"]
     code: NotRequired[Literal["credential_rejected"]]
     detail: NotRequired[str]
-
-
-class Executed(TypedDict):
-    """An accepted job of the classic route."""
-
-    job_id: JobId
-    status: Literal["running"]
-
-
-class ClassicJob(TypedDict):
-    """A job in the words of the earlier service. The last five keys are there once it has ended."""
-
-    job_id: str
-    status: ClassicStatus
-    state: JobState
-    prompt: str
-    agent: str
-    metadata: Mapping[str, Any] | None
-    started_at: Timestamp
-    finished_at: NotRequired[NullIfAbsent[Timestamp]]
-    exit_code: NotRequired[NullIfAbsent[int]]
-    output: NotRequired[
-        Annotated[
-            NullIfAbsent[list[str]], Field(description="Lines with their newlines; join and parse them.")
-        ]
-    ]
-    stderr: NotRequired[NullIfAbsent[str]]
-    error: NotRequired[
-        Annotated[NullIfAbsent[str], Field(description="One line, there whenever `status` is `error`.")]
-    ]
 
 
 class Outcome(TypedDict):
@@ -236,6 +167,14 @@ class Links(TypedDict):
     bundle: str
 
 
+class CallbackReceiver(TypedDict):
+    """The receiver that a job names."""
+
+    receiver: Annotated[str, Field(description="Scheme, host and port of its URL; the rest may be a secret.")]
+    events: list[CallbackEvent]
+    body: Literal["thin", "full", "openai"]
+
+
 class JobItem(TypedDict):
     """A job as it stands in a list."""
 
@@ -261,6 +200,9 @@ class JobItem(TypedDict):
     timeout_seconds: float
     idle_timeout_seconds: float
     on_interrupt: OnInterrupt
+    will_run_again: Annotated[
+        bool, Field(description="True if it is interrupted and the next start of the service runs it again.")
+    ]
     publish: Publish
     created_at: Timestamp
     started_at: Timestamp | None
@@ -275,6 +217,9 @@ class JobItem(TypedDict):
     error: JobFault | None
     last_event: int
     links: Links
+    callback: NotRequired[
+        Annotated[CallbackReceiver, Field(description="The receiver of its events, if it names one.")]
+    ]
 
 
 class Job(JobItem):
@@ -322,6 +267,15 @@ class Event(TypedDict):
     data: dict[str, Any]
 
 
+class Steer(TypedDict):
+    """A message that the agent of a running job has read. Its events tell when the agent goes on with it."""
+
+    object: Literal["steer"]
+    id: Annotated[str, Field(description="The `steer_id` of its events.")]
+    job_id: str
+    run: int
+
+
 class EventList(_ListFields):
     """Events in order; `next_cursor` is the next `after`."""
 
@@ -352,6 +306,9 @@ class Agent(TypedDict):
     effort: str | None
     tools: list[str] | None
     limits: AgentLimits
+    warm: NotRequired[
+        Annotated[AgentWarmProcesses, Field(description="With an agent whose processes wait for jobs.")]
+    ]
 
 
 class AgentList(_ListFields):
@@ -424,6 +381,80 @@ class KeyList(_ListFields):
     data: list[Key]
 
 
+class CallbackDelivery(TypedDict):
+    """A message to a receiver about an event of a job, and what became of it."""
+
+    object: Literal["callback_delivery"]
+    id: Annotated[str, Field(description="Also the `webhook-id` of each attempt.")]
+    type: CallbackEvent
+    job_id: JobId | None
+    schedule: Annotated[str | None, Field(description="The schedule, if it is about none of a job.")]
+    endpoint: Annotated[
+        str | None, Field(description="The configured receiver; null for the job's `callback_url`.")
+    ]
+    receiver: Annotated[
+        str | None,
+        Field(description="Scheme, host and port of the `callback_url`; the rest may be a secret."),
+    ]
+    state: DeliveryState
+    attempts: int
+    status: Annotated[int | None, Field(description="The HTTP status of the last attempt.")]
+    error: str | None
+    created_at: Timestamp
+    attempted_at: Timestamp | None
+    due_at: Annotated[Timestamp | None, Field(description="The next attempt, while it is pending.")]
+    expires_at: Timestamp
+
+
+class CallbackDeliveryWithBody(CallbackDelivery):
+    """A message to a receiver, with the text that is signed and sent."""
+
+    body: str
+
+
+class CallbackDeliveryList(_ListFields):
+    """Deliveries, newest first."""
+
+    data: list[CallbackDelivery]
+
+
+class CallbackEndpoint(TypedDict):
+    """A receiver of callbacks about all jobs, or about those of some agents."""
+
+    object: Literal["callback_endpoint"]
+    name: str
+    receiver: Annotated[
+        str, Field(description="Scheme, host and port of its address; the rest may be a secret.")
+    ]
+    events: list[CallbackEvent]
+    agents: Annotated[list[str], Field(description="The agents of whose jobs it is told; empty for all.")]
+    body: CallbackBody
+    origin: Annotated[
+        EndpointOrigin, Field(description="`config` is set in the configuration and cannot be changed here.")
+    ]
+    created_at: Timestamp | None
+
+
+class NewCallbackEndpoint(CallbackEndpoint):
+    """An endpoint with its secret, which is not shown again."""
+
+    secret: str
+
+
+class CallbackEndpointList(_ListFields):
+    """Every endpoint: those of the configuration, then the oldest first."""
+
+    data: list[CallbackEndpoint]
+
+
+class CallbackSecret(TypedDict):
+    """The secret that signs the callbacks of the jobs of one key."""
+
+    object: Literal["callback_secret"]
+    api_key_id: str
+    secret: Annotated[str, Field(description="`whsec_` and base64, as Standard Webhooks has it.")]
+
+
 class SpentTokens(TypedDict):
     """Tokens of the calls of a group."""
 
@@ -453,6 +484,9 @@ class SpentRow(TypedDict):
     agent: str | None
     model: str | None
     provider: str | None
+    workspace: Annotated[
+        str | None, Field(description="Empty for jobs in none, and for calls before this was stored.")
+    ]
     day: Annotated[Date | None, Field(description="In UTC.")]
     calls: int
     usage: SpentTokens
@@ -463,17 +497,3 @@ class UsageList(_ListFields):
     """Groups of calls, in the order of what they are grouped by."""
 
     data: list[SpentRow]
-
-
-class ClassicFailure(TypedDict):
-    """A failure of the classic chat route."""
-
-    error: Literal["execution failed", "streaming not supported"]
-    detail: Annotated[str, Field(max_length=200)]
-
-
-class ConversationalReply(TypedDict):
-    """The agent's reply in a conversation."""
-
-    session_id: str
-    reply: str

@@ -21,9 +21,12 @@ from steadyhand.api.schemas.field_types import (
     AgentName,
     AgentNameOrPath,
     Base64,
+    CallbackUrlText,
     CommandName,
     CommitId,
     Dollars,
+    EndpointAgents,
+    EndpointNameText,
     GitRef,
     JsonSchema,
     KeyName,
@@ -33,11 +36,15 @@ from steadyhand.api.schemas.field_types import (
     Seconds,
     SessionId,
     SessionName,
+    StringMetadata,
+    Time,
     WholeSeconds,
     WorkspaceName,
     invalid_field,
 )
-from steadyhand.job import Effort, OnInterrupt, SlashCommand
+from steadyhand.api.schemas.native_bodies import JobState
+from steadyhand.control import MAX_BULK_JOBS
+from steadyhand.job import CallbackBody, CallbackEvent, Effort, OnInterrupt, SlashCommand, State
 from steadyhand.ports import Scope
 
 
@@ -107,6 +114,25 @@ class WorkRequest(BaseModel):
     )
     max_turns: Annotated[int, Field(ge=1, le=10_000)] | None = None
     effort: Effort | None = None
+    callback_url: CallbackUrlText | None = Field(
+        default=None,
+        description="Where the service posts the events of the job. Later turns keep it. Its path and its query are "
+        "not shown again.",
+    )
+    callback_events: Annotated[list[CallbackEvent], Field(min_length=1, max_length=8)] | None = Field(
+        default=None, description="The events that it is told of; by default `job.ended` alone."
+    )
+    callback_body: Literal["thin", "full"] | None = Field(
+        default=None, description="`thin`, the default, has ids and links; `full` has the whole job."
+    )
+
+    @field_validator("callback_events", "callback_body", mode="after")
+    @classmethod
+    def _needs_callback_url(cls, value: Any, info: ValidationInfo) -> Any:
+        """Return the value, or raise if there is no receiver for it."""
+        if value is not None and info.data.get("callback_url") is None:
+            raise invalid_field("needs a callback_url beside it")
+        return value
 
     @field_validator("prompt", mode="before")
     @classmethod
@@ -235,10 +261,115 @@ class ResumeRequest(BaseModel):
     prompt: Prompt | None = Field(default=None, description="Said in place of asking it to go on.")
 
 
+MAX_STEER_LENGTH = 65_536
+"""The characters of a message to a running turn."""
+
+
+class SteerRequest(BaseModel):
+    """A message to the running turn of a job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Annotated[Prompt, Field(max_length=MAX_STEER_LENGTH)]
+
+
+class ReplayRequest(BaseModel):
+    """A request to send a delivery once more; it has no fields."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class EndpointRequest(BaseModel):
+    """A request for a new endpoint of callbacks."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: EndpointNameText
+    url: CallbackUrlText = Field(description="Where the service posts the events of jobs.")
+    events: Annotated[list[CallbackEvent], Field(min_length=1, max_length=8)] = Field(
+        default=["job.ended"], description="The events that it is told of."
+    )
+    agents: EndpointAgents = Field(
+        default=[], description="The agents of whose jobs it is told; empty for all."
+    )
+    body: CallbackBody = "thin"
+
+
+class EndpointChangeRequest(BaseModel):
+    """A request to change an endpoint of callbacks; a field that is not there stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: CallbackUrlText | None = None
+    events: Annotated[list[CallbackEvent], Field(min_length=1, max_length=8)] | None = None
+    agents: EndpointAgents | None = None
+    body: CallbackBody | None = None
+    rotate_secret: bool = Field(
+        default=False, description="Make a new secret; the former one signs beside it."
+    )
+
+
 class CancelRequest(BaseModel):
     """A request to stop; it has no fields."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class _SelectionFields(BaseModel):
+    """A selection of jobs by the filters of their list, for an operation on all of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: Annotated[list[JobState], Field(min_length=1, max_length=len(State))] | None = Field(
+        default=None, description="Any of these states; else those in which the operation makes sense."
+    )
+    agent: str | None = None
+    workspace: str | None = None
+    api_key: str | None = Field(
+        default=None, description="Jobs of this key; needs `read:all` for others than one's own."
+    )
+    metadata: StringMetadata | None = Field(
+        default=None, description="Jobs whose metadata has each of these values under its name."
+    )
+    created_after: Time | None = None
+    created_before: Time | None = None
+    id_prefix: Annotated[str, Field(pattern="^[0-9a-f]{1,12}$")] | None = None
+    q: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+        default=None, description="Words of the title or the prompt, all of them; a phrase is quoted."
+    )
+    all: bool = Field(default=False, description="Required for a selection without any filter.")
+    limit: Annotated[int, Field(ge=1, le=MAX_BULK_JOBS)] = Field(
+        default=MAX_BULK_JOBS, description="The most jobs of this call."
+    )
+    cursor: str | None = Field(default=None, description="`next_cursor` of the call before.")
+    as_of: Time | None = Field(
+        default=None,
+        description="`as_of` of the call before: jobs that came or were changed since then are left alone.",
+    )
+    dry_run: bool = Field(default=False, description="Tell which jobs would be changed, and change none.")
+
+    @property
+    def filters(self) -> dict[str, Any]:
+        """The filters that are there, by their names."""
+        not_filters = {"all", "limit", "cursor", "as_of", "dry_run", *ResumeRequest.model_fields}
+        return {
+            name: value
+            for name in type(self).model_fields
+            if name not in not_filters and (value := getattr(self, name)) not in (None, {})
+        }
+
+
+class BulkRequest(_SelectionFields):
+    """A selection of jobs to cancel or to run again."""
+
+
+class BulkResumeRequest(_SelectionFields):
+    """A selection of jobs to resume; each gets the same budget and prompt, if any."""
+
+    budget_usd: Dollars | None = Field(
+        default=None, description="For each job in all, what it has spent included."
+    )
+    prompt: Prompt | None = Field(default=None, description="Said in place of asking them to go on.")
 
 
 class ClassicChatMessage(BaseModel):

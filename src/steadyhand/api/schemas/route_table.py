@@ -47,6 +47,10 @@ class RouteTable:
         """Return a decorator that adds a function as the route of POST."""
         return self._adder("POST", path, documentation)
 
+    def patch(self, path: str, **documentation: Any) -> Callable[[EndpointT], EndpointT]:
+        """Return a decorator that adds a function as the route of PATCH."""
+        return self._adder("PATCH", path, documentation)
+
     def delete(self, path: str, **documentation: Any) -> Callable[[EndpointT], EndpointT]:
         """Return a decorator that adds a function as the route of DELETE."""
         return self._adder("DELETE", path, documentation)

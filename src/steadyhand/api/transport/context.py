@@ -1,17 +1,22 @@
 """The context of every route: `Control`, the keyring and the options, and how a route gets them from a request."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from starlette.requests import Request
 
 from steadyhand.api.transport.auth import authenticate, bearer_token
+from steadyhand.api.transport.rendered_items import RenderedItems
 from steadyhand.api.transport.sse import FrameCache
+from steadyhand.api.transport.trace_context import parse_traceparent
 from steadyhand.api.transport.waiting_clients import WaitingClients
 from steadyhand.control import Caller, Control
 from steadyhand.keyring import Keyring
-from steadyhand.ports import Scope, ToolNames
+from steadyhand.log_context import add_log_fields
+from steadyhand.metrics.exposition import Scrape
+from steadyhand.metrics.names import MetricScope
+from steadyhand.ports import CallbackEndpoints, DoctorCheck, Schedules, Scope, ToolNames
 from steadyhand.redact import NO_REDACTION, Redactor
 
 MEBIBYTE = 1024 * 1024
@@ -35,8 +40,14 @@ class ApiOptions:
     the host of `public_url`; `*` allows any. Pages of `cors_origins` may call every route; `*` allows any.
     `readiness_check` raises the error that keeps the service from working (`TryLater` with `draining` while the
     service stops); without it the store is asked. `get_rejected_providers` returns the names of the providers whose
-    credential the model's service rejects, and `get_warm_processes` the counts of those that wait for jobs.
+    credential the model's service rejects, `get_warm_processes` the counts of the processes that wait for jobs, and
+    `get_warm_agents` the same of each agent. `get_callback_secret` returns the secret that signs the callbacks
+    of a key, by its id, and `callback_endpoints` are the configured receivers.
     `redactor` removes live secrets from errors.
+    `on_response` gets the group, the status and the seconds until the head of each response but those of probes.
+    `scrape` returns the metrics of some scopes for an `Accept` header; without it there is no `/metrics`.
+    `schedules` are the operations on schedules. `node` is the name of this service in the runs of jobs. `run_doctor`
+    runs the checks of `steadyhand doctor`.
     """
 
     profile: Literal["default", "classic"] = "default"
@@ -52,7 +63,15 @@ class ApiOptions:
     readiness_check: Callable[[], Awaitable[None]] | None = None
     get_rejected_providers: Callable[[], Sequence[str]] = tuple
     get_warm_processes: Callable[[], Mapping[str, Any] | None] = lambda: None
+    get_warm_agents: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
+    get_callback_secret: Callable[[str], str] | None = None
+    callback_endpoints: CallbackEndpoints | None = None
     redactor: Redactor = NO_REDACTION
+    on_response: Callable[[str, int, float], None] = lambda _routes, _status, _seconds: None
+    scrape: Callable[[str, frozenset[MetricScope]], Awaitable[Scrape]] | None = None
+    schedules: Schedules | None = None
+    node: str = ""
+    run_doctor: Callable[[], AsyncGenerator[Sequence[DoctorCheck], None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +84,7 @@ class ApiContext:
     tool_names: ToolNames
     waiting_clients: WaitingClients = field(default_factory=WaitingClients)
     event_frames: FrameCache = field(default_factory=FrameCache)
+    job_items: RenderedItems = field(default_factory=RenderedItems)
 
 
 CALLER_KEY_SCOPE_KEY = "steadyhand.key"
@@ -84,7 +104,11 @@ def get_caller(request: Request) -> Caller:
         context.keyring, request.scope["headers"], is_classic=context.options.profile == "classic"
     )
     request.scope[CALLER_KEY_SCOPE_KEY] = caller.key_id
-    return caller
+    traceparent = parse_traceparent(request.scope["headers"])
+    if traceparent is None:
+        return caller
+    add_log_fields({"trace_id": traceparent.split("-")[1]})
+    return replace(caller, traceparent=traceparent)
 
 
 def authorization_check(request: Request) -> Callable[[], bool]:

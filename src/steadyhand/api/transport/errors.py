@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope as AsgiScope
 
-from steadyhand.api.schemas import native_bodies
+from steadyhand.api.schemas import classic_bodies, native_bodies
 from steadyhand.errors import (
     CallerError,
     Conflict,
@@ -104,7 +104,7 @@ def error_response(
     *,
     field_errors: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
-    classic_detail: list[native_bodies.ClassicInputError] | None = None,
+    classic_detail: list[classic_bodies.ClassicInputError] | None = None,
 ) -> Response:
     """Create the one error body, with the content type of the path's group; `classic_detail` replaces its `detail`."""
     field_errors = field_errors[:_MAX_FIELD_ERRORS]
@@ -167,7 +167,7 @@ def _has_classic_details(scope: AsgiScope) -> bool:
     return CLASSIC_SCOPE_KEY in scope and route_group(scope["path"]) != "native"
 
 
-def classic_details(error: InvalidRequest, redactor: Redactor) -> list[native_bodies.ClassicInputError]:
+def classic_details(error: InvalidRequest, redactor: Redactor) -> list[classic_bodies.ClassicInputError]:
     """Return the wrong fields as FastAPI lists them; an input above 1 KB is cut. Secrets are removed."""
     input_errors = error.input_errors or [
         InputError("value_error", ("body", *_location(field_error.pointer)), field_error.detail, None)
@@ -242,10 +242,14 @@ async def handle_router_error(request: Request, error: Exception) -> Response:
 
 
 def _allowed_methods(request: Request) -> str:
-    """Return the methods of all routes with this path; the router names those of the first one only."""
+    """Return the methods of all routes with this path; the router names those of the first one only.
+
+    A path of its own (`/v1/jobs/cancel`) comes before one that has it as a parameter (`/v1/jobs/{job_id}`).
+    """
     routes = request.app.router.routes
-    matching_routes = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
-    return ", ".join(sorted({method for route in matching_routes for method in route.methods or ()}))
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    own = [route for route in matching if route.path == request.url.path]
+    return ", ".join(sorted({method for route in own or matching for method in route.methods or ()}))
 
 
 def json_response(

@@ -4,6 +4,7 @@ import ipaddress
 import random
 import re
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import structlog
@@ -20,12 +21,14 @@ from steadyhand.api.transport.errors import (
     route_group,
 )
 from steadyhand.errors import CallerError, Forbidden, RetryLater
+from steadyhand.log_context import set_log_fields
 from steadyhand.redact import Redactor
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _MAX_LOGGED_PATH = 200
 _PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
-_PATHS_OF_REFUSED_CONNECTIONS = _PROBE_PATHS | {"/health"}
+_UNLOGGED_PATHS = _PROBE_PATHS | {"/health"}
+_PATHS_OF_REFUSED_CONNECTIONS = _UNLOGGED_PATHS
 _SLASHES = re.compile("/{2,}")
 REFUSED_SCOPE_KEY = "steadyhand.refused"
 """The key in the ASGI scope that the server sets on a connection above its bounds: only probes are answered."""
@@ -115,9 +118,16 @@ class RequestMiddleware:
     """Pure ASGI middleware: sets `x-request-id` on every response and turns every exception into a response."""
 
     def __init__(
-        self, app: ASGIApp, *, hosts: AllowedHosts, redactor: Redactor, is_classic: bool = False
+        self,
+        app: ASGIApp,
+        *,
+        hosts: AllowedHosts,
+        redactor: Redactor,
+        is_classic: bool = False,
+        on_response: Callable[[str, int, float], None] = lambda _routes, _status, _seconds: None,
     ) -> None:
         self._app = app
+        self._on_response = on_response
         self._is_classic = is_classic
         self._redactor = redactor
         self._hosts = hosts
@@ -131,6 +141,7 @@ class RequestMiddleware:
             return
         request_id = f"req_{self._id_source.getrandbits(64):016x}"
         scope[REQUEST_ID_SCOPE_KEY] = request_id
+        set_log_fields({"request_id": request_id})
         scope[REDACTOR_SCOPE_KEY] = self._redactor
         if self._is_classic:
             scope[CLASSIC_SCOPE_KEY] = True
@@ -142,6 +153,8 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if (path := scope["path"]) not in _UNLOGGED_PATHS:
+                    self._on_response(route_group(path), message["status"], time.monotonic() - begun_at)
                 message["headers"] = [*message.get("headers", ()), id_header]
             await send(message)
 
@@ -169,7 +182,7 @@ class RequestMiddleware:
     def _log_request(self, scope: Scope, status: int | None, seconds: float) -> None:
         """Log one line for a request that is no probe; `status` is `None` if it was not answered."""
         path: str = scope["path"]
-        if path in _PROBE_PATHS or path == "/health":
+        if path in _UNLOGGED_PATHS:
             return
         self._log.info(
             "request",

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 from starlette.requests import Request
 
+from steadyhand.api.schemas.field_types import parse_time
 from steadyhand.api.schemas.route_table import PathParam
 from steadyhand.api.transport.body import did_you_mean
 from steadyhand.errors import FieldError, InvalidRequest, NotFound
@@ -62,12 +63,9 @@ class QueryParams:
             return None
         try:
             # A plus sign that was not escaped arrives as a space.
-            moment = datetime.fromisoformat(text.replace(" ", "+"))
-            if moment.tzinfo is not None:
-                return moment.astimezone(UTC)
+            return parse_time(text.replace(" ", "+"))
         except (ValueError, OverflowError) as error:
             raise InvalidRequest.at(f"?{name}", "is not an RFC 3339 time with its zone") from error
-        raise InvalidRequest.at(f"?{name}", "is not an RFC 3339 time with its zone")
 
 
 def parse_int(text: str, pointer: str, *, minimum: int, maximum: int, code: str | None = None) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import aclosing
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -15,6 +15,11 @@ KEEPALIVE_COMMENT = b": ping\n\n"
 MAX_CACHED_BYTES = 4 << 20
 """The bytes that are kept for other streams; those that follow live need the newest few."""
 _MAX_CACHED_FRAME = MAX_CACHED_BYTES // 16
+WRITE_CHUNK_SCOPE_KEY = "steadyhand.write_chunk"
+"""The key in the ASGI scope of the server's function that writes a `framed_chunk` of the response at once.
+
+It returns False, and writes nothing, if the response has not begun, or if its client reads more slowly than is written.
+"""
 T = TypeVar("T")
 
 
@@ -50,6 +55,36 @@ class FrameCache:
         return data
 
 
+def framed_chunk(data: bytes) -> bytes:
+    """Return bytes as a chunk of a response body (RFC 9112, 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class DirectWriter:
+    """Writes items to the client of one stream without a step of its task, once its response has begun."""
+
+    def __init__(self, chunk: Callable[[Any], bytes]) -> None:
+        """Create it; `chunk` returns the framed bytes of an item."""
+        self._chunk = chunk
+        self._write_chunk: Callable[[bytes], bool] | None = None
+        self._is_authorized: Callable[[], bool] = bool
+        self._loop = asyncio.get_running_loop()
+        self.written_at = 0.0
+        """The time of the event loop at which something was written last."""
+
+    def open(self, write_chunk: Callable[[bytes], bool] | None, is_authorized: Callable[[], bool]) -> None:
+        """Begin to write, while the key of the client is valid."""
+        self._write_chunk, self._is_authorized = write_chunk, is_authorized
+
+    def write(self, item: Any) -> bool:
+        """Write an item and return True, or return False: the stream's task sends it then, when it can."""
+        write_chunk = self._write_chunk
+        if write_chunk is None or not self._is_authorized() or not write_chunk(self._chunk(item)):
+            return False
+        self.written_at = self._loop.time()
+        return True
+
+
 class _ClientDisconnected(Exception):  # not an error: it ends the task group of one stream
     """The client has closed its connection."""
 
@@ -62,7 +97,8 @@ class EventStreamResponse(Response):
     """Streams the items of a source until it ends or the client disconnects; then the source is closed.
 
     The headers and `preamble`, if there is one, are sent at once. If `is_authorized` returns false, the stream is cut
-    at the next frame or comment. `on_disconnect` is awaited if the client disconnects before the end.
+    at the next frame or comment. `on_disconnect` is awaited if the client disconnects before the end. What
+    `direct_writer` writes does not come from the source.
     """
 
     media_type = "text/event-stream"
@@ -76,6 +112,7 @@ class EventStreamResponse(Response):
         keepalive_seconds: float | None = None,
         headers: Mapping[str, str] | None = None,
         on_disconnect: Callable[[], Awaitable[None]] | None = None,
+        direct_writer: DirectWriter | None = None,
     ) -> None:
         default_headers = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
         super().__init__(status_code=200, headers={**default_headers, **(headers or {})})
@@ -85,10 +122,11 @@ class EventStreamResponse(Response):
         self._preamble = preamble
         self._keepalive_seconds = keepalive_seconds
         self._on_disconnect = on_disconnect
+        self._direct_writer = direct_writer
         self._silent_since = 0.0
         self._is_sending = False
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response to one request."""
         disconnected = False
         try:
@@ -98,6 +136,8 @@ class EventStreamResponse(Response):
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 if self._preamble:
                     await self._send(send, self._preamble)
+                if self._direct_writer is not None:
+                    self._direct_writer.open(scope.get(WRITE_CHUNK_SCOPE_KEY), self._is_authorized)
                 keepalive = group.create_task(self._fill_silence(send))
                 async with aclosing(self._source) as source:  # which gives its subscription back at once
                     async for frame in source:
@@ -126,6 +166,8 @@ class EventStreamResponse(Response):
         seconds = DEFAULT_KEEPALIVE_SECONDS if self._keepalive_seconds is None else self._keepalive_seconds
         self._silent_since = loop.time()
         while True:
+            if self._direct_writer is not None:
+                self._silent_since = max(self._silent_since, self._direct_writer.written_at)
             left = self._silent_since + seconds - loop.time()
             if left > 0 or self._is_sending:
                 await asyncio.sleep(left if left > 0 else seconds)

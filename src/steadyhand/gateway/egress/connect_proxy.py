@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import structlog
 
+from steadyhand.addresses import DEFAULT_PORTS, Address, Target, parse_target
 from steadyhand.gateway.egress.relay import Streams, relay, relay_request
-from steadyhand.gateway.egress.rules import DEFAULT_PORTS, Address, EgressRules, Target, parse_target
+from steadyhand.gateway.egress.rules import EgressRules
 from steadyhand.gateway.http_messages import MalformedMessage, ProxyRequest, ProxyResponse
 from steadyhand.gateway.run_events import RunEvents, printable
 from steadyhand.ports import Emit, OnListening

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -193,6 +193,14 @@ class UpstreamResponse:
         self.headers = connection.headers
         """Names are in lower case."""
 
+    def pass_on(self, consume: Callable[[bytes], bool]) -> None:
+        """Send each part of the body to `consume` as it arrives, while `next_chunk` waits for one.
+
+        A task that is woken for each part costs more than the part itself. If `consume` returns False, it has not taken
+        the part, and `next_chunk` returns it.
+        """
+        self._connection.consume = consume
+
     async def next_chunk(self) -> bytes:
         """Return the next part of the body as it arrives; empty at its end. Raise `UpstreamError` if it breaks off."""
         connection = self._connection
@@ -239,6 +247,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.headers_received: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.received_any = False
         self.complete = False
+        self.consume: Callable[[bytes], bool] | None = None
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
 
@@ -247,6 +256,7 @@ class UpstreamConnection(asyncio.Protocol):
     def begin(self) -> None:
         """Get ready for the next answer."""
         self._in_use = True
+        self.consume = None
         self._headers_complete = self.received_any = self.complete = self._has_framing = False
         self._head_bytes = self.status = 0
         self.headers = []
@@ -347,8 +357,10 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._deliver()
             self._abort_with(error)
             return
+        self._deliver()
         if not self._headers_complete and self._head_bytes > MAX_HEAD_BYTES:
             self._abort_with(ValueError("the head is too long"))
         elif self._buffered_bytes > _HIGH_WATER and not self._paused and self._transport is not None:
@@ -367,6 +379,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._headers_complete and not self._has_framing and not self.complete and error is None:
             self._error = ConnectionResetError("closed")
             self.on_message_complete()  # such a body ends with its connection
+            self._deliver()
             return
         self._error = self._error or error or ConnectionResetError("closed")
         self._fail_waiters()
@@ -433,18 +446,24 @@ class UpstreamConnection(asyncio.Protocol):
         """Append a piece of the body."""
         self._chunks.append(body)
         self._buffered_bytes += len(body)
-        self._wake_reader()
 
     def on_message_complete(self) -> None:
         """Note the end of the answer."""
         if self._headers_complete:
             self.complete = True
             self._keep_alive = self._has_framing and self._parser.should_keep_alive()  # it knows only now
-            self._wake_reader()
 
-    def _wake_reader(self) -> None:
-        if self._read_waiter is not None and not self._read_waiter.done():
-            self._read_waiter.set_result(None)
+    def _deliver(self) -> None:
+        """Send the data that arrived to the reader that waits for it."""
+        waiter = self._read_waiter
+        if waiter is None or waiter.done():  # what came before is still on its way
+            return
+        chunks, consume = self._chunks, self.consume
+        if chunks and consume is not None and consume(chunks[0] if len(chunks) == 1 else b"".join(chunks)):
+            chunks.clear()
+            self._buffered_bytes = 0
+        if chunks or self.complete:
+            waiter.set_result(None)
 
 
 def _default_tls_context() -> ssl.SSLContext:

@@ -2,11 +2,13 @@
 
 import asyncio
 import math
-import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import os
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from steadyhand.addresses import redact_url
 from steadyhand.gateway.model.providers import Provider
 from steadyhand.gateway.model.usage_meter import MeasuredUsage
 from steadyhand.gateway.money.budgets import (
@@ -15,13 +17,23 @@ from steadyhand.gateway.money.budgets import (
     BudgetExhausted,
     BudgetQueueFull,
     Budgets,
+    NearLimit,
     Reservation,
 )
 from steadyhand.gateway.money.ledger_writer import LedgerWriter
 from steadyhand.gateway.money.prices import Price, Prices
 from steadyhand.gateway.run_events import RunEvents, printable
 from steadyhand.job import State
-from steadyhand.ports import GetBudgetLimits, ModelCall, RunContext, TokenCounts, UsageTotal
+from steadyhand.metrics import ServiceMetrics
+from steadyhand.ports import (
+    NO_TRACING,
+    GetBudgetLimits,
+    JobTracing,
+    ModelCall,
+    RunContext,
+    TokenCounts,
+    UsageTotal,
+)
 
 DEFAULT_OUTPUT_TOKENS = 4_096
 """The tokens of output that a call reserves before the run has had any."""
@@ -29,6 +41,8 @@ DEFAULT_TOKENS_PER_BYTE = 0.25
 MAX_BUFFERED_BYTES = 64 << 20
 """The maximum bytes of one run's requests that are buffered for a repeat; larger requests are not buffered."""
 SETTLE_SECONDS = 5.0
+_ID_SOURCE = random.Random()  # noqa: S311  # the ids of calls, which nobody needs to guess
+os.register_at_fork(after_in_child=_ID_SOURCE.seed)  # a service that is forked has ids of its own
 UNKNOWN_MODEL = "unknown"
 
 
@@ -41,14 +55,22 @@ class BillingContext:
     prices: Prices
     clock: Callable[[], datetime]
     get_limits: GetBudgetLimits
+    metrics: ServiceMetrics = field(default_factory=ServiceMetrics)
+    tracing: JobTracing = NO_TRACING
 
 
 class MeteredRun:
     """One run's calls, from its start to its end. It belongs to one event loop."""
 
     def __init__(
-        self, work: RunContext, provider: Provider, billing: BillingContext, events: RunEvents
+        self,
+        work: RunContext,
+        provider: Provider,
+        billing: BillingContext,
+        events: RunEvents,
+        spent: UsageTotal | None = None,
     ) -> None:
+        """Create it. `spent` is the usage of the calls that it made through an earlier service."""
         self.provider = provider
         self.events = events
         self.rate_limited_until: datetime | None = None
@@ -67,13 +89,19 @@ class MeteredRun:
         )
         self._open_calls: dict[str, OpenCall] = {}
         self._call_ids: set[str] = set()
-        self._spent = UsageTotal()
+        self._spent = spent or UsageTotal()
         self._call_settled = asyncio.Event()
         self._sent_bytes = 0
         self._sent_tokens = 0
         self._max_output = 0
         self._unpriced_model: str | None = None
         self._unpriced_reported = False
+        self._near_limits: list[NearLimit] = []
+
+    @property
+    def log_fields(self) -> Mapping[str, str]:
+        """Return the fields of all lines of the log about the job of the run."""
+        return self._work.job.log_fields
 
     @property
     def spent(self) -> UsageTotal:
@@ -95,7 +123,7 @@ class MeteredRun:
             raise
         job = self._work.job
         call = ModelCall(
-            id=secrets.token_hex(12),
+            id=f"{_ID_SOURCE.getrandbits(96):024x}",
             job_id=job.id,
             run=job.run,
             api_key_id=job.api_key_id,
@@ -104,8 +132,9 @@ class MeteredRun:
             model=UNKNOWN_MODEL if model is None else printable(model),
             at=self._billing.clock(),
             reserved_micros=reservation.reserved,
+            workspace=redact_url(job.workspace) or "",
         )
-        open_call = OpenCall(self, call, model, reservation, size)
+        open_call = OpenCall(self, call, model, reservation, size, self._billing.metrics.call_began())
         self._open_calls[call.id] = open_call
         self._call_ids.add(call.id)
         self._billing.ledger_writer.write(call)
@@ -155,9 +184,11 @@ class MeteredRun:
                 call, tokens=measured.tokens, micros=micros, priced=is_known, complete=measured.complete
             )
             self._update_estimates(open_call.size, measured.tokens)
-        open_call.reservation.settle(call.micros)
+        self._near_limits += open_call.reservation.settle(call.micros)
         self._spent = self._spent.plus(UsageTotal(1, call.tokens, call.micros, call.priced, call.complete))
         self._billing.ledger_writer.write(call)
+        self._billing.metrics.call_ended(call, open_call.began)
+        self._billing.tracing.model_called(self._work.job, call)
         self._call_settled.set()
 
     def _update_estimates(self, size: int, tokens: TokenCounts) -> None:
@@ -172,6 +203,12 @@ class MeteredRun:
         if self._unpriced_model is not None and not self._unpriced_reported:
             self._unpriced_reported = True
             await self.events.report_unpriced_model(self._unpriced_model)
+
+    async def report_near_budgets(self) -> None:
+        """Report the budgets that calls of this run have nearly spent, once each."""
+        near, self._near_limits = self._near_limits, []
+        for each in near:
+            await self.events.report_near_budget(each.limit, each.settled_micros)
 
     async def final_usage(self) -> UsageTotal:
         """Wait, for a bounded time, until all calls have ended and are stored; return the usage of the run."""
@@ -195,6 +232,8 @@ class OpenCall:
     model: str | None
     reservation: Reservation
     size: int
+    began: float
+    """The time of the metrics' clock at its admission."""
     sent: bool = False
     """True if the provider may have seen the call and did not reject it."""
 

@@ -161,9 +161,9 @@ class SseParser:
 
     def _parse_block(self, block: bytes) -> None:
         sink = self._sink
-        only_deltas = _USAGE not in block and len(block) <= MAX_EVENT_BYTES and not self._dropped
+        are_short = len(block) <= MAX_EVENT_BYTES and not self._dropped
         for event in block.split(b"\n\n"):
-            if only_deltas and event.startswith(_DELTA_LINE):  # nearly all of them
+            if are_short and event.startswith(_DELTA_LINE) and _USAGE not in event:  # nearly all of them
                 sink.output_bytes += _delta_bytes(event)
                 continue
             length = len(event) + self._dropped

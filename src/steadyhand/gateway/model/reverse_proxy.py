@@ -1,16 +1,16 @@
 """The reverse proxy to the model providers: it replaces the agent's placeholder by the credential and streams.
 
-An ASGI app. `scope["state"]` has the `connection` of the agent, and the `target` as it was written.
+An ASGI app. `scope["state"]` has the `connection` of the agent, the `target` as it was written, and `write_body`, which
+writes a part of the response's body at once or returns False.
 Only the routes of the run's provider are allowed. A call that costs money is admitted by the budgets, metered as it
 passes and settled at its end. If the provider is busy for a moment, the call is repeated before the agent sees it.
 """
 
 import asyncio
-import contextlib
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import structlog
 from starlette.types import Message, Receive, Scope, Send
 
 from steadyhand.gateway.http_messages import end_to_end_headers
+from steadyhand.gateway.model.error_response import Rejected, send_error
 from steadyhand.gateway.model.http_client import (
     HttpClient,
     RequestBody,
@@ -31,6 +32,8 @@ from steadyhand.gateway.model.providers import Provider, Route
 from steadyhand.gateway.model.rejected_credentials import UNAUTHORIZED, Refusal, RejectedCredentials
 from steadyhand.gateway.model.usage_meter import UsageMeter
 from steadyhand.gateway.money.budgets import BudgetExhausted, BudgetQueueFull
+from steadyhand.log_context import set_log_fields
+from steadyhand.metrics import ServiceMetrics
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -68,19 +71,6 @@ class CancelOnClose:
             self.task.cancel()
 
 
-class Rejected(Exception):
-    """A request that is answered here, in the words of the Messages API."""
-
-    def __init__(
-        self, status: int, kind: str, message: str, headers: Mapping[bytes, bytes] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.kind = kind
-        self.message = message
-        self.headers = headers or {}
-
-
 class ClientDisconnected(Exception):
     """The agent's end of the connection is closed."""
 
@@ -100,9 +90,15 @@ class AcceptedRequest:
 class ReverseProxy:
     """The app. It keeps connections to the models' services open for the next request, whoever's that is."""
 
-    def __init__(self, rate_limits: ProviderRateLimits, rejected_credentials: RejectedCredentials) -> None:
+    def __init__(
+        self,
+        rate_limits: ProviderRateLimits,
+        rejected_credentials: RejectedCredentials,
+        metrics: ServiceMetrics,
+    ) -> None:
         self._rate_limits = rate_limits
         self._rejected_credentials = rejected_credentials
+        self._metrics = metrics
         self._clients: dict[str, HttpClient] = {}
         self._log = structlog.get_logger("steadyhand.gateway")
 
@@ -118,10 +114,12 @@ class ReverseProxy:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Carry one request there and its answer back; ends early when the agent goes away."""
         connection: AgentConnection = scope["state"]["connection"]
+        set_log_fields(connection.run.log_fields)
         body = _StreamedBody(receive, connection.run)
         connection.on_close.task = asyncio.current_task()
         try:
-            await self._handle(scope, connection, body, _ResponseSender(send))
+            sender = _ResponseSender(send, scope["state"]["write_body"])
+            await self._handle(scope, connection, body, sender)
         except Exception:  # noqa: BLE001  # the boundary of a request: logged, and never a half answer that looks whole
             self._log.exception("gateway.failed")
             connection.abort()
@@ -138,18 +136,21 @@ class ReverseProxy:
                 body.mark_empty()
             await self._forward(request, connection.run, body, send)
             await connection.run.report_unpriced()
+            await connection.run.report_near_budgets()
         except Rejected as rejected:
+            self._metrics.request_refused(rejected.kind)
             if send.started:
                 connection.abort()
             else:
-                await _send_error(send, rejected)
+                await send_error(send, rejected)
         except UpstreamError as error:
+            self._metrics.provider_failed(connection.run.provider.name)
             self._log.warning("gateway.upstream_failed", error=str(error))
             if send.started:
                 connection.abort()
             else:
                 text = "The model's service could not be reached, or broke off."
-                await _send_error(send, Rejected(502, "api_error", text))
+                await send_error(send, Rejected(502, "api_error", text))
         except ClientDisconnected:
             pass
 
@@ -269,6 +270,7 @@ class ReverseProxy:
                 await response.read_up_to(_ERROR_BODY_BYTES)
             finally:
                 response.close()
+            self._metrics.provider_limited(run.provider.name, blocked=isinstance(decision, Blocked))
             if isinstance(decision, Blocked):
                 until = self._rate_limits.block(run.provider.rate_limit_key, decision.until)
                 self._log.warning("gateway.wall", provider=run.provider.name, until=until.isoformat())
@@ -315,12 +317,11 @@ class ReverseProxy:
         complete = False
         try:
             await send({"type": "http.response.start", "status": response.status, "headers": headers})
-            forward = (
-                send.forward
-            )  # there are many pieces, and each step between costs as much as reading one
+            # There are many pieces, and each step between costs as much as reading one.
+            response.pass_on(_piece_writer(send.write_body, meter))
             while chunk := await response.next_chunk():
                 try:
-                    await forward({"type": "http.response.body", "body": chunk, "more_body": True})
+                    await send.forward({"type": "http.response.body", "body": chunk, "more_body": True})
                 finally:
                     if meter is not None:
                         meter.feed(chunk)
@@ -335,13 +336,29 @@ class ReverseProxy:
 class _ResponseSender:
     """Sends the response, and knows if it has begun."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, write_body: Callable[[bytes], bool]) -> None:
         self.forward = send
+        self.write_body = write_body
         self.started = False
 
     async def __call__(self, message: Message) -> None:
         self.started = True
         await self.forward(message)
+
+
+def _piece_writer(write_body: Callable[[bytes], bool], meter: UsageMeter | None) -> Callable[[bytes], bool]:
+    """Return the function that writes a piece of an answer to the agent and to the meter, or returns False."""
+    if meter is None:
+        return write_body
+    feed = meter.feed
+
+    def write(piece: bytes) -> bool:
+        if not write_body(piece):
+            return False
+        feed(piece)
+        return True
+
+    return write
 
 
 class _StreamedBody(RequestBody):
@@ -466,18 +483,3 @@ def _requested_model(body: bytes) -> str | None:
 
 def _too_large() -> Rejected:
     return Rejected(413, "request_too_large", f"A request has at most {MAX_BODY_BYTES >> 20} MiB.")
-
-
-async def _send_error(send: _ResponseSender, rejected: Rejected) -> None:
-    body = json.dumps(
-        {"type": "error", "error": {"type": rejected.kind, "message": rejected.message}}
-    ).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        *rejected.headers.items(),
-        (b"connection", b"close"),
-    ]
-    with contextlib.suppress(OSError):
-        await send({"type": "http.response.start", "status": rejected.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -10,15 +10,17 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from steadyhand.errors import ConfigError, RunError
+from steadyhand.gateway.model.error_response import Rejected, send_error
 from steadyhand.gateway.model.metered_run import MeteredRun
 from steadyhand.gateway.model.rehearsal import answer_rehearsal
 from steadyhand.gateway.model.reverse_proxy import MAX_HEAD_BYTES, AgentConnection, CancelOnClose
@@ -27,6 +29,8 @@ SOCKET_NAME = "model.sock"
 MAX_CONNECTIONS = 64
 _KEEP_ALIVE_SECONDS = 120
 CLOSING_SECONDS = 5
+EXPECTED_SECONDS = 30.0
+"""Seconds for which a call of an earlier service's run waits for that run to be taken up."""
 
 
 def slot_dir(data_dir: Path, slot: int) -> Path:
@@ -56,18 +60,30 @@ def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
 class UnixListener:
     """One slot's socket. Connections are taken only while a run holds the slot, and end with it."""
 
-    def __init__(self, folder: Path, app: ASGIApp) -> None:
+    def __init__(self, folder: Path, app: ASGIApp, adopted: socket.socket | None = None) -> None:
+        """Create it. `adopted` is the socket of an earlier service in the folder, on which its run connects."""
         self._folder = folder
+        self._adopted = adopted
+        self._server: asyncio.Server | None = None
+        self._is_left = False
+        self.descriptor = -1
+        """The descriptor of the socket."""
         self._state = ServerState()
         self._run: MeteredRun | None = None
         self._config = uvicorn_config(app)
         self._is_held = False
+        self._run_opened = asyncio.Event()
+        self._awaiting_config = uvicorn_config(self._forward_later) if adopted is not None else None
+        self._app = app
         self._rehearsal_config: uvicorn.Config | None = None
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
         """Create the socket anew and accept on it for the length of the block. Raises `ConfigError`."""
-        server = await asyncio.get_running_loop().create_unix_server(self._accept, sock=self._bind())
+        sock = self._bind() if self._adopted is None else self._adopted
+        self.descriptor = sock.fileno()
+        server = await asyncio.get_running_loop().create_unix_server(self._accept, sock=sock)
+        self._server = server
         try:
             yield
         finally:
@@ -75,8 +91,9 @@ class UnixListener:
             self._abort_connections()
             if self._state.tasks:
                 await asyncio.wait(self._state.tasks, timeout=CLOSING_SECONDS)
-            with contextlib.suppress(OSError):
-                (self._folder / SOCKET_NAME).unlink()
+            if not self._is_left:
+                with contextlib.suppress(OSError):
+                    (self._folder / SOCKET_NAME).unlink()
 
     @contextmanager
     def serve_run(self, run: MeteredRun, user: int | None) -> Iterator[None]:
@@ -84,6 +101,8 @@ class UnixListener:
         if self._run is not None:
             raise RunError("The slot's way to the model is taken by another run.", code="slot_taken")
         self._run = run
+        self._awaiting_config = None
+        self._run_opened.set()
         if not self._is_held:
             self._set_owner(user)
         try:
@@ -117,7 +136,7 @@ class UnixListener:
             self._abort_connections()
 
     def _set_owner(self, user: int | None) -> None:
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 and not self._is_left:
             owner = 0 if user is None else user
             os.chown(self._folder / SOCKET_NAME, owner, owner, follow_symlinks=False)
 
@@ -146,6 +165,12 @@ class UnixListener:
         run = self._run
         if len(self._state.connections) >= MAX_CONNECTIONS:
             return RejectedConnection()
+        if run is None and self._awaiting_config is not None:
+            return HttpConnection(
+                self._awaiting_config,
+                self._state,
+                lambda abort, on_close: {"abort": abort, "on_close": on_close},
+            )
         if run is None:
             if self._rehearsal_config is None:
                 return RejectedConnection()
@@ -155,6 +180,24 @@ class UnixListener:
             self._state,
             lambda abort, on_close: {"connection": AgentConnection(run, abort, on_close)},
         )
+
+    def leave(self) -> None:
+        """Accept no more connections, and leave the socket to the run in the slot and the next service."""
+        self._is_left = True
+        if self._server is not None:
+            self._server.close()
+
+    async def _forward_later(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward a request of an earlier service's run once that run is taken up; reject it if that takes too long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EXPECTED_SECONDS):
+                await self._run_opened.wait()
+        run, state = self._run, scope["state"]
+        if run is None:
+            await send_error(send, Rejected(503, "api_error", "The run was not taken up."))
+            return
+        state["connection"] = AgentConnection(run, state["abort"], state["on_close"])
+        await self._app(scope, receive, send)
 
     def _abort_connections(self) -> None:
         abort_connections(self._state)
@@ -226,7 +269,9 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Store the target as it was written, so that the checks see the sent form and not a parsed one."""
-        self.scope["state"]["target"] = self.url
+        state = self.scope["state"]
+        state["target"] = self.url
+        state["write_body"] = partial(self._write_body, self.scope)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -238,6 +283,15 @@ class HttpConnection(HttpToolsProtocol):
         """Append a piece of the body."""
         self._framing_bytes = 0
         super().on_body(body)
+
+    def _write_body(self, scope: object, data: bytes) -> bool:
+        """Write a part of a response's body at once; return False if it cannot be, or if the agent reads slowly."""
+        cycle = self.cycle
+        is_open = cycle.chunked_encoding and not cycle.response_complete and not cycle.disconnected
+        if not is_open or cycle.scope is not scope or self.flow.write_paused:
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
 
     def _abort(self) -> None:
         self.transport.abort()

@@ -27,6 +27,8 @@ from steadyhand.ports import (
 WAIT_SECONDS = 600.0
 """How long a call may wait for others to settle; as long as an answer may take."""
 MAX_WAITING = 10_000
+NEAR_SHARE = 0.8
+"""The share of a budget at which it is told that it is nearly spent."""
 
 _BalanceKey = tuple[BudgetScope, str, BudgetPeriod]
 _PERIODS: tuple[CalendarPeriod, ...] = ("day", "month")
@@ -95,10 +97,28 @@ class _Balance:
         return self.in_flight == 0 or self.settled + self.reserved + reserve < limit
 
 
-class Reservation:
-    """An admitted call: its reservation on every account, until it is settled."""
+@dataclass(frozen=True, slots=True)
+class NearLimit:
+    """A limit of which the settled amount has just reached a share."""
 
-    def __init__(self, balances: Sequence[_Balance], reserve: int, on_change: Callable[[], None]) -> None:
+    limit: BudgetLimit
+    settled_micros: int
+
+
+class Reservation:
+    """An admitted call: its reservation on every account, until it is settled.
+
+    `marks` are the amounts of the shared limits that are told of when they are reached, by their account.
+    """
+
+    def __init__(
+        self,
+        balances: Sequence[_Balance],
+        reserve: int,
+        on_change: Callable[[], None],
+        marks: Sequence[tuple[_Balance, BudgetLimit, int]] = (),
+    ) -> None:
+        self._marks = marks
         self._balances = balances
         self._on_change = on_change
         self._open = True
@@ -114,16 +134,25 @@ class Reservation:
         self.reserved = reserve
         self._on_change()
 
-    def settle(self, micros: int) -> None:
-        """Replace the reservation by the cost of the call; a second time changes nothing."""
+    def settle(self, micros: int) -> Sequence[NearLimit]:
+        """Replace the reservation by the cost of the call, and return the limits whose mark it reached.
+
+        The amount of an account only grows within its period, so a mark is reached once. A second time changes nothing.
+        """
         if not self._open:
-            return
+            return ()
         self._open = False
+        near = [
+            NearLimit(limit, account.settled + micros)
+            for account, limit, mark in self._marks
+            if account.settled < mark <= account.settled + micros
+        ]
         for account in self._balances:
             account.reserved -= self.reserved
             account.in_flight -= 1
             account.settled += micros
         self._on_change()
+        return near
 
 
 @dataclass(eq=False, slots=True)
@@ -145,7 +174,10 @@ class Budgets:
         *,
         wait_seconds: float = WAIT_SECONDS,
         max_waiting: int = MAX_WAITING,
+        near_share: float = NEAR_SHARE,
     ) -> None:
+        """Keep the bounds. A shared limit is told of when `near_share` of it is settled."""
+        self._near_percent = round(near_share * 100)
         self._ledger = ledger
         self._clock = clock
         self._wait_seconds = wait_seconds
@@ -239,9 +271,13 @@ class Budgets:
         if without_room or any(balance in full for balance, _ in limits):
             full |= without_room
             return False
-        waiter.admitted.set_result(
-            Reservation(self._balances_for(waiter.account, limits), waiter.reserve, self._admit_waiting)
-        )
+        balances = self._balances_for(waiter.account, limits)
+        marks = [
+            (balance, limit, -(-limit.limit_micros * self._near_percent // 100))
+            for balance, limit in limits
+            if limit.scope != "job"
+        ]
+        waiter.admitted.set_result(Reservation(balances, waiter.reserve, self._admit_waiting, marks))
         return True
 
     def _balances_for(

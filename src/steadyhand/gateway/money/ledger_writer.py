@@ -61,6 +61,9 @@ class LedgerWriter:
             self._log.error("ledger.closed", call=call.id)
         elif call.settled:
             self._enqueue(call)
+            # In the same commit, which costs more than their rows.
+            for _, other in list(self._delayed.values()):
+                self._enqueue(other)
         else:
             timer = asyncio.get_running_loop().call_later(WRITE_DELAY_SECONDS, self._enqueue, call)
             self._delayed[call.id] = (timer, call)
@@ -104,4 +107,6 @@ class LedgerWriter:
     async def _wait_for(self, tasks: Iterable[asyncio.Task[None]]) -> None:
         pending = list(tasks)
         if pending:
+            await asyncio.sleep(0)  # a new task has not passed its call to the ledger yet
+            self._ledger.hasten()
             await asyncio.wait(pending, timeout=CLOSE_SECONDS)

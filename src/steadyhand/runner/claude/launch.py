@@ -10,7 +10,7 @@ from steadyhand.job import Turn
 from steadyhand.ports import Command, RunSpec, Sandbox
 from steadyhand.runner.claude.argv import common_options, format_budget, format_option, system_prompt_file
 from steadyhand.runner.claude.attachments import attachment_dirs, attachment_files, prepare_turns
-from steadyhand.runner.claude.environment import agent_environment, temp_dir
+from steadyhand.runner.claude.environment import WAITING_ENV, agent_environment, temp_dir
 from steadyhand.runner.claude.lean_context import lean_environment, lean_options
 from steadyhand.runner.claude.mcp_tools import MCP_CONFIG
 from steadyhand.runner.claude.session import (
@@ -104,7 +104,7 @@ def build_launch(
     enforce_budget: bool = True,
     details_later: bool = False,
 ) -> LaunchSpec:
-    """Return the launch spec, with its files."""
+    """Return the launch spec, with its files. With `details_later` it is that of a process that waits for jobs."""
     checkout, view = spec.checkout, sandbox.agent_paths(spec.checkout)
     files: list[tuple[Path, bytes]] = []
     system_prompt = None if details_later else system_prompt_file(spec, view)
@@ -116,7 +116,8 @@ def build_launch(
         directory = session_directory(view, sandbox)
         record = render_session(prepare_turns(spec.job, agent_dir).history, directory, session)
         files.append((session_file(config_dir_of(checkout), directory, session), record))
-    env = {**lean_environment(spec.job, spec.agent), **agent_environment(spec, view)}
+    waiting = WAITING_ENV if details_later else {}
+    env = {**waiting, **lean_environment(spec.job, spec.agent), **agent_environment(spec, view)}
     env |= {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
     if spec.job.spec.tools or details_later:
         # How long a call may take is the service's to say, not the CLI's.
@@ -135,4 +136,5 @@ def build_launch(
         files=files,
         optional_files=optional_files,
         folders=folders,
+        hold=spec.hold,
     )

@@ -59,6 +59,7 @@ _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_TOKENS = 1 << 53
 _MAX_DOLLARS = Decimal(1_000_000)
 _MAX_ERRORS = 20
+_MAX_MODELS = 20
 _MAX_ERROR_LENGTH = 2000
 _Reader = Callable[[Mapping[str, Any], float], Iterator[EventBody | TextDelta]]
 _SYNTHETIC_MODEL = "<synthetic>"  # the model in a message that the CLI wrote itself
@@ -152,7 +153,7 @@ class MessageReader:
             elif kind in ("thinking", "redacted_thinking") and not from_subagent:
                 yield Thinking(_truncate(_as_text(block.get("thinking")), MAX_TEXT_BYTES)[0])
             elif kind in ("tool_use", "server_tool_use"):
-                yield self._tool_started(block, now)
+                yield self._tool_started(block, _as_name(message.get("parent_tool_use_id")), now)
             elif isinstance(kind, str) and kind.endswith("_tool_result"):
                 yield self._tool_finished(block, now)
         if not is_synthetic:
@@ -163,7 +164,7 @@ class MessageReader:
             if block.get("type") == "tool_result":
                 yield self._tool_finished(block, now)
 
-    def _tool_started(self, block: Mapping[str, Any], now: float) -> ToolStarted:
+    def _tool_started(self, block: Mapping[str, Any], parent: str, now: float) -> ToolStarted:
         tool_id = _as_name(block.get("id"))
         if len(self._tool_started_at) < MAX_EVENTS:
             self._tool_started_at[tool_id] = now
@@ -171,7 +172,7 @@ class MessageReader:
         size = len(json.dumps(arguments))
         if size > MAX_INPUT_BYTES:
             arguments = {"left_out": f"{size} bytes"}
-        return ToolStarted(tool_id, _as_name(block.get("name")), arguments)
+        return ToolStarted(tool_id, _as_name(block.get("name")), arguments, parent or None)
 
     def _tool_finished(self, block: Mapping[str, Any], now: float) -> ToolFinished:
         tool_id = _as_name(block.get("tool_use_id"))
@@ -264,7 +265,7 @@ class MessageReader:
         self.result = result if earlier is None else _added(earlier, result)
         self._open_message = None
         if self.result.usage is not None:
-            yield usage_event(self.result.usage, self.result.cost_micros)
+            yield usage_event(self.result.usage, self.result.cost_micros, _context_windows(message))
 
 
 def parse_result(message: Mapping[str, Any]) -> AgentResult:
@@ -355,7 +356,17 @@ def parse_usage(raw: Any, *, turns: int) -> Usage:
     )
 
 
-def usage_event(usage: Usage, cost_micros: int | None = None) -> UsageReported:
+def _context_windows(message: Mapping[str, Any]) -> Mapping[str, int] | None:
+    models = list(_as_mapping(message.get("modelUsage")).items())[:_MAX_MODELS]
+    sizes = {
+        _as_name(name): _as_token_count(_as_mapping(usage).get("contextWindow")) for name, usage in models
+    }
+    return {name: size for name, size in sizes.items() if size} or None
+
+
+def usage_event(
+    usage: Usage, cost_micros: int | None = None, context_windows: Mapping[str, int] | None = None
+) -> UsageReported:
     """Return the event with the usage of the run so far."""
     return UsageReported(
         usage.input_tokens,
@@ -364,6 +375,7 @@ def usage_event(usage: Usage, cost_micros: int | None = None) -> UsageReported:
         usage.cache_creation_input_tokens,
         usage.turns,
         None if cost_micros is None else format_dollars(cost_micros),
+        context_windows,
     )
 
 

@@ -58,6 +58,8 @@ class PlainRunner:
 
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
         """See `ports.Runner.run`."""
+        if spec.steers is not None:
+            spec.steers.refuse()
         checkout, view = spec.checkout, self._sandbox.agent_paths(spec.checkout)
         env = agent_environment(spec, view)
         session = session_id_for(spec)

@@ -1,7 +1,7 @@
 """Processes of the CLI that are started before their job is there: their key, and the steps that make them ready.
 
-A process is started, initialised, and rehearses one turn, which the gateway answers by itself. `rewind_conversation`
-then takes the turn out of the conversation. Unlike `/clear` it leaves nothing behind: after `/clear` the next request
+A process is started, initialised, and rehearses two turns, which the gateway answers by itself. `rewind_conversation`
+then takes the turns out of the conversation. Unlike `/clear` it leaves nothing behind: after `/clear` the next request
 holds three more blocks of text (490 bytes) that tell the model of the command.
 """
 
@@ -10,11 +10,12 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from steadyhand.agents import Agent
 from steadyhand.errors import SpawnError
@@ -33,8 +34,12 @@ PREPARE_SECONDS = 60.0
 ANSWER_SECONDS = 1.5
 """The time for a waiting process to answer before it is given a job."""
 REHEARSAL_PROMPT = "Hello."
-_POLL_SECONDS = 0.02
+REHEARSED_TURNS = 2
+"""The second turn makes the first one of a job another eighth cheaper; a third has no effect."""
+_FIRST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.002, 0.05
+"""The pauses between two looks at a file, for which there is no event: the CLI writes it in a few milliseconds."""
 _CHUNK = 1 << 16
+T = TypeVar("T")
 _COMMAND_KEYS = ("hooks:", "mcpServers:")
 """The keys of a definition that may start a command."""
 
@@ -77,11 +82,17 @@ def _digest(value: Any) -> str:
 
 def may_initialise(agent: Agent, checkout: Checkout) -> bool:
     """Return True if nothing that could run a command, or read a secret, is there before the job is."""
-    return (
-        not checkout.full_trust
-        and not agent.secrets
-        and not any(key in each.text for each in checkout.definitions.values() for key in _COMMAND_KEYS)
-    )
+    return not checkout.full_trust and not agent.secrets and not starts_commands(checkout)
+
+
+def may_kill(checkout: Checkout) -> bool:
+    """Return True if nothing could be lost that the CLI does at its exit, such as hooks, or the end of servers."""
+    return checkout.config_dir is not None and not checkout.full_trust and not starts_commands(checkout)
+
+
+def starts_commands(checkout: Checkout) -> bool:
+    """Return True if the definitions of a checkout may start commands beside the agent."""
+    return any(key in each.text for each in checkout.definitions.values() for key in _COMMAND_KEYS)
 
 
 def initialize_fields(job: Job, agent: Agent) -> Mapping[str, Any]:
@@ -164,15 +175,28 @@ def _is_answer(message: Mapping[str, Any], request_id: str) -> bool:
     )
 
 
-async def wait_for_line(config_dir: Path, directory: str, session: str, text: bytes) -> bool:
-    """Wait until the end of a session's file holds a text; return False if it does not in time."""
+async def wait_for_line(
+    config_dir: Path, directory: str, session: str, text: bytes, seconds: float | None = None
+) -> bool:
+    """Wait until the end of a session's file holds a text; return False if it does not in time.
+
+    The time is `ANSWER_SECONDS` by default.
+    """
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            while not await asyncio.to_thread(ends_with, config_dir, directory, session, text):  # noqa: ASYNC110
-                await asyncio.sleep(_POLL_SECONDS)
+        async with asyncio.timeout(ANSWER_SECONDS if seconds is None else seconds):
+            await _until(partial(ends_with, config_dir, directory, session, text))
     except TimeoutError:
         return False
     return True
+
+
+async def _until(look: Callable[[], T]) -> T:
+    """Look at files, in a thread, until the result is true, and return it. The caller bounds the wait."""
+    seconds = _FIRST_POLL_SECONDS
+    while not (found := await asyncio.to_thread(look)):
+        await asyncio.sleep(seconds)
+        seconds = min(2 * seconds, _LONGEST_POLL_SECONDS)
+    return found
 
 
 # --- the steps -----------------------------------------------------------------------------------
@@ -200,22 +224,30 @@ class WarmUp:
                 raise SpawnError(f"The waiting process does not know the agent {agent.definition!r}.")
 
     async def rehearse(self) -> None:
-        """Play one turn and take it out of the conversation."""
-        content = {"role": "user", "content": REHEARSAL_PROMPT}
-        prompt: dict[str, Any] = {"type": "user", "message": content, "parent_tool_use_id": None}
-        prompt |= {"session_id": "default"}
-        prompt |= {"uuid": self._prompt_id, "client_composed": True}
-        async with self._step("It did not play its turn"):
-            await self._process.write(json.dumps(prompt).encode() + b"\n")
-            while True:
-                message = await self._next_message()
-                if message["type"] == "result":
-                    break
-            if message.get("is_error") or message.get("subtype") != "success":
-                raise SpawnError("The waiting process could not play its turn.")
-            answer = await self._request("rewind_conversation", target_message_uuid=self._prompt_id)
+        """Play some turns and take them out of the conversation."""
+        async with self._step("It did not play its turns"):
+            last_id = self._prompt_id
+            await self._play_turn(self._prompt_id)
+            for _ in range(REHEARSED_TURNS - 1):
+                last_id = str(uuid.uuid4())
+                await self._play_turn(last_id)
+            answer = await self._request(
+                "rewind_conversation",
+                target_message_uuid=self._prompt_id,
+                last_seen_user_message_uuid=last_id,
+            )
             if answer.get("rewound") is not True:
                 raise SpawnError("The waiting process did not forget its turn.")
+
+    async def _play_turn(self, prompt_id: str) -> None:
+        content = {"role": "user", "content": REHEARSAL_PROMPT}
+        prompt: dict[str, Any] = {"type": "user", "message": content, "parent_tool_use_id": None}
+        prompt |= {"session_id": "default", "uuid": prompt_id, "client_composed": True}
+        await self._process.write(json.dumps(prompt).encode() + b"\n")
+        while (message := await self._next_message())["type"] != "result":
+            pass
+        if message.get("is_error") or message.get("subtype") != "success":
+            raise SpawnError("The waiting process could not play its turn.")
 
     async def forget_conversation(self, config_dir: Path, directory: str) -> str:
         """Begin a new session without a trace of the earlier one, or of the reset, and return its id."""
@@ -226,10 +258,7 @@ class WarmUp:
             while (result := await self._next_message())["type"] != "result":
                 pass
             session = str(uuid.UUID(str(result.get("session_id"))))
-            while not (  # noqa: ASYNC110  # there is no event for it
-                traces := await asyncio.to_thread(user_messages, config_dir, directory, session)
-            ):
-                await asyncio.sleep(_POLL_SECONDS)
+            traces = await _until(partial(user_messages, config_dir, directory, session))
             answer = await self._request(
                 "rewind_conversation", target_message_uuid=traces[0], last_seen_user_message_uuid=traces[-1]
             )
@@ -242,10 +271,7 @@ class WarmUp:
     async def forget_session(self, config_dir: Path, directory: str, session: str) -> None:
         """Remove the file of the session once the process has written that the turn is taken back."""
         async with self._step("It did not write its session"):
-            while not await asyncio.to_thread(  # noqa: ASYNC110  # there is no event for it
-                remove_session, config_dir, directory, session, self._prompt_id.encode()
-            ):
-                await asyncio.sleep(_POLL_SECONDS)
+            await _until(partial(remove_session, config_dir, directory, session, self._prompt_id.encode()))
 
     @asynccontextmanager
     async def _step(self, failure: str) -> AsyncIterator[None]:

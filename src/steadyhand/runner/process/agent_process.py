@@ -6,141 +6,57 @@ child, no child in a session of its own, no daemon (see `supervisor.py`).
 
 import asyncio
 import contextlib
-import marshal
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from steadyhand.errors import SpawnError
-from steadyhand.ports import Command, StopSignal
-from steadyhand.runner.process import cgroups, fork_server, supervisor
+from steadyhand.ports import Command, HoldSpec, OrphanedRun, StopSignal
+from steadyhand.runner.process import cgroups, fork_server
+from steadyhand.runner.process.agent_pipes import AgentPipes
 from steadyhand.runner.process.cgroups import GONE_SECONDS, start_ticks
+from steadyhand.runner.process.held_record import Holding, append_input, mark_left, open_spools, read_inputs
 from steadyhand.runner.process.kill_run import kill_run
-from steadyhand.runner.process.paused_processes import PausedProcesses
+from steadyhand.runner.process.launch_spec import LaunchSpec
+from steadyhand.runner.process.paused_processes import PausedProcesses, kill_others
 from steadyhand.runner.process.process_tree import descendants
 from steadyhand.runner.process.process_watcher import ProcessWatcher
 from steadyhand.runner.process.sandbox_setup import SandboxSetup
+from steadyhand.runner.process.spool import SpoolReader
+from steadyhand.runner.process.supervisor_channel import (
+    REPLY_SECONDS,
+    ExitStatus,
+    SupervisorChannel,
+    await_message,
+)
 
 __all__ = ["AgentProcess", "ExitStatus", "LaunchSpec", "start_ticks"]
 
-START_SECONDS = 30.0
 TERM_SECONDS = 0.5
 """Seconds for the agent to end by itself after SIGTERM; then everything is killed."""
-REPLY_SECONDS = 3.0
-"""Seconds for a supervisor to report an end that it was asked for. One that is silent for longer hangs or is frozen."""
 _CHUNK = 1 << 16
-_T = TypeVar("_T")
+_ATOMIC_BYTES = 4096  # PIPE_BUF: the kernel takes so much whole or not at all
 
 
-@dataclass(frozen=True, slots=True)
-class ExitStatus:
-    """The end of the agent: an exit code, or the signal that ended it.
+def _create_holding(hold: HoldSpec | None) -> Holding | None:
+    """Return the files of a run that is to be held, or None. Raise `SpawnError` if they cannot be made.
 
-    `unkillable` is True if a process may still be alive, `out_of_memory` if the kernel killed a process of the run at
-    its memory limit, `disk_full` if its disk is full. `forks_refused` counts the processes above its limit.
+    A run without them must not start: the next service would take it for one whose agent had not started.
     """
-
-    code: int | None
-    signal: int | None
-    unkillable: bool = False
-    out_of_memory: bool = False
-    disk_full: bool = False
-    forks_refused: int = 0
+    try:
+        return None if hold is None else Holding.create(hold)
+    except OSError as error:
+        raise SpawnError(f"The files of the run could not be made: {error.strerror}.") from error
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchSpec:
-    """A command with files (absolute path, content) and folders, which are created as its user before it starts.
-
-    No existing file is overwritten: it is an error, except for `optional_files`, which are skipped. The
-    `containment_methods` are tried in order; `file_size` is the largest file that it may write, in bytes.
-    """
-
-    command: Command
-    files: Sequence[tuple[Path, bytes]] = ()
-    optional_files: Sequence[tuple[Path, bytes]] = ()
-    folders: Sequence[Path] = ()
-    containment_methods: Sequence[str] = supervisor.CONTAINMENT_METHODS
-    file_size: int | None = None
-
-    def to_message(self, name: str, sandbox_setup: SandboxSetup | None) -> dict[str, Any]:
-        """Return it as a message to the supervisor; `name` is that of the run's groups."""
-        command, kill_cgroup = self.command, cgroups.detect_cgroups().kill
-        return {
-            "argv": [os.fsencode(word) for word in command.argv],
-            "env": {os.fsencode(name): os.fsencode(value) for name, value in command.env.items()},
-            "cwd": os.fsencode(command.cwd),
-            "user": command.uid,
-            "files": [(os.fsencode(path), content) for path, content in self.files],
-            "laid": [(os.fsencode(path), content) for path, content in self.optional_files],
-            "folders": [os.fsencode(path) for path in self.folders],
-            "file_size": self.file_size,
-            "means": list(self.containment_methods),
-            "cgroup": None if kill_cgroup is None else str(kill_cgroup / name),
-            "seal": None if sandbox_setup is None else sandbox_setup.to_message(name, self.file_size),
-        }
-
-
-class _SupervisorChannel(asyncio.Protocol):
-    """The service's end of the socket pair: each message of the supervisor resolves a future."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.supervisor_pid: asyncio.Future[int | None] = loop.create_future()
-        self.started: asyncio.Future[Mapping[str, Any]] = loop.create_future()
-        self.exited: asyncio.Future[ExitStatus] = loop.create_future()
-        self.cleaned_up: asyncio.Future[bool] = loop.create_future()
-        self.transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # a socket pair has one
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        while len(self._buffer) >= 4:  # noqa: PLR2004  # the frame's head
-            end = 4 + int.from_bytes(self._buffer[:4], "little")
-            if len(self._buffer) < end:
-                return
-            message = marshal.loads(self._buffer[4:end])  # noqa: S302  # from our own supervisor
-            del self._buffer[:end]
-            self._handle_message(message)
-
-    def _handle_message(self, message: Mapping[str, Any]) -> None:
-        if "exited" in message:
-            limit_evidence = message["felt"]
-            refused = limit_evidence.get("forks_refused", 0)
-            exit_status = ExitStatus(
-                message["exited"],
-                message["signal"],
-                False,
-                limit_evidence.get("oom", 0) > 0,
-                limit_evidence.get("full", 0) > 0,
-                refused,
-            )
-            _resolve_future(self.exited, exit_status)
-        elif "gone" in message:
-            _resolve_future(self.cleaned_up, True)
-        elif "here" in message:
-            _resolve_future(self.supervisor_pid, message["here"])
-        else:
-            _resolve_future(self.started, message)
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        # No message came: somebody killed the supervisor, and with it the agent.
-        _resolve_future(self.supervisor_pid, None)
-        _resolve_future(self.started, {"failed": "its supervisor died"})
-        _resolve_future(self.exited, ExitStatus(None, signal.SIGKILL))
-        _resolve_future(self.cleaned_up, False)
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(_encode_frame(dict(message)))
+def _open_spools(folder: Path) -> tuple[int, int]:
+    try:
+        return open_spools(folder)
+    except OSError as error:
+        raise SpawnError(f"The files of the run could not be opened: {error.strerror}.") from error
 
 
 def _pass_descriptors(descriptors: Sequence[int], receiver: Callable[[Sequence[int]], None] | None) -> None:
@@ -151,70 +67,10 @@ def _pass_descriptors(descriptors: Sequence[int], receiver: Callable[[Sequence[i
         os.close(descriptor)
 
 
-def _resolve_future(future: asyncio.Future[Any], value: Any) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
-async def _await_message(message: asyncio.Future[_T], stop: StopSignal | None) -> _T:
-    """Wait for a message at the start. Raise `TimeoutError` after `START_SECONDS`, or `REPLY_SECONDS` after a stop."""
-    async with asyncio.timeout(START_SECONDS):
-        if stop is None:
-            return await asyncio.shield(message)
-        async with asyncio.TaskGroup() as group:
-            stop_request = group.create_task(stop.wait())
-            waiting: set[asyncio.Future[Any]] = {message, stop_request}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            stop_request.cancel()
-    async with asyncio.timeout(REPLY_SECONDS):
-        return await asyncio.shield(message)
-
-
-@dataclass(slots=True)
-class _Pipes:
-    """The three pipes between the service and the agent, as (service's end, agent's end)."""
-
-    stdin: tuple[int, int]
-    stdout: tuple[int, int]
-    stderr: tuple[int, int]
-    open: set[int] = field(default_factory=set)
-
-    @classmethod
-    def make(cls) -> "_Pipes":
-        agent_stdin, stdin = os.pipe()
-        stdout, agent_stdout = os.pipe()
-        stderr, agent_stderr = os.pipe()
-        descriptors = {agent_stdin, stdin, stdout, agent_stdout, stderr, agent_stderr}
-        return cls((stdin, agent_stdin), (stdout, agent_stdout), (stderr, agent_stderr), descriptors)
-
-    def open_file(self, descriptor: int) -> Any:
-        """Return a descriptor as a file. The caller closes it."""
-        self.open.discard(descriptor)
-        return os.fdopen(descriptor, "wb" if descriptor == self.stdin[0] else "rb", buffering=0)
-
-    @property
-    def agent_ends(self) -> tuple[int, int, int]:
-        """Return the agent's stdin, stdout and stderr."""
-        return self.stdin[1], self.stdout[1], self.stderr[1]
-
-    def close_agent_ends(self) -> None:
-        for descriptor in self.agent_ends:
-            self._close(descriptor)
-
-    def close(self) -> None:
-        for descriptor in tuple(self.open):
-            self._close(descriptor)
-
-    def _close(self, descriptor: int) -> None:
-        if descriptor in self.open:
-            self.open.discard(descriptor)
-            os.close(descriptor)
-
-
 class AgentProcess:
     """A running agent. Use it as `async with AgentProcess.start(...) as process`."""
 
-    def __init__(self, channel: _SupervisorChannel, *, sandboxed: bool) -> None:
+    def __init__(self, channel: SupervisorChannel, *, sandboxed: bool) -> None:
         self.pid = 0
         """The supervisor's pid, once it runs."""
         self.started_ticks = 0
@@ -225,6 +81,11 @@ class AgentProcess:
         """True if it runs in a sandbox."""
         self.stdout = asyncio.StreamReader(limit=_CHUNK)
         self.stderr = asyncio.StreamReader(limit=_CHUNK)
+        self._hold_dir: Path | None = None
+        """The folder of a held run, whose supervisor has copies of the pipes; None if it is not held."""
+        self._may_keep = False
+        self._is_kept = False
+        self._is_left = False
         self._channel = channel
         self._cgroups: Sequence[Path] = ()
         self._input: asyncio.StreamWriter | None = None
@@ -232,6 +93,8 @@ class AgentProcess:
         self._watcher: ProcessWatcher | None = None
         self._paused: PausedProcesses | None = None
         self._stuck = False
+        self._agent: tuple[int, int | None] = (0, None)
+        """The pid and the start time of the agent itself, once it was looked for."""
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -268,23 +131,29 @@ class AgentProcess:
         spawned: Callable[[int, int], None] | None,
         stop: StopSignal | None,
     ) -> AsyncIterator["AgentProcess"]:
+        holding = _create_holding(launch.hold)
         service_end, supervisor_end = socket.socketpair()
-        pipes = _Pipes.make()
+        pipes = AgentPipes.make()
         setup_descriptors = () if sandbox_setup is None else sandbox_setup.descriptors
+        held_descriptors = () if holding is None else holding.descriptors(pipes.service_ends)
         try:
             fork_server_pid = await fork_server.fork_supervisor(
-                (*pipes.agent_ends, supervisor_end.fileno(), *setup_descriptors)
+                (*pipes.agent_ends, supervisor_end.fileno(), *setup_descriptors, *held_descriptors)
             )
         except BaseException:  # also when cancelled: nobody else has these ends yet, and none may stay open
             service_end.close()
             pipes.close()
+            if holding is not None:
+                holding.close()
             raise
         finally:
             supervisor_end.close()
             pipes.close_agent_ends()
             if sandbox_setup is not None:
                 sandbox_setup.close_supervisor_end()
-        channel = _SupervisorChannel()
+        if holding is not None:
+            holding.close_supervisor_end()
+        channel = SupervisorChannel()
         process = cls(channel, sandboxed=sandbox_setup is not None)
         try:
             await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=service_end)
@@ -292,12 +161,54 @@ class AgentProcess:
             if spawned is not None:
                 spawned(process.pid, process.started_ticks)
             name = cgroups.cgroup_name(process.pid, process.started_ticks)
-            channel.send({"start": launch.to_message(name, sandbox_setup)})
-            await process._open_pipes(pipes)
+            channel.send({"start": launch.to_message(name, sandbox_setup, holding)})
+            if holding is None:
+                await process._open_pipes(pipes)
+            else:
+                process._hold_dir = holding.spec.folder
+                process._open_spools(holding.take_spools(), pipes)
+                process._may_keep = holding.write_record(
+                    process.pid, process.started_ticks, sandboxed=process.sandboxed
+                )
+            await process._open_input(pipes)
             await process._await_start(launch.command, stop)
             yield process
         finally:
+            if holding is not None:
+                holding.close()
             await process._close(service_end, pipes)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def attach(
+        cls, orphan: OrphanedRun, listening: Callable[[Sequence[int]], None] | None = None
+    ) -> AsyncIterator["AgentProcess"]:
+        """Attach to a run that an earlier service left; when the block ends, all of its processes are dead.
+
+        Its output is read from the beginning. Raises `SpawnError` if its files are gone.
+        """
+        channel = SupervisorChannel()
+        process = cls(channel, sandboxed=orphan.sandboxed)
+        process._hold_dir = orphan.folder
+        process.containment = orphan.containment
+        process._cgroups = [Path(group) for group in orphan.groups]
+        service_ends, connection = orphan.take_pipes(), orphan.take_connection()
+        pipes = None if service_ends is None else AgentPipes.of(service_ends)
+        try:
+            process._open_spools(_open_spools(orphan.folder), pipes)
+            if connection is None or pipes is None:
+                channel.set_ended(orphan.exit or {})
+            else:
+                process.pid, process.started_ticks = orphan.pid, orphan.started
+                process._watcher = ProcessWatcher(orphan.pid, orphan.started)
+                await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=connection)
+                process._may_keep = process._is_kept = True
+                if orphan.input_open:
+                    await process._open_input(pipes)
+            _pass_descriptors(orphan.take_sandbox_listeners(), listening)
+            yield process
+        finally:
+            await process._close(connection, pipes)
 
     async def _await_supervisor(self, fork_server_pid: int, stop: StopSignal | None) -> None:
         """Wait for the supervisor's pid. `fork_server_pid` is that of the server that got the request.
@@ -305,7 +216,7 @@ class AgentProcess:
         Raises `SpawnError`.
         """
         try:
-            pid = await _await_message(self._channel.supervisor_pid, stop)
+            pid = await await_message(self._channel.supervisor_pid, stop)
         except TimeoutError as error:
             fork_server.discard(fork_server_pid)
             raise SpawnError("The supervisor did not start in time.") from error
@@ -314,7 +225,15 @@ class AgentProcess:
             raise SpawnError("The supervisor died as it started.")
         self.pid, self.started_ticks, self._watcher = pid, ticks, ProcessWatcher(pid, ticks)
 
-    async def _open_pipes(self, pipes: _Pipes) -> None:
+    def _open_spools(self, files: tuple[int, int], pipes: AgentPipes | None) -> None:
+        """Read the output through files, which a later service reads again."""
+        out, err = (None, None) if pipes is None else (pipes.stdout[0], pipes.stderr[0])
+        self.stdout, self.stderr = (
+            SpoolReader(file, None if pipes is None or pipe is None else pipes.release(pipe), self._drop_hold)
+            for file, pipe in zip(files, (out, err), strict=True)
+        )
+
+    async def _open_pipes(self, pipes: AgentPipes) -> None:
         loop = asyncio.get_running_loop()
         for reader, descriptor in ((self.stdout, pipes.stdout[0]), (self.stderr, pipes.stderr[0])):
             protocol = asyncio.StreamReaderProtocol(reader)
@@ -323,14 +242,19 @@ class AgentProcess:
                 pipes.open_file(descriptor),
             )
             self._readers.append(transport)
+
+    async def _open_input(self, pipes: AgentPipes) -> None:
+        loop = asyncio.get_running_loop()
         # A reader's protocol is also the only public one that can wait for a writer.
         sink = asyncio.StreamReaderProtocol(asyncio.StreamReader())
         writer, _ = await loop.connect_write_pipe(lambda: sink, pipes.open_file(pipes.stdin[0]))
         self._input = asyncio.StreamWriter(writer, sink, None, loop)
+        if self._hold_dir is not None:
+            writer.set_write_buffer_limits(high=0)  # `drain` then waits until the pipe has everything
 
     async def _await_start(self, command: Command, stop: StopSignal | None) -> None:
         try:
-            message = await _await_message(self._channel.started, stop)
+            message = await await_message(self._channel.started, stop)
         except TimeoutError as error:
             if stop is not None and stop.reason is not None:
                 return
@@ -349,17 +273,24 @@ class AgentProcess:
         """Write to the agent's stdin and wait until it reads; return False if it has closed it."""
         if self._input is None or self._input.is_closing():
             return False
+        is_divisible = self._is_kept and len(data) > _ATOMIC_BYTES
         try:
+            if is_divisible:
+                self._send_keep(is_kept=False)  # half a message would be no good to a later service
             self._input.write(data)
             await self._input.drain()
         except (BrokenPipeError, ConnectionResetError):
             return False
+        if is_divisible and self._is_kept:
+            self._send_keep(is_kept=True)
         return True
 
     def end_input(self) -> None:
         """Close the agent's stdin once all written data has been read."""
         if self._input is not None and not self._input.is_closing():
             self._input.close()
+            if self._hold_dir is not None:
+                self._channel.send({"close_input": True})
 
     @property
     def input_open(self) -> bool:
@@ -373,22 +304,88 @@ class AgentProcess:
 
     @property
     def root(self) -> Path | None:
-        """Return the path of the root directory of the agent itself; None if it has ended."""
-        pids = descendants(self.pid)
-        return Path(f"/proc/{pids[-1]}/root") if pids and self.running else None
+        """Return the path of the root directory of the agent itself; None if it has ended.
+
+        To find the agent takes a look at every process of the machine; it is found once.
+        """
+        if not self.running:
+            return None
+        pid, ticks = self._agent
+        if ticks is None or start_ticks(pid) != ticks:
+            pids = descendants(self.pid)
+            if not pids:
+                return None
+            pid = pids[-1]
+            self._agent = pid, start_ticks(pid)
+        return Path(f"/proc/{pid}/root")
+
+    # --- holding it ------------------------------------------------------------------------------
+
+    def keep(self) -> None:
+        """Let the run outlive the service from now on: the agent has all that it needs to begin."""
+        if self._may_keep:
+            self._is_kept = True
+            self._send_keep(is_kept=True)
+
+    @property
+    def is_kept(self) -> bool:
+        """True if the run goes on when the service dies now."""
+        return self._is_kept
+
+    def leave(self) -> bool:
+        """Let the run go on without this service when the block ends; return False if it is not kept."""
+        if not self._is_kept or self._hold_dir is None or not self.running:
+            return False
+        self._is_left = mark_left(self._hold_dir)
+        return self._is_left
+
+    def end_keeping(self) -> None:
+        """Let the run end with the service again: the service is about to stop it."""
+        self._drop_hold()
+
+    def _drop_hold(self) -> None:
+        self._may_keep = False
+        if self._is_kept:
+            self._is_kept = False
+            self._send_keep(is_kept=False)
+
+    def _send_keep(self, *, is_kept: bool) -> None:
+        self._channel.send({"keep": is_kept})
+
+    def note_input(self, text: str) -> None:
+        """Note a message to the agent for a later service, if the run is held."""
+        if self._hold_dir is not None:
+            append_input(self._hold_dir, text)
+
+    def noted_inputs(self) -> Sequence[str]:
+        """Return the messages that were noted, also by an earlier service."""
+        return () if self._hold_dir is None else read_inputs(self._hold_dir)
 
     # --- pausing it ------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Stop every process of the run until `resume`. The supervisor goes on, and can end the run at any time."""
+        """Stop the agent, and all that it started, until `resume`.
+
+        The supervisor goes on, and can end the run at any time. So do the processes between the two, which do nothing
+        but notice the end of the agent.
+        """
         if self._paused is None and self.running:
-            self._paused = PausedProcesses.below(self.pid)
+            self._paused = PausedProcesses.below(self.pid, wrappers=self._wrappers, cgroups=self._cgroups)
 
     def resume(self) -> None:
         """Let the processes go on that `pause` has stopped."""
         if self._paused is not None:
             self._paused.resume()
             self._paused = None
+
+    async def kill_others(self) -> bool:
+        """Kill each process of the run but the agent itself; return False if that does not end."""
+        return self.running and await kill_others(self.pid, 1 + self._wrappers, self._cgroups)
+
+    @property
+    def _wrappers(self) -> int:
+        """Return the number of processes between the supervisor and the agent."""
+        return (self.containment == "pid_namespace") + (2 if self.sandboxed else 0)
 
     # --- ending it -------------------------------------------------------------------------------
 
@@ -419,6 +416,7 @@ class AgentProcess:
     async def stop(self) -> ExitStatus:
         """Send the agent SIGTERM, and after `TERM_SECONDS` kill every process. Takes a limited time."""
         if self.running:
+            self._drop_hold()
             self.resume()
             self._resume_supervisor()
             self._channel.send({"signal": int(signal.SIGTERM)})
@@ -430,6 +428,7 @@ class AgentProcess:
     async def kill(self) -> ExitStatus:
         """Kill every process at once, by the supervisor, or without it if it does not answer. Takes a limited time."""
         if self.running:
+            self._drop_hold()
             self._resume_supervisor()
             self._channel.send({"kill": True})
             with contextlib.suppress(TimeoutError):
@@ -450,8 +449,7 @@ class AgentProcess:
             name = cgroups.cgroup_name(self.pid, self.started_ticks)
             groups = [*self._cgroups] or cgroups.detect_cgroups().paths(name)
             self._stuck = not await kill_run(self.pid, self.started_ticks, groups)
-        _resolve_future(self._channel.exited, ExitStatus(None, signal.SIGKILL))
-        _resolve_future(self._channel.cleaned_up, True)
+        self._channel.set_killed(cleaned_up=True)
 
     def _abort_input(self) -> None:
         if self._input is None:
@@ -461,11 +459,12 @@ class AgentProcess:
         if not transport.is_closing() or transport.get_write_buffer_size() > 0:
             transport.abort()
 
-    async def _close(self, service_end: socket.socket, pipes: _Pipes) -> None:
+    async def _close(self, service_end: socket.socket | None, pipes: AgentPipes | None) -> None:
         try:
             if self._channel.transport is None:
-                service_end.close()
-            else:
+                if service_end is not None:
+                    service_end.close()
+            elif not self._is_left:
                 await self.kill()
         finally:
             # In any case, even after a second cancellation: when its socket closes the supervisor kills everything.
@@ -474,16 +473,16 @@ class AgentProcess:
                 self._channel.transport.close()
             for transport in self._readers:
                 transport.close()
+            for reader in (self.stdout, self.stderr):
+                if isinstance(reader, SpoolReader):
+                    reader.close()
             self._abort_input()
-            pipes.close()
+            if pipes is not None:
+                pipes.close()
         await asyncio.sleep(0)  # the transports close in the next iteration of the loop
         if self._watcher is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GONE_SECONDS):
-                    await self._watcher.wait()
+            if not self._is_left:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(GONE_SECONDS):
+                        await self._watcher.wait()
             self._watcher.close()
-
-
-def _encode_frame(value: Any) -> bytes:
-    data = marshal.dumps(value)
-    return len(data).to_bytes(4, "little") + data

@@ -158,9 +158,24 @@ def find_cgroups(mounts: str, own_cgroups: str) -> Cgroups:
 def delegate_own_cgroup(mounts: str, own_cgroups: str) -> bool:
     """Delegate controllers of the service's own version 2 group, unless groups below it have limits already."""
     group = _own_cgroup(mounts, own_cgroups, None)
-    if group is None or group.name == _SERVICE_CGROUP or _is_usable(group, *_V2_LIMIT_FILES):
+    if group is None:
         return False
-    return delegate_controllers(group)
+    if (
+        group.name == _SERVICE_CGROUP
+    ):  # systemd has started it there (`DelegateSubgroup=`), or it has moved already
+        return not _is_usable(group.parent, *_V2_LIMIT_FILES) and _enable_controllers(group.parent)
+    return not _is_usable(group, *_V2_LIMIT_FILES) and delegate_controllers(group)
+
+
+def _enable_controllers(group: Path) -> bool:
+    """Enable the controllers for the groups below a group that holds no process; return True on success."""
+    try:
+        if _member_pids(group) or not (group / "cgroup.subtree_control").is_file():
+            return False
+        (group / "cgroup.subtree_control").write_text("+memory +pids", "ascii")
+    except OSError:
+        return False
+    return True
 
 
 def delegate_controllers(group: Path) -> bool:

@@ -24,6 +24,7 @@ from steadyhand.errors import SpawnError
 from steadyhand.runner.process import (
     cgroups,
     fork_server_main,
+    held_run,
     mounts,
     process_tree,
     sandbox_child,
@@ -31,7 +32,7 @@ from steadyhand.runner.process import (
     supervisor,
 )
 
-SUPERVISOR_MODULES = (process_tree, spawn, supervisor, fork_server_main)
+SUPERVISOR_MODULES = (process_tree, spawn, held_run, supervisor, fork_server_main)
 """The modules that the supervisor runs in one namespace, in this order: a name at their top level is in one only."""
 SANDBOX_MODULES = (mounts, sandbox_child)
 """The modules that it runs in a second namespace."""

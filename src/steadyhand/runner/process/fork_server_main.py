@@ -1,9 +1,10 @@
 """The fork server: supervisors are forked from it, so no run waits for an interpreter to start (13 ms on 3.11).
 
-Run by `fork_server.py` as `python -I -S -c LOADER FD`, after the code of `process_tree.py`, `spawn.py` and
-`supervisor.py`, as one module with them; FD is a socket, and each message on it requests one supervisor. The
-message carries descriptors: the agent's stdin, stdout and stderr, the supervisor's channel, and those that the sandbox
-needs. When the socket closes (the service died) this process ends; the supervisors notice that by themselves.
+Run by `fork_server.py` as `python -I -S -c LOADER FD`, after the code of `process_tree.py`, `spawn.py`,
+`held_run.py` and `supervisor.py`, as one module with them; FD is a socket, and each message on it requests one
+supervisor. The message carries descriptors: the agent's stdin, stdout and stderr, the supervisor's channel, and those
+that the sandbox and a held run need. When the socket closes (the service died) this process ends; the supervisors
+notice that by themselves.
 
 It has one thread and no other work, so a forked supervisor has no memory of the service.
 """

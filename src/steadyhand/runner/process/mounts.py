@@ -23,6 +23,7 @@ _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
 _LO_FLAGS_READ_ONLY, _LO_FLAGS_AUTOCLEAR = 1, 4
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
 _EBUSY = 16
+_NEWNS_TYPE = 0x00020000  # of `setns`: the descriptor must be one of a mount namespace
 _MAX_LOOP_ATTEMPTS = 64  # another run may take the device that was free a moment ago
 _RESERVE_FILES, _RESERVE_BYTES = 8, 128 * 1024  # an overlay needs a few inodes and blocks
 
@@ -85,6 +86,28 @@ def bind_mount(source: bytes, point: bytes, id_map_fd: int | None, *, writable: 
         libc_call("syscall", _MOVE_MOUNT, tree, b"", _AT_FDCWD, point, _MOVE_MOUNT_F_EMPTY_PATH)
     finally:
         os.close(tree)
+
+
+def join_mount(source: bytes, point: bytes, namespace: int) -> None:
+    """Mount on `point` what another mount namespace, a descriptor, has at `source`."""
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        libc_call("setns", namespace, _NEWNS_TYPE)
+        try:
+            flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
+            tree = libc_call("syscall", _OPEN_TREE, _AT_FDCWD, source, flags)
+        finally:
+            libc_call("setns", own, _NEWNS_TYPE)
+            os.fchdir(root)
+            os.chroot(".")  # the service may have a root of its own
+        try:
+            libc_call("syscall", _MOVE_MOUNT, tree, b"", _AT_FDCWD, point, _MOVE_MOUNT_F_EMPTY_PATH)
+        finally:
+            os.close(tree)
+    finally:
+        os.close(own)
+        os.close(root)
 
 
 def bind_mount_at(source: bytes, point: bytes, id_map_fd: int | None) -> None:

@@ -90,9 +90,7 @@ def parse_message(line: bytes) -> dict[str, Any] | None:
     if len(line) > _LARGE_LINE_BYTES and line.count(b",") + line.count(b"[") + line.count(b"{") > _MAX_PARTS:
         return None
     try:
-        value = json.loads(
-            line.decode("utf-8", "replace"), parse_float=_finite_float, parse_constant=lambda _: None
-        )
+        value = _DECODER.decode(line.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
@@ -105,6 +103,10 @@ def parse_message(line: bytes) -> dict[str, Any] | None:
 def _finite_float(text: str) -> float | None:
     number = float(text)
     return number if math.isfinite(number) else None
+
+
+_DECODER = json.JSONDecoder(parse_float=_finite_float, parse_constant=lambda _: None)
+"""`json.loads` makes one for each line."""
 
 
 def _sanitize(value: Any) -> Any:

@@ -12,7 +12,7 @@ import select
 
 TYPE_CHECKING = False  # `typing` is large; checkers know the name
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 _POLL_MS = 5  # between two rounds; the death of a child ends the wait
@@ -101,11 +101,14 @@ def _descendants_of(root: int, children: dict[int, list[int]]) -> list[int]:
     return pids
 
 
-def parents() -> Iterator[tuple[int, int]]:
-    """Return (pid, parent) of every process, newest first; not every kernel has `/proc/PID/children`."""
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208  # pathlib is large
-    pids.sort(reverse=True)
-    for pid in pids:
+def parents(only: Iterable[int] | None = None) -> Iterator[tuple[int, int]]:
+    """Return (pid, parent) of every process, newest first; not every kernel has `/proc/PID/children`.
+
+    With `only`, look at those processes alone.
+    """
+    if only is None:
+        only = (int(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208  # pathlib is large
+    for pid in sorted(only, reverse=True):
         try:
             descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
         except OSError:

@@ -108,6 +108,12 @@ class RunLoop:
         self._stopped_after_result = False
         self._left_running: tuple[str, ...] = ()
 
+    def keep(self) -> None:
+        """Let the run outlive the service from now on, if it is to be held: the agent has its prompt."""
+        self.process.keep()
+        if self.process.is_kept:
+            self.spec.on_kept(self.process.leave)
+
     @property
     def busy(self) -> bool:
         """True if the agent reports that it still works after its result."""
@@ -280,6 +286,7 @@ class RunLoop:
 
     async def _handle_stop(self, protocol: AgentProtocol) -> None:
         await self.stop.wait()
+        self.process.end_keeping()
         if self.stop.reason is StopReason.DEADLINE and self._waits_for_background:
             # The work is done: what the agent left running is stopped as it would be a little later.
             self._mark_stopped_after_result()
@@ -316,17 +323,7 @@ class RunLoop:
             # The service ended it, so neither of them describes the run.
             code = signal = None
             warnings.append(self._lingering_warning())
-        if exit_status.unkillable:
-            warnings.append(
-                JobWarning(WarningCode.PROCESSES_STUCK, "A process of the agent could not be killed.")
-            )
-        if exit_status.forks_refused:
-            warnings.append(
-                JobWarning(
-                    WarningCode.PROCESS_LIMIT,
-                    f"{exit_status.forks_refused} processes above its limit were refused.",
-                )
-            )
+        warnings += exit_warnings(exit_status)
         output = self.capture.to_run_output(self.result_line)
         stderr = self.capture.stderr_text()
         if self.process.sandboxed and code == 1 and not output.output and stderr.startswith(_BWRAP_PREFIX):
@@ -351,6 +348,19 @@ class RunLoop:
             disk_full=exit_status.disk_full,
         )
         return RunReport(evidence, output, self.session_id, tuple(warnings), self.process_kept)
+
+
+def exit_warnings(exit_status: ExitStatus) -> list[JobWarning]:
+    """Return the warnings about the end of an agent's processes."""
+    warnings = []
+    if exit_status.unkillable:
+        warnings.append(
+            JobWarning(WarningCode.PROCESSES_STUCK, "A process of the agent could not be killed.")
+        )
+    if exit_status.forks_refused:
+        text = f"{exit_status.forks_refused} processes above its limit were refused."
+        warnings.append(JobWarning(WarningCode.PROCESS_LIMIT, text))
+    return warnings
 
 
 def _first_cause(errors: BaseExceptionGroup[BaseException]) -> BaseException:

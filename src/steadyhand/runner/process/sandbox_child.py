@@ -6,11 +6,13 @@ Everything goes away with the run: the mounts exist only in a mount namespace of
 same holds for the network and the user namespace, and loop devices detach with their last mount. Only the groups
 outlive a supervisor that was killed; their names have its pid and start time, and the service removes them.
 
-The spec has `stage` (path or None), `mounts` (`kind name source writable map upper work hand_over`; `map` is the index
-of a user namespace or None), `inputs` (descriptor: bytes), `ports` (tuple or None) and `doors` (the index of a socket
-for the listening descriptors, or None), `groups` (path, with files to write), `counters` (name, file, key), `kill`
-(the group with `cgroup.kill`, or None) and the limits `open_files file_size processes memory` (or None; the last two
-are None if a group enforces them). An index refers to the descriptors that came with the request.
+The spec has `stage` (path or None), `mounts` (`kind name source writable map upper work hand_over holder`; `map` is the
+index of a user namespace or None, `holder` that of a mount namespace), `inputs` (descriptor: bytes), `ports` (tuple or
+None) and `doors` (the index of a socket for the listening descriptors, or None), `groups` (path, with files to write),
+`counters` (name, file, key), `kill` (the group with `cgroup.kill`, or None) and the limits `open_files file_size
+processes memory` (or None; the last two are None if a group enforces them). `hold` is True if the run may outlive its
+service.
+An index refers to the descriptors that came with the request.
 A step that fails raises `OSError` with a text that names the step.
 """
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         chown_layers,
         clear_volatile_mark,
         free_reserve,
+        join_mount,
         libc_call,
         make_mount_point,
         mount,
@@ -88,6 +91,8 @@ class SandboxRuntime:
         self._root_mounted = False
         self.cgroups: list[str] = []
         """The groups that were created."""
+        self.listeners: list[int] = []
+        """The sockets that listen in its network, if the run may outlive its service."""
         self.kill_cgroup: str | None = spec["kill"]
         """The group with `cgroup.kill`, which kills the whole run, or None."""
         self.memory_poll_ms: int | None = None if spec["memory"] is None else _POLL_MEMORY_MS
@@ -146,7 +151,10 @@ class SandboxRuntime:
             channel.sendmsg([b"doors"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)])
             channel.detach()
         for listener in listeners:
-            listener.close()
+            if self._spec["hold"]:
+                self.listeners.append(listener.detach())
+            else:
+                listener.close()
 
     # --- mounts --------------------------------------------------------------------------------------
 
@@ -168,6 +176,8 @@ class SandboxRuntime:
                 make_mount_point(point, folder=spec["kind"] != "bind" or os.path.isdir(spec["source"]))  # noqa: PTH112
                 if spec["kind"] == "bind":
                     bind_mount(spec["source"], point, self._id_map_fd(spec), writable=spec["writable"])
+                elif spec["kind"] == "joined":
+                    join_mount(spec["source"], point, self._descriptors[spec["holder"]])
                 elif spec["kind"] == "image":
                     mount_image(spec["source"], point, writable=spec["writable"])
                     self._images.append(point)

@@ -8,14 +8,14 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from steadyhand.errors import SpawnError
 from steadyhand.ports import Mount, SandboxSpec
-from steadyhand.runner.process.cgroups import detect_cgroups
+from steadyhand.runner.process.cgroups import detect_cgroups, start_ticks
 
 _ID_MAP_SECONDS = 10.0
 _USER_NAMESPACE_PROGRAM = """
@@ -36,6 +36,8 @@ class SandboxSetup:
     spec: SandboxSpec
     id_maps: Mapping[int, int] = field(default_factory=dict)
     """The descriptor of a user namespace by the owner that it maps to the run's user."""
+    namespaces: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    """The descriptor of the mount namespace of each supervisor whose mounts the run joins; owned by this setup."""
     service_end: socket.socket | None = None
     supervisor_end: socket.socket | None = None
 
@@ -48,18 +50,20 @@ class SandboxSetup:
         if user is not None:
             owners = {mount.owner for mount in spec.mounts} - {None, user}
             id_maps = {owner: await _id_map(owner, user) for owner in owners if owner is not None}
+        namespaces = _open_namespaces({each.holder for each in spec.mounts if each.holder is not None})
         service_end, supervisor_end = socket.socketpair() if spec.loopback_ports else (None, None)
-        return cls(spec, id_maps, service_end, supervisor_end)
+        return cls(spec, id_maps, namespaces, service_end, supervisor_end)
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """Return the descriptors for the supervisor; the spec refers to them by index from 0."""
         return (
             *self.id_maps.values(),
+            *self.namespaces.values(),
             *(() if self.supervisor_end is None else (self.supervisor_end.fileno(),)),
         )
 
-    def to_message(self, name: str, file_size: int | None) -> dict[str, Any]:
+    def to_message(self, name: str, file_size: int | None, *, is_held: bool) -> dict[str, Any]:
         """Return the spec as a message to the supervisor; `name` is that of its groups."""
         spec, cgroups, resource_limits = self.spec, detect_cgroups(), self.spec.limits
         sizes = [size for size in (resource_limits.file_size, file_size) if size is not None]
@@ -68,7 +72,7 @@ class SandboxSetup:
             "mounts": [self._mount_message(mount) for mount in spec.mounts],
             "inputs": dict(spec.input_data),
             "ports": spec.loopback_ports,
-            "doors": None if self.service_end is None else len(self.id_maps),
+            "doors": None if self.service_end is None else len(self.id_maps) + len(self.namespaces),
             "groups": cgroups.limits(name, resource_limits),
             "counters": cgroups.counters(name),
             "kill": None if cgroups.kill is None else str(cgroups.kill / name),
@@ -76,10 +80,12 @@ class SandboxSetup:
             "file_size": min(sizes, default=None),
             "processes": resource_limits.processes if cgroups.processes is None else None,
             "memory": resource_limits.memory if cgroups.memory is None else None,
+            "hold": is_held,
         }
 
     def _mount_message(self, mount: Mount) -> dict[str, Any]:
         numbers = {owner: number for number, owner in enumerate(self.id_maps)}
+        holders = {holder: len(numbers) + number for number, holder in enumerate(self.namespaces)}
         return {
             "kind": mount.kind,
             "name": os.fsencode(mount.target),
@@ -90,6 +96,7 @@ class SandboxSetup:
             "work": None if mount.work is None else os.fsencode(mount.work),
             "middle": None if mount.middle is None else os.fsencode(mount.middle),
             "hand_over": mount.change_owner,
+            "holder": None if mount.holder is None else holders[mount.holder],
         }
 
     def close_supervisor_end(self) -> None:
@@ -111,10 +118,28 @@ class SandboxSetup:
         return list(descriptors)
 
     def close(self) -> None:
-        """Close the sockets, with any descriptors that nobody has received."""
+        """Close the sockets and namespaces, with any descriptors that nobody has received."""
+        for descriptor in self.namespaces.values():
+            os.close(descriptor)
+        self.namespaces = {}
         for end in (self.service_end, self.supervisor_end):
             if end is not None:
                 end.close()
+
+
+def _open_namespaces(holders: Iterable[tuple[int, int]]) -> dict[tuple[int, int], int]:
+    """Return the descriptor of the mount namespace of each supervisor. Raises `SpawnError` if one has ended."""
+    opened: dict[tuple[int, int], int] = {}
+    try:
+        for pid, started in holders:
+            opened[pid, started] = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            if start_ticks(pid) != started:
+                raise ProcessLookupError
+    except OSError as error:
+        for descriptor in opened.values():
+            os.close(descriptor)
+        raise SpawnError("The process that has the checkout mounted has ended.") from error
+    return opened
 
 
 async def _id_map(owner: int, inner_uid: int) -> int:

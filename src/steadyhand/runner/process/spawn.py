@@ -145,7 +145,7 @@ def _spawn_in_namespace(spec: dict[str, Any], channel: int) -> SpawnedAgent | No
     gate, gate_writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        for descriptor in (channel, outer_namespace, failure, status, gate_writer):
+        for descriptor in (channel, outer_namespace, failure, status, gate_writer, *spec["held"]):
             os.close(descriptor)
         _run_init(spec, gate, failure_writer, status_writer)
     for descriptor in (gate, failure_writer, status_writer):

@@ -1,11 +1,11 @@
 """The supervisor: the process between the service and one agent. It makes sure that no process of a run stays alive.
 
 It is forked for one run from the fork server (`fork_server_main.py`), with the agent's stdin, stdout and stderr as its
-own and a channel to the service. The fork server has the code of `process_tree.py`, `spawn.py` and this file, compiled
-by the service (`fork_server.py`) and run one after the other as one module. Frames on the channel are four bytes of
-length (little endian) and a `marshal` value: both ends are the same interpreter. The forked process is kept small,
-because a fork copies the page tables of all its memory: hence `marshal` instead of `json`, and the interpreter's own
-`_ctypes` and `_signal` instead of the modules above them.
+own and a channel to the service. The fork server has the code of `process_tree.py`, `spawn.py`, `held_run.py` and this
+file, compiled by the service (`fork_server.py`) and run one after the other as one module. Frames on the channel are
+four bytes of length (little endian) and a `marshal` value: both ends are Python, and a later service is not older. The
+forked process is kept small, because a fork copies the page tables of all its memory: hence `marshal` instead of
+`json`, and the interpreter's own `_ctypes` and `_signal` instead of the modules above them.
 
 It sends `{"here": pid}`. The service sends `{"start": spec}` once, then any number of `{"signal": n}` (for the agent)
 and `{"kill": True}` (for all). The supervisor replies `{"started": pid, "means": name, "groups": paths}` or
@@ -14,11 +14,13 @@ and `{"kill": True}` (for all). The supervisor replies `{"started": pid, "means"
 A spec has `argv env cwd` (bytes), `user` (uid and gid, or None), `files` (path, content: written as the agent's user
 before it starts, never over an existing file), `laid` (the same, skipped if the path exists), `folders` (created the
 same way), `file_size` (RLIMIT_FSIZE in bytes, or None), `means` (the methods to try, best first; see
-`CONTAINMENT_METHODS`), `cgroup` (the group that may be created for the run, or None) and `seal` (None, or the spec of
-the sandbox for `sandbox_child.py`; a descriptor in it is an index into those that came with the request).
+`CONTAINMENT_METHODS`), `cgroup` (the group that may be created for the run, or None), `seal` (None, or the spec of
+the sandbox for `sandbox_child.py`; a descriptor in it is an index into those that came with the request) and `hold`
+(None, or the spec of a run that may outlive the service, for `held_run.py`).
 
 The end of the agent, an end of file on the socket (the service died) and a kill request all have the same effect:
-every process is killed until no child is left. The containment methods, in the order in which they are tried:
+every process is killed until no child is left. A run that is held waits for the next service first, and has the
+containment methods as any other. They are, in the order in which they are tried:
 
 - `pid_namespace`: process 1 is a small init of ours; the kernel kills the whole namespace when it ends, and it ends
   when the supervisor does, even by `kill -9`.
@@ -37,6 +39,7 @@ TYPE_CHECKING = False  # `typing` is large; checkers know the name
 if TYPE_CHECKING:
     from typing import Any
 
+    from steadyhand.runner.process.held_run import HeldRun
     from steadyhand.runner.process.process_tree import (
         descendants,
         drain_pipe,
@@ -65,6 +68,10 @@ def supervise(channel: int, descriptors: list[int], sandbox_runtime: Any) -> Non
     if request is None:
         return
     spec = request["start"]
+    held = None
+    if spec["hold"] is not None:
+        held = HeldRun(spec["hold"], descriptors[spec["hold"]["first"] :])
+        descriptors = descriptors[: spec["hold"]["first"]]
     sandbox = (
         None
         if spec["seal"] is None
@@ -76,6 +83,9 @@ def supervise(channel: int, descriptors: list[int], sandbox_runtime: Any) -> Non
         if sandbox is not None:
             sandbox.build()
             sandbox_ready = True
+            if held is not None:
+                held.sandbox_listeners = sandbox.listeners
+        spec["held"] = [] if held is None else held.descriptors
         run = spawn_agent(spec, channel)
     except OSError as error:
         if sandbox is not None:
@@ -84,23 +94,23 @@ def supervise(channel: int, descriptors: list[int], sandbox_runtime: Any) -> Non
         return
     detach_standard_streams()
     cgroups = [] if run.cgroup is None else [run.cgroup]
-    _send_to_service(
-        channel,
-        {
-            "started": run.pid,
-            "means": run.containment,
-            "groups": cgroups if sandbox is None else sandbox.cgroups,
-        },
-    )
-    code, signal = _run_until_exit(run, channel, sigchld_fd)
-    _send_to_service(
-        channel,
-        {"exited": code, "signal": signal, "felt": {} if sandbox is None else sandbox.limit_evidence()},
-    )
+    started = {
+        "started": run.pid,
+        "means": run.containment,
+        "groups": cgroups if sandbox is None else sandbox.cgroups,
+    }
+    if held is not None:
+        held.state = started
+    _send_to_service(channel, started)
+    code, signal = _run_until_exit(run, channel, sigchld_fd, held)
+    ended = {"exited": code, "signal": signal, "felt": {} if sandbox is None else sandbox.limit_evidence()}
+    _send_to_service(channel, ended)
     kill_all(run.cgroup, sigchld_fd)
     if sandbox is not None:
         sandbox.tear_down()
     _send_to_service(channel, {"gone": True})
+    if held is not None:
+        held.finish(channel, ended)
 
 
 # --- talking to the service ----------------------------------------------------------------------
@@ -153,7 +163,9 @@ def _open_sigchld_pipe() -> int:
 # --- running and ending it -----------------------------------------------------------------------
 
 
-def _run_until_exit(run: SpawnedAgent, channel: int, sigchld_fd: int) -> tuple[int | None, int | None]:
+def _run_until_exit(
+    run: SpawnedAgent, channel: int, sigchld_fd: int, held: HeldRun | None
+) -> tuple[int | None, int | None]:
     """Serve requests until the agent ends or a kill is requested; return its exit code and its signal, one is None."""
     poll = select.poll()
     poll.register(channel, select.POLLIN)
@@ -162,7 +174,7 @@ def _run_until_exit(run: SpawnedAgent, channel: int, sigchld_fd: int) -> tuple[i
     while True:
         ready = poll.poll(poll_ms)
         if not ready and run.sandbox.exceeds_memory(descendants(os.getpid())):
-            return _exit_status_of(run, _kill_main(run))
+            return _exit_status_of(run, kill_main(run))
         for descriptor, _ in ready:
             if descriptor == sigchld_fd:
                 drain_pipe(sigchld_fd)
@@ -171,12 +183,18 @@ def _run_until_exit(run: SpawnedAgent, channel: int, sigchld_fd: int) -> tuple[i
                     return _exit_status_of(run, wait_status)
             else:
                 request = _receive_from_service(channel)
+                if request is None and held is not None and held.is_kept:
+                    wait_status = held.await_service(run, channel, sigchld_fd)
+                    if wait_status is not None:
+                        return _exit_status_of(run, wait_status)
+                    break  # the other descriptors are looked at again
                 if request is None or "kill" in request:
-                    return _exit_status_of(run, _kill_main(run))
-                send_signal(_signal_target(run), request["signal"])
+                    return _exit_status_of(run, kill_main(run))
+                if held is None or not held.handle(request):
+                    send_signal(signal_target(run), request["signal"])
 
 
-def _signal_target(run: SpawnedAgent) -> int:
+def signal_target(run: SpawnedAgent) -> int:
     """Return the pid that a signal is for: bwrap forwards no signal, so it goes to the command inside."""
     inner_pid = None
     if run.sandbox is not None:
@@ -184,7 +202,7 @@ def _signal_target(run: SpawnedAgent) -> int:
     return run.pid if inner_pid is None else inner_pid
 
 
-def _kill_main(run: SpawnedAgent) -> int:
+def kill_main(run: SpawnedAgent) -> int:
     """Kill the agent (with its namespace, if it has one) and return its wait status."""
     wait_status = reap_children(run.pid)
     if wait_status is None:

@@ -5,7 +5,8 @@ import random
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import combinations
 
 from steadyhand.ports import Ledger, ModelCall, TokenCounts, UsageGroup, UsageQuery, UsageRow, UsageTotal
 from steadyhand.testing.contracts.samples import NOON, async_test, make_call
@@ -39,6 +40,20 @@ class LedgerContract:
             assert list(await ledger.usage(UsageQuery(by=("agent",)))) == []
 
     @async_test
+    async def test_a_period_may_begin_and_end_anywhere_in_the_calendar(self) -> None:
+        first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+        moments = (first, first + DAY / 2, NOON, last - DAY, last - DAY / 2, last)
+        async with self.open() as ledger:
+            await ledger.save_call(make_call(micros=70))
+            for since, until in combinations((*moments, None), 2):
+                assert since is not None
+                (row,) = await ledger.usage(UsageQuery(since=since, until=until))
+                assert row.total.calls == int(since <= NOON and (until is None or until > NOON)), (
+                    since,
+                    until,
+                )
+
+    @async_test
     async def test_a_call_that_is_kept_again_takes_its_own_place(self) -> None:
         opened = make_call(settled=False, reserved_micros=900)
         async with self.open() as ledger:
@@ -54,6 +69,29 @@ class LedgerContract:
             both = [each for call in opened for each in (call, replace(call, settled=True, micros=2))]
             await asyncio.gather(*(ledger.save_call(call) for call in both))
             assert await _sum(ledger) == UsageTotal(40, micros=80)
+
+    @async_test
+    async def test_the_newest_calls_of_a_job_are_listed_in_order_open_ones_too(self) -> None:
+        calls = [
+            make_call(
+                id=f"call_{number}",
+                job_id="0123456789ab",
+                at=NOON + timedelta(seconds=number),
+                tokens=TokenCounts(number, 2, 3, 4, 5),
+                settled=number != 2,
+                priced=number != 1,
+                complete=number != 0,
+                status=None if number == 2 else 200,
+            )
+            for number in (2, 0, 1)
+        ]
+        async with self.open() as ledger:
+            for call in (*calls, make_call(job_id="ba9876543210")):
+                await ledger.save_call(call)
+            in_order = sorted(calls, key=lambda call: call.at)
+            assert list(await ledger.list_calls("0123456789ab", 5)) == in_order
+            assert list(await ledger.list_calls("0123456789ab", 2)) == in_order[1:]
+            assert list(await ledger.list_calls("000000000000", 5)) == []
 
     @async_test
     async def test_what_was_left_open_is_settled_at_its_reservation_and_marked(self) -> None:
@@ -85,9 +123,17 @@ class LedgerContract:
     async def test_sums_come_by_each_thing_and_by_several_in_their_order(self) -> None:
         calls = [
             make_call(api_key_id="k_b", agent="x", model="m1", provider="p", micros=1),
-            make_call(api_key_id="k_a", agent="y", model="m2", provider="p", micros=2, at=NOON + DAY),
-            make_call(api_key_id="k_a", agent="x", model="m2", provider="q", micros=4),
-            make_call(api_key_id="k_a", agent="x", model="m1", provider="p", micros=8),
+            make_call(
+                api_key_id="k_a",
+                agent="y",
+                model="m2",
+                provider="p",
+                micros=2,
+                workspace="shop",
+                at=NOON + DAY,
+            ),
+            make_call(api_key_id="k_a", agent="x", model="m2", provider="q", micros=4, workspace="shop"),
+            make_call(api_key_id="k_a", agent="x", model="m1", provider="p", micros=8, workspace="shop"),
         ]
         async with self.open() as ledger:
             await asyncio.gather(*(ledger.save_call(call) for call in calls))
@@ -99,6 +145,11 @@ class LedgerContract:
             assert await sums("api_key") == [(("k_a",), 14), (("k_b",), 1)]
             assert await sums("agent") == [(("x",), 13), (("y",), 2)]
             assert await sums("model") == [(("m1",), 9), (("m2",), 6)]
+            assert await sums("workspace") == [(("",), 1), (("shop",), 14)]
+            assert (await sums("workspace", "day"))[1:] == [
+                (("shop", "2026-03-01"), 12),
+                (("shop", "2026-03-02"), 2),
+            ]
             assert await sums("provider") == [(("p",), 11), (("q",), 4)]
             assert await sums("day") == [(("2026-03-01",), 13), (("2026-03-02",), 2)]
             assert await sums("api_key", "agent") == [
@@ -162,6 +213,8 @@ class LedgerContract:
             groupings: tuple[tuple[UsageGroup, ...], ...] = (
                 ("api_key", "agent", "day"),
                 ("agent", "day"),
+                ("api_key", "workspace", "day"),
+                ("workspace", "day"),
                 ("day",),
             )
             for by in groupings:
@@ -199,6 +252,7 @@ def _random_call(chance: random.Random) -> ModelCall:
         agent=chance.choice("xy"),
         model=chance.choice(("m1", "m2", "")),
         provider=chance.choice("pq"),
+        workspace=chance.choice(("", "shop", "https://git.example.org/a.git")),
         at=MIDNIGHT + timedelta(days=days, hours=hours),
         micros=chance.randrange(1000),
         reserved_micros=chance.randrange(1000),
@@ -213,7 +267,7 @@ def _random_call(chance: random.Random) -> ModelCall:
 
 def _random_query(chance: random.Random) -> UsageQuery:
     since, until = sorted(_random_call(chance).at for _ in range(2))
-    names: tuple[UsageGroup, ...] = ("api_key", "agent", "model", "provider", "day")
+    names: tuple[UsageGroup, ...] = ("api_key", "agent", "model", "provider", "workspace", "day")
     return UsageQuery(
         by=tuple(name for name in names if chance.random() < 0.35),
         since=chance.choice((None, since)),
@@ -221,6 +275,7 @@ def _random_query(chance: random.Random) -> UsageQuery:
         api_key_id=chance.choice((None, None, "k_a", "k_none")),
         agent=chance.choice((None, None, "x")),
         model=chance.choice((None, None, "m1", "")),
+        workspace=chance.choice((None, None, None, "shop", "")),
         job_id=chance.choice((None, None, None, "one")),
         since_run=chance.choice((None, None, None, 2)),
         limit=chance.choice((None, 1000)),
@@ -236,7 +291,7 @@ def _expected_sums(calls: Sequence[ModelCall], query: UsageQuery) -> list[tuple[
             and (query.until is None or call.at < query.until)
             and all(
                 getattr(query, name) in (None, getattr(call, name))
-                for name in ("api_key_id", "agent", "model", "job_id")
+                for name in ("api_key_id", "agent", "model", "workspace", "job_id")
             )
             and (query.since_run is None or call.run >= query.since_run)
         ):

@@ -9,7 +9,11 @@ from steadyhand.errors import InvalidRequest, RetryLater
 from steadyhand.job import Job, State
 from steadyhand.outcome import StopReason
 from steadyhand.ports import IdempotencyKey
-from steadyhand.testing.contracts.queue_claims import QueueDirectoryContract, QueueSuspensionContract
+from steadyhand.testing.contracts.queue_claims import (
+    QueueAdoptionContract,
+    QueueDirectoryContract,
+    QueueSuspensionContract,
+)
 from steadyhand.testing.contracts.queue_harness import QueueFactory, QueueHarness
 from steadyhand.testing.contracts.samples import NOON, accepted_draft, async_test, expect_error, make_job
 
@@ -99,6 +103,7 @@ class QueueOrderContract(QueueFactory):
             claimed: list[Job] = []
             running: set[int] = set()
             most = 0
+            both_run = asyncio.Event()
             all_done = asyncio.Event()
 
             async def work() -> None:
@@ -109,6 +114,9 @@ class QueueOrderContract(QueueFactory):
                     claimed.append(claim.job)
                     running.add(claim.slot)
                     most = max(most, len(running), bench.queue.load().active)
+                    if len(running) == 2:
+                        both_run.set()
+                    await both_run.wait()  # the first one waits for the second
                     for _ in range(len(claimed) % 5):
                         await asyncio.sleep(0)
                     running.remove(claim.slot)
@@ -234,6 +242,17 @@ class QueueBoundsContract(QueueFactory):
                 (2, 0, 2),
             ]
             assert [load.busy for load in loads] == [False, False, True]
+
+    @async_test
+    async def test_the_load_has_the_time_since_which_the_oldest_job_waits(self) -> None:
+        async with self.open() as bench:
+            assert bench.queue.oldest_queued_at() is None
+            await bench.enqueue_job(queued_at=NOON + timedelta(seconds=9), priority=5)
+            await bench.enqueue_job(queued_at=NOON + timedelta(seconds=3))
+            assert bench.queue.oldest_queued_at() == NOON + timedelta(seconds=3)
+            for _ in range(2):
+                await bench.queue.release(await bench.claim())
+            assert bench.queue.oldest_queued_at() is None
 
     @async_test
     async def test_jobs_that_waited_too_long_are_told(self) -> None:
@@ -471,6 +490,7 @@ class QueueContract(
     QueueOrderContract,
     QueueBoundsContract,
     QueueFairnessContract,
+    QueueAdoptionContract,
     QueueDirectoryContract,
     QueueSuspensionContract,
     QueueStopContract,

@@ -4,7 +4,7 @@ import asyncio
 
 from steadyhand.outcome import StopReason
 from steadyhand.testing.contracts.queue_harness import QueueFactory
-from steadyhand.testing.contracts.samples import async_test
+from steadyhand.testing.contracts.samples import async_test, make_job
 
 
 class QueueDirectoryContract(QueueFactory):
@@ -39,6 +39,31 @@ class QueueDirectoryContract(QueueFactory):
             assert bench.queue.position(waiting.id) == 1
             await bench.queue.release(claim)
             assert (await bench.claim()).job == waiting
+
+
+class QueueAdoptionContract(QueueFactory):
+    """Claims of jobs that run already when the queue is opened."""
+
+    @async_test
+    async def test_an_adopted_job_has_its_slot_and_leaves_the_others_to_new_jobs(self) -> None:
+        async with self.open(capacity=2, directories={"site": "/srv/site"}) as bench:
+            running = make_job(id="running", workspace="site")
+            claim = bench.queue.adopt(running, 1)
+            assert claim is not None
+            assert (claim.job, claim.slot) == (running, 1)
+            assert bench.queue.holds(running.id)
+            assert bench.queue.adopt(make_job(id="other"), 1) is None, "the slot is taken"
+            assert bench.queue.adopt(make_job(id="other"), 99) is None, "there is no such slot"
+            await bench.enqueue_job(workspace="site")
+            assert await bench.has_nothing_to_claim(), "its directory is in use"
+            others = [await bench.enqueue_job() for _ in range(2)]
+            first = await bench.claim()
+            assert (first.job, first.slot) == (others[0], 0)
+            assert await bench.has_nothing_to_claim()
+            assert await bench.queue.cancel(running.id) == "stopping"
+            assert claim.stop.reason is StopReason.CANCEL
+            await bench.queue.release(claim)
+            assert (await bench.claim()).slot == 1
 
 
 class QueueSuspensionContract(QueueFactory):

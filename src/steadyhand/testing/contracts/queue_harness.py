@@ -1,7 +1,7 @@
 """The harness of the queue's tests: a queue with the store under it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -11,12 +11,22 @@ from steadyhand.ports import AddResult, Claim, IdempotencyKey, JobFilter, Queue,
 from steadyhand.testing.contracts.samples import accepted_draft, expect_error, make_job
 
 
+async def wait_a_hundred_turns(_: "asyncio.Task[Claim]") -> None:
+    """Wait until a queue in memory has done what it can for a claim."""
+    for _turn in range(100):
+        await asyncio.sleep(0)
+
+
 @dataclass(frozen=True, slots=True)
 class QueueHarness:
-    """A queue and the store under it."""
+    """A queue and the store under it.
+
+    `settle` waits until the queue has done all that it can for a claim that waits, or the claim is done.
+    """
 
     queue: Queue
     store: Store
+    settle: Callable[["asyncio.Task[Claim]"], Awaitable[None]] = wait_a_hundred_turns
 
     async def enqueue_job(self, idempotency: IdempotencyKey | None = None, **fields: object) -> Job:
         """Admit a job with these fields."""
@@ -43,11 +53,11 @@ class QueueHarness:
             return await self.queue.claim()
 
     async def has_nothing_to_claim(self) -> bool:
-        """Return True if a claim has to wait, observed over a hundred turns of the event loop."""
+        """Return True if a claim has to wait, also after the queue has settled."""
         async with asyncio.TaskGroup() as group:
             claiming = group.create_task(self.queue.claim())
-            for _ in range(100):
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await self.settle(claiming)
             blocked = not claiming.done()
             claiming.cancel()
         return blocked

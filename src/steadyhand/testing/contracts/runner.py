@@ -203,7 +203,7 @@ class RunnerStopContract(RunnerFactory):
                 running.cancel()
 
         asyncio.run(scenario())
-        assert wait_until_gone(stage.mark, 0.5)
+        assert wait_until_gone(stage.mark)
 
     def test_what_a_good_run_leaves_behind_is_ended_before_it_returns(
         self, standin: Path, world_dir: Path
@@ -213,7 +213,7 @@ class RunnerStopContract(RunnerFactory):
                 prompt = f"[[standin: spawn={kind}{manner} lifetime=30 text=done]]"
                 ran = self.run_prompt(standin, world_dir, prompt)
                 assert ran.outcome == "success"
-                assert wait_until_gone(ran.mark, 0.5)
+                assert wait_until_gone(ran.mark)
 
     def test_the_supervisor_is_told_as_soon_as_it_is_there(self, standin: Path, world_dir: Path) -> None:
         ran = self.run_prompt(standin, world_dir, "hello")

@@ -197,6 +197,74 @@ def initialized(agents: list[dict[str, str]]) -> dict[str, Any]:
     }
 
 
+def session_state(session: str, state: str) -> dict[str, Any]:
+    """Return the message that tells that the session is ``running`` or ``idle``."""
+    return {
+        "type": "system",
+        "subtype": "session_state_changed",
+        "state": state,
+        "sdk_host_only": True,
+        "uuid": new_uuid(),
+        "session_id": session,
+    }
+
+
+def session_cost(cost: float, figures: dict[str, int]) -> dict[str, Any]:
+    """Return the answer to ``get_session_cost``."""
+    counts = [figures.get(name, 0) for name in ("input_tokens", "output_tokens")]
+    counts += [figures.get(f"cache_{name}_input_tokens", 0) for name in ("read", "creation")]
+    usage = "{} input, {} output, {} cache read, {} cache write".format(*counts)
+    lines = [
+        f"Estimated cost:        ${cost:.4f}",
+        "Total duration (API):  0s",
+        "Total duration (wall): 0s",
+        "Total code changes:    0 lines added, 0 lines removed",
+        f"Usage:                 {usage}",
+    ]
+    return {"text": "\n".join(lines)}
+
+
+def rewound(message_id: str, text: str, before: str | None) -> dict[str, Any]:
+    """Return the answer to ``rewind_conversation``: the message that was taken back, and the one before it."""
+    return {
+        "rewound": True,
+        "targetMessageUuid": message_id,
+        "prefillText": text,
+        "precedingAssistantUuid": before,
+    }
+
+
+def not_rewound(reason: str) -> dict[str, Any]:
+    """Return the answer to ``rewind_conversation`` if nothing is taken back."""
+    return {
+        "rewound": False,
+        "prefillText": None,
+        "precedingAssistantUuid": None,
+        "error": reason.replace("_", " "),
+        "reason": reason,
+    }
+
+
+def conversation_reset(session: str, message_id: str) -> dict[str, Any]:
+    """Return the message that tells that ``/clear`` has ended the conversation."""
+    ident = new_uuid()
+    return {
+        "type": "conversation_reset",
+        "new_conversation_id": ident,
+        "uuid": ident,
+        "trigger": "clear",
+        "user_message_uuid": message_id,
+        "timestamp": now(),
+        "session_id": session,
+    }
+
+
+def background_tasks(session: str) -> dict[str, Any]:
+    """Return the message that tells that nothing runs in the background."""
+    kind = {"type": "system", "subtype": "background_tasks_changed"}
+    return {**kind, "tasks": [], "uuid": new_uuid(), "session_id": session}
+
+
 def message(ident: str, model: str, figures: dict[str, int], content: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the API's message inside an assistant line; its output tokens are those at the start, as in the CLI."""
     return {

@@ -78,25 +78,30 @@ class Session:
         self._keep = keep
 
     @property
+    def keeps(self) -> bool:
+        """Return True if the session is recorded."""
+        return self._keep
+
+    @property
     def exists(self) -> bool:
         """Return True if the session has been recorded before."""
         return os.path.exists(self.path)
 
     def turns(self) -> list[tuple[str, str]]:
-        """Return the earlier turns as pairs of role and text."""
-        found = []
+        """Return the earlier turns as pairs of role and text, without those that were taken back."""
+        found: list[tuple[str, str, str]] = []
         for line in _text(self.path).split("\n")[:-1]:
             entry = json.loads(line)
             if entry.get("type") in ("user", "assistant"):
-                self._parent = entry.get("uuid")
-                found.append((entry["type"], text_of(entry["message"].get("content"))))
-        return found
+                found.append((entry["uuid"], entry["type"], text_of(entry["message"].get("content"))))
+            elif "cutUuid" in entry:
+                found = found[: [ident for ident, _, _ in found].index(entry["cutUuid"])]
+        self._parent = found[-1][0] if found else None
+        return [(role, text) for _, role, text in found]
 
-    def record(self, role: str, content: Any) -> None:
-        """Record one message; ignore a config directory that cannot be written to."""
-        if not self._keep:
-            return
-        ident = frames.new_uuid()
+    def record(self, role: str, content: Any, message_id: str | None = None) -> str:
+        """Record one message and return its id; ignore a config directory that cannot be written to."""
+        ident = message_id or frames.new_uuid()
         entry = {
             "parentUuid": self._parent,
             "isSidechain": False,
@@ -109,13 +114,30 @@ class Session:
             "sessionId": self.id,
             "version": frames.VERSION,
         }
+        self._write(entry)
+        self._parent = ident
+        return ident
+
+    def cut(self, message_id: str, text: str) -> None:
+        """Record that a message with this text and all after it are taken back."""
+        entry = {
+            "type": "last-prompt",
+            "lastPrompt": text,
+            "leafUuid": None,
+            "explicit": True,
+            "rewound": True,
+        }
+        self._write({**entry, "cutUuid": message_id, "sessionId": self.id})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        if not self._keep:
+            return
         try:
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
             with open(self.path, "a", encoding="utf-8") as record:
-                record.write(json.dumps(entry) + "\n")
+                record.write(json.dumps(entry, separators=(",", ":")) + "\n")
         except OSError:
             self._keep = False
-        self._parent = ident
 
 
 def text_of(content: Any) -> str:

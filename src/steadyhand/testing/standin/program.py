@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 EXIT_TERMINATED = 143
 EXIT_BAD_DIRECTIVE = 64
 _INPUT_WAIT_SECONDS = 0.01
+_STATE_VARIABLE = "CLAUDE_CODE_SDK_READS_SESSION_STATE"
+_CLEAR = "/clear"
+_CLEAR_CAVEAT = "<local-command-caveat>The next messages come from a command.</local-command-caveat>"
+_CLEAR_NAME = "<command-name>/clear</command-name>"
 _ROOT = "--dangerously-skip-permissions cannot be used with root/sudo privileges for security reasons"
 _NO_INPUT = "Error: Input must be provided either through stdin or as a prompt argument when using --print"
 _ONLY_SPACE = (
@@ -38,7 +42,10 @@ class StandinProgram:
         self.schema: dict[str, Any] | None = json.loads(schema) if schema else None
         self.model = _resolve_model(options.get("--model") or self._agent_model())
         self.history: list[tuple[str, str]] = []
+        self._message_ids: list[str | None] = []
+        self.last_line_id: str | None = None
         self.session = self._open_session()
+        self._is_initialised = False
         self._cost = 0.0
         self._totals: dict[str, int] = {}
         self._lines = pipes.StdinReader()
@@ -142,14 +149,52 @@ class StandinProgram:
             self._emit_init()
             pipes.write_message(self._acknowledge())
             return
-        self._run_turn(prompt, content)
+        if prompt.strip() == _CLEAR and not message.get("client_composed"):
+            self._clear(message.get("uuid") or frames.new_uuid())
+            return
+        self._run_turn(prompt, content, message.get("uuid"))
 
-    def _run_turn(self, prompt: str, content: Any) -> None:
+    def _clear(self, message_id: str) -> None:
+        """Begin a new session; like the real one, leave a word of the command in it."""
+        self._emit_state("running")
+        before, after = self.session.id, frames.new_uuid()
+        pipes.write_message(frames.conversation_reset(before, message_id))
+        pipes.write_message(frames.background_tasks(before))
+        self.history.clear()
+        self._message_ids.clear()
+        self._cost = 0.0
+        self._totals.clear()
+        self.session = home.Session(after, keep=self.session.keeps)
+        self._record_history("user", _CLEAR_CAVEAT, _CLEAR_CAVEAT)
+        self._record_history("user", _CLEAR_NAME, _CLEAR_NAME, message_id)
+        self._emit_init()
+        pipes.write_message({**self._acknowledge(), "local_command": "clear"})
+        self._emit_state("idle")
+
+    def _rewind(self, target: str, last_seen: Any) -> dict[str, Any]:
+        """Remove a message of the user and all after it from the conversation.
+
+        The caller has to know the user's last message, which is the target unless it says otherwise.
+        """
+        if target not in self._message_ids:
+            return frames.not_rewound("target_not_found")
+        users = [ident for at, ident in enumerate(self._message_ids) if self.history[at][0] == "user"]
+        if users[-1] != (last_seen or target):
+            return frames.not_rewound("stale_target")
+        at = self._message_ids.index(target)
+        text = self.history[at][1]
+        del self.history[at:], self._message_ids[at:]
+        self.session.cut(target, text)
+        return frames.rewound(target, text, self._message_ids[-1] if at else None)
+
+    def _run_turn(self, prompt: str, content: Any, message_id: str | None = None) -> None:
+        self._emit_state("running")
         self._emit_init()
         if self.options.output_format == "stream-json":
             status = {"type": "system", "subtype": "status", "status": "requesting"}
             pipes.write_message({**status, "session_id": self.session.id, "uuid": frames.new_uuid()})
-        self.session.record("user", content)
+        prompt_id = self.session.record("user", content, message_id)
+        self.last_line_id = None
         turn = AgentTurn(self, prompt)
         self._busy = True
         result = turn.run()
@@ -160,7 +205,10 @@ class StandinProgram:
             self._failed = bool(result["is_error"])
             answer = str(result.get("result", ""))
             self.history.append(("user", prompt))
-            self._record_history("assistant", answer, [{"type": "text", "text": answer}])
+            self._message_ids.append(prompt_id)
+            block = {"type": "text", "text": answer}
+            self._record_history("assistant", answer, [block], self.last_line_id)
+            self._emit_state("idle")
         if script.has("exit"):
             self._exit = script.count("exit", 0)
         if script.has("hang"):
@@ -216,34 +264,49 @@ class StandinProgram:
 
     def _handle_control_request(self, ident: str, request: dict[str, Any]) -> None:
         subtype = request.get("subtype")
-        answer: dict[str, Any]
-        if subtype == "initialize":
-            self.schema = request.get("jsonSchema") or self.schema
-            for name, about in (request.get("agents") or {}).items():
-                self.agents.append({"name": name, "description": str(about.get("description", ""))})
-            answer = frames.initialized(self.agents)
-        elif subtype == "interrupt":
-            self._interrupted = self._busy
-            answer = {"still_queued": []}
-        elif subtype == "set_model":
-            self.model = _resolve_model(request.get("model"))
-            answer = {"model": self.model}
-        elif subtype == "set_permission_mode":
-            answer = {"mode": request.get("mode")}
-        else:
+        if subtype == "rewind_conversation" and not isinstance(request.get("target_message_uuid"), str):
+            _refuse(ident, "rewind_conversation: target_message_uuid must be a string")
+            return
+        answer = self._answer_to(subtype, request)
+        if answer is None:
             text = f"Unsupported control request subtype: {subtype}"
-            refusal = {
-                "subtype": "error",
-                "request_id": ident,
-                "error": text,
-                "error_code": "unsupported_request",
-            }
-            pipes.write_message({"type": "control_response", "response": refusal})
+            _refuse(ident, text, error_code="unsupported_request")
             return
         success: dict[str, Any] = {"subtype": "success", "request_id": ident, "response": answer}
         if subtype == "initialize":
             success.update(pending_permission_requests=[], pending_user_dialog_requests=[])
         pipes.write_message({"type": "control_response", "response": success})
+
+    def _answer_to(self, subtype: Any, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the answer to a control request; None if it is not known."""
+        if subtype == "initialize":
+            return self._initialize(request)
+        if subtype == "interrupt":
+            self._interrupted = self._busy
+            return {"still_queued": []}
+        if subtype == "set_model":
+            self.model = _resolve_model(request.get("model"))
+            return {"model": self.model}
+        if subtype == "set_permission_mode":
+            return {"mode": request.get("mode")}
+        if subtype == "get_session_cost":
+            return frames.session_cost(self._cost, self._totals)
+        if subtype == "rewind_conversation":
+            return self._rewind(request["target_message_uuid"], request.get("last_seen_user_message_uuid"))
+        return None
+
+    def _initialize(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Apply the fields of the first request; those of a later one change nothing, as in the real one."""
+        if not self._is_initialised:
+            self._is_initialised = True
+            self.schema = request.get("jsonSchema") or self.schema
+            for name, about in (request.get("agents") or {}).items():
+                self.agents.append({"name": name, "description": str(about.get("description", ""))})
+        return frames.initialized(self.agents)
+
+    def _emit_state(self, state: str) -> None:
+        if self.options.output_format == "stream-json" and os.environ.get(_STATE_VARIABLE) == "1":
+            pipes.write_message(frames.session_state(self.session.id, state))
 
     def _emit_init(self) -> None:
         if self.options.output_format == "stream-json":
@@ -252,9 +315,9 @@ class StandinProgram:
             names = [agent["name"] for agent in self.agents]
             pipes.write_message(frames.init(self.session.id, self.model, names, tools))
 
-    def _record_history(self, role: str, text: str, content: Any) -> None:
+    def _record_history(self, role: str, text: str, content: Any, message_id: str | None = None) -> None:
         self.history.append((role, text))
-        self.session.record(role, content)
+        self._message_ids.append(self.session.record(role, content, message_id))
 
     # Who it is.
 
@@ -267,6 +330,7 @@ class StandinProgram:
             if not session.exists:
                 raise UsageError(f"No conversation found with session ID: {resumed}")
             self.history += session.turns()
+            self._message_ids += [None] * len(self.history)
             return (
                 home.Session(frames.new_uuid(), keep=keep) if "--fork-session" in options.flags else session
             )
@@ -280,6 +344,11 @@ class StandinProgram:
         name = self.options.get("--agent")
         found = [agent.get("model") for agent in self.agents if agent["name"] == name]
         return found[-1] if found and found[-1] != "inherit" else None
+
+
+def _refuse(ident: str, error: str, **more: str) -> None:
+    refusal = {"subtype": "error", "request_id": ident, "error": error, **more}
+    pipes.write_message({"type": "control_response", "response": refusal})
 
 
 def _refuse_root(options: Options) -> None:

@@ -152,6 +152,8 @@ class AgentTurn:
                 "session_id": self.agent.session.id,
                 "uuid": frames.new_uuid(),
             }
+            if line["type"] == "assistant":
+                self.agent.last_line_id = line["uuid"]
             pipes.write_message({**line, "timestamp": frames.now()} if stamped else line)
 
     # What the agent does.

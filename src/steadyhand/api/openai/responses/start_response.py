@@ -115,7 +115,8 @@ async def start_response(
         previous_response = await _get_previous_response(
             context, as_job_owner(caller), body.previous_response_id
         )
-        submission = replace(submission, parent=previous_response.job.id)
+        previous_job = previous_response.job
+        submission = replace(submission, parent=previous_job.id, parent_job=previous_job)
     else:
         owner = as_job_owner(caller)
         submission = await with_session(

@@ -4,6 +4,7 @@ from steadyhand.testing.contracts.store.deletion import StoreRetentionContract
 from steadyhand.testing.contracts.store.filters import StoreFilterContract
 from steadyhand.testing.contracts.store.persistence import StoreEventsContract, StoreJobsContract
 from steadyhand.testing.contracts.store.queries import StoreIdempotencyContract, StoreListingContract
+from steadyhand.testing.contracts.store.sampling import StoreSamplesContract
 
 
 class StoreContract(
@@ -12,6 +13,7 @@ class StoreContract(
     StoreIdempotencyContract,
     StoreListingContract,
     StoreFilterContract,
+    StoreSamplesContract,
     StoreRetentionContract,
 ):
     """All of it."""

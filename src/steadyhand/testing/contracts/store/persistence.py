@@ -3,9 +3,20 @@
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from steadyhand.errors import Conflict, NotFound, StoreError
-from steadyhand.events import Event, EventDraft, StateChanged, ToolFinished, event_data
+from steadyhand.events import (
+    Event,
+    EventBody,
+    EventDraft,
+    Message,
+    PhaseStarted,
+    StateChanged,
+    ToolFinished,
+    ToolStarted,
+    event_data,
+)
 from steadyhand.job import ClientTool, Job, Outcome, OutcomeType, Run, State, Turn, Usage
 from steadyhand.ports import RunOutput
 from steadyhand.testing.contracts.samples import (
@@ -225,6 +236,35 @@ class StoreEventsContract(StoreFactory):
             found = await store.list_events(job.id, after=5, limit=7)
             assert [event.seq for event in found] == list(range(6, 13))
             assert await store.list_events(job.id, after=21) == []
+
+    @async_test
+    async def test_the_newest_events_of_types_and_calls_of_tools_come_with_their_results(self) -> None:
+        deep: Any = "x"
+        for _ in range(600):
+            deep = [deep]
+        bodies: list[EventBody] = [
+            ToolStarted("a", "Todo", {"n": 1}),
+            ToolStarted("b", "Bash", {"deep": deep}),
+            ToolFinished("a", False, "ok", False, 1),
+            ToolFinished("b", False, "no", False, 1),
+            PhaseStarted("running"),
+            ToolStarted("\udc80", "Todo", {"n": 2}),
+            Message("assistant", '{"name": "Todo"}'),
+        ]
+        job = make_job()
+        async with self.open() as store:
+            await store.add(job, accepted_draft())
+            await store.append_events(job.id, [EventDraft(1, NOON, body) for body in bodies])
+
+            async def numbers(types: set[str], tools: set[str], limit: int = 9) -> list[int]:
+                found = await store.list_newest_events(job.id, frozenset(types), frozenset(tools), limit)
+                assert [each for each in await store.list_events(job.id) if each in found] == found
+                return [event.seq for event in found]
+
+            assert await numbers({"phase", "state.changed"}, {"Todo"}) == [1, 2, 4, 6, 7]
+            assert await numbers({"phase"}, {"Todo"}, 2) == [6, 7]
+            assert await numbers(set(), {"Bash"}) == [3, 5]
+            assert await numbers(set(), set()) == []
 
     @async_test
     async def test_numbering_goes_on_over_changes_and_runs(self) -> None:

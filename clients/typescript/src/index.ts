@@ -1,0 +1,2 @@
+export { Steadyhand, SteadyhandError, type Options, type Tool, type ToolCall } from "./steadyhand.js";
+export * from "./generated/index.js";

@@ -1,0 +1,477 @@
+"""`ports.Queue` for one of many nodes: its slots and claims are in memory, the order of all jobs is in Postgres."""
+
+import asyncio
+import heapq
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from typing import Literal
+
+import sqlalchemy
+
+from steadyhand.errors import RetryLater
+from steadyhand.events import EventDraft
+from steadyhand.job import Job
+from steadyhand.outcome import StopReason
+from steadyhand.ports import AddResult, Claim, IdempotencyKey, KeyBacklog, QueueLoad, StopSignal
+from steadyhand.ports.schedules import TickClaim
+from steadyhand.queue.new_jobs import NewJobs, RunDurations, draining_refusal, full_refusal
+from steadyhand.queue.procrastinate import engine as engine_module
+from steadyhand.queue.procrastinate.cancelling import cancel_until_done
+from steadyhand.queue.procrastinate.engine import Connection, ProcrastinateEngine
+from steadyhand.queue.procrastinate.handed_runs import (
+    HandedRun,
+    PlacesStore,
+    adopt,
+    announce,
+    change_nothing,
+    give_back,
+    ignore_lost,
+    resume,
+    suspend,
+)
+from steadyhand.queue.procrastinate.keeper import Keeper, LeaseTiming
+from steadyhand.queue.procrastinate.place import Place, PlaceState
+from steadyhand.queue.procrastinate.places import INSERT, SCHEMA, PlacesTransaction, read_all, values_of
+from steadyhand.queue.procrastinate.places_copy import PlacesCopy
+from steadyhand.queue.procrastinate.turns import Turns, connect
+from steadyhand.retry import continues_parent
+
+_INSTALL_LOCK = 0x5EAD1
+"""The number of the advisory lock under which a node creates the tables."""
+
+
+class ProcrastinateQueue:
+    """`ports.Queue`. Use it within `opened`. The parameters are those of `LocalQueue`; `capacity` is this node's."""
+
+    def __init__(
+        self,
+        url: str,
+        store: PlacesStore,
+        *,
+        node: str,
+        capacity: int,
+        max_queued: int,
+        max_suspended: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        paused: bool = False,
+        can_start: Callable[[Job], bool] = lambda _: True,
+        running_limit: Callable[[str], int | None] = lambda _: None,
+        directory_of: Callable[[Job], str | None] = lambda _: None,
+        on_accepted: Callable[[Job], None] = lambda _: None,
+        timing: LeaseTiming = LeaseTiming(),  # noqa: B008  # it is frozen
+        on_lost: Callable[[str], Awaitable[None]] = ignore_lost,
+    ) -> None:
+        self._store = store
+        self._node = node
+        self._capacity = capacity
+        self._max_queued = max_queued
+        self._clock = clock
+        self._claiming = not paused
+        self._draining = False
+        self._can_start = can_start
+        self._running_limit = running_limit
+        self._directory_of = directory_of
+        self._on_accepted = on_accepted
+        self._free_slots = list(range(capacity + max_suspended))
+        self._claimers = 0
+        self._delivered: list[tuple[int, str, HandedRun]] = []
+        self._active: dict[int, HandedRun] = {}
+        self._resuming: list[HandedRun] = []
+        self._new_jobs = NewJobs(store, self._on_stored)
+        self._durations = RunDurations()
+        self._changed = asyncio.Event()
+        self._copy = PlacesCopy(self._is_unclaimed)
+        self._url = url
+        self._engine = ProcrastinateEngine(
+            url, node, self._run_job, concurrency=2 * (capacity + max_suspended) + 2
+        )
+        self._turns = Turns(
+            url,
+            self._engine,
+            finish_turn=self._finish_turn,
+            on_changes=self._on_changes,
+            on_all=self._on_all,
+            dead_seconds=timing.dead,
+        )
+        self._keeper = Keeper(
+            url,
+            self._engine,
+            self._turns,
+            self._copy,
+            node=node,
+            capacity=capacity,
+            timing=timing,
+            on_lost=on_lost,
+            on_cut_off=partial(self.stop_all, StopReason.SHUTDOWN),
+        )
+
+    # --- life ------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Create the tables unless they are there, and take runs until the end of the context."""
+        async with await connect(self._url) as connection:
+            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_INSTALL_LOCK,))
+            await engine_module.install(connection)
+            await connection.execute(SCHEMA)
+            self._copy.replace_all(*await read_all(connection))
+        self._store.store_with_jobs(self._insert_places)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._turns.run()), *self._keeper.start(group)]
+            try:
+                await self._keeper.take_over_own()
+                async with self._engine.working():
+                    yield
+                await self._turns.submit(lambda turn: turn.leave(self._node))
+            finally:
+                await cancel_until_done(tasks)
+
+    # --- new jobs --------------------------------------------------------------------------
+
+    async def enqueue(
+        self,
+        job: Job,
+        drafts: Sequence[EventDraft],
+        idempotency: IdempotencyKey | None = None,
+        *,
+        claim: TickClaim | None = None,
+    ) -> AddResult:
+        """Store a new job and its place, or raise `RetryLater` (`queue_full`, `draining`)."""
+        return await self._new_jobs.add(job, drafts, idempotency, claim, self._refusal())
+
+    def _on_stored(self, job: Job) -> None:
+        self._on_accepted(job)
+        if self._copy.get(job.id) is None:  # else a transaction was quicker
+            self._copy.apply({job.id: self._place_of(job)})
+        self._turns.submit(partial(announce, job.id))
+
+    def _insert_places(self, connection: sqlalchemy.Connection, jobs: Sequence[Job]) -> None:
+        """Insert the places of new jobs in the store's transaction, in its thread."""
+        connection.exec_driver_sql(INSERT, [values_of(self._place_of(job)) for job in jobs])
+
+    def _place_of(self, job: Job, *, goes_on: bool = False) -> Place:
+        return Place(
+            job_id=job.id,
+            key_id=job.api_key_id,
+            goes_on=goes_on,
+            priority=job.spec.priority,
+            sequence=job.sequence,
+            directory=self._directory_of(job),
+            parent_id=job.parent_job_id if continues_parent(job) else None,
+            queued_at=job.queued_at or job.created_at,
+            expires_in_seconds=job.spec.expires_in_seconds,
+        )
+
+    def _refusal(self) -> RetryLater | None:
+        if self._draining:
+            return draining_refusal()
+        load = self.load()
+        if load.active + load.queued < self._capacity + self._max_queued:
+            return None
+        return full_refusal(
+            capacity=self._capacity, max_queued=self._max_queued, retry_after=self._estimate_retry_after()
+        )
+
+    def _estimate_retry_after(self) -> int:
+        now = self._clock()
+        return self._durations.estimate_retry_after(
+            max((each.run_seconds(now) for each in self._running()), default=0.0)
+        )
+
+    async def requeue(self, job: Job, *, goes_on: bool = False) -> None:
+        """Enqueue a stored job by its priority and its acceptance; one that goes on comes before all others."""
+        place = self._place_of(job, goes_on=goes_on)
+        await self._turns.submit(lambda turn: turn.put(place))
+
+    # --- claims ----------------------------------------------------------------------------
+
+    async def claim(self) -> Claim:
+        """Wait for the next job and a free slot, the lowest first, and return a claim of both."""
+        self._claimers += 1
+        try:
+            self._turns.ask()
+            while True:
+                claim = self._hand_out()
+                if claim is not None:
+                    return claim
+                await self._changed.wait()
+        finally:
+            self._claimers -= 1
+            if self._claimers == 0:
+                self._give_back_unclaimed()
+
+    def _hand_out(self) -> Claim | None:
+        """Return a claim of the run that was chosen first, once the engine has started it."""
+        if not self._claiming or self._draining or not self._delivered or not self._free_slots:
+            return None
+        if len(self._running()) >= self._capacity:
+            return None
+        run, job_id, delivery = self._delivered[0]
+        if any(place.run < run for place in self._copy.of_node(self._node) if self._is_pending(place)):
+            return None
+        heapq.heappop(self._delivered)
+        delivery.claim = Claim(delivery.job, heapq.heappop(self._free_slots), StopSignal())
+        delivery.running_since = self._clock()
+        self._active[delivery.claim.slot] = delivery
+        self._copy.refresh(job_id)
+        return delivery.claim
+
+    def _is_pending(self, place: Place) -> bool:
+        """Return True if a run was chosen for this node and has no claim yet."""
+        return place.state is PlaceState.READY or self._is_unclaimed(place)
+
+    def _is_unclaimed(self, place: Place) -> bool:
+        if place.node != self._node or place.state is not PlaceState.RUNNING:
+            return False
+        return all(each.run != place.run for each in self._active.values())
+
+    def _give_back_unclaimed(self) -> None:
+        """Let runs wait again that nobody waits for any more."""
+        for run, job_id, _ in self._delivered:
+            self._turns.submit(partial(give_back, job_id, run))
+        self._delivered.clear()
+        self._turns.ask()
+
+    async def _run_job(self, job_id: str, run: int) -> None:
+        """Start a run that the engine hands over, whose task ends here: it holds nothing while the agent works."""
+        if not await self._turns.submit(lambda turn: turn.start(job_id, run, self._node)):
+            return
+        job = await self._store.get(job_id)
+        if job is None:
+            await self._turns.submit(lambda turn: turn.end(job_id, run))
+            return
+        heapq.heappush(self._delivered, (run, job_id, HandedRun(job, run)))
+        if self._claimers == 0:
+            self._give_back_unclaimed()
+        self._wake()
+
+    async def _finish_turn(self, turn: PlacesTransaction, connection: Connection) -> None:
+        """Resume what may go on, say what this node wants, and choose jobs for the nodes that want some."""
+        free = self._capacity - len(self._running())
+        for delivery in list(self._resuming):
+            limit = self._running_limit(delivery.job.api_key_id)
+            if await turn.resume(delivery.job.id, delivery.run, has_room=free > 0, limit=limit):
+                free -= 1
+        cursor = await connection.execute(
+            "SELECT run FROM queue_places WHERE node = %s AND state = 'running'", (self._node,)
+        )
+        claimed = {each.run for each in self._active.values()}
+        unclaimed = sum(row["run"] not in claimed for row in await cursor.fetchall())
+        room = self._capacity - len(self._running()) - len(self._resuming)
+        wanted = max(0, min(self._claimers, room) - unclaimed)
+        if not self._claiming or self._draining:
+            wanted = 0
+        await turn.want(self._node, self._capacity, wanted)
+        await turn.choose(self._running_limit, self._may_start)
+
+    async def _may_start(self, job_id: str) -> bool:
+        job = await self._store.get(job_id)
+        return job is not None and self._can_start(job)
+
+    def _on_changes(self, change: int | None, changes: Mapping[str, Place | None]) -> None:
+        self._copy.apply(changes)
+        if change is not None:
+            self._copy.note(change)
+        self._on_copy_changed()
+
+    def _on_all(self, change: int, places: Sequence[Place]) -> None:
+        self._copy.replace_all(change, places)
+        self._on_copy_changed()
+
+    def _on_copy_changed(self) -> None:
+        for delivery in self._active.values():
+            place = self._copy.get(delivery.job.id)
+            if place is None or place.run != delivery.run:
+                continue
+            if place.stop_reason is not None and delivery.claim is not None:
+                delivery.claim.stop.request(StopReason(place.stop_reason))
+            if place.state is PlaceState.RUNNING and delivery in self._resuming:
+                self._go_on(delivery)
+        if self._resuming:
+            self._turns.ask()  # another node may have made room for a key
+        self._wake()
+
+    def _running(self) -> list[HandedRun]:
+        return [each for each in self._active.values() if not each.suspended]
+
+    def adopt(self, job: Job, slot: int | None) -> Claim | None:
+        """Claim a job that runs already, in its slot or in any; None if there is no such free slot."""
+        if slot is None:
+            slot = min(self._free_slots, default=None)
+        if slot is None or slot not in self._free_slots:
+            return None
+        self._free_slots.remove(slot)
+        heapq.heapify(self._free_slots)
+        handed = HandedRun(job, 0, Claim(job, slot, StopSignal()), self._clock())
+        self._active[slot] = handed
+        place = replace(self._place_of(job), state=PlaceState.RUNNING, node=self._node)
+        self._copy.apply({job.id: place})
+        self._turns.submit(partial(adopt, handed, place))
+        return handed.claim
+
+    def suspend(self, claim: Claim) -> None:
+        """Let another job run in place of a claimed one until `resume`; a repeat withdraws a pending `resume`."""
+        delivery = self._find(claim)
+        if delivery is None:
+            return
+        if delivery in self._resuming:
+            self._resuming.remove(delivery)
+        if not delivery.suspended:
+            delivery.seconds_before = delivery.run_seconds(self._clock())
+            delivery.suspended = True
+        self._turns.submit(partial(suspend, delivery))
+        self._wake()
+
+    def resume(self, claim: Claim) -> bool:
+        """Request that a suspended claim runs again, before any waiting job; return True if it runs now.
+
+        That of a key with a limit runs only once a transaction has counted the key's jobs on all nodes.
+        """
+        delivery = self._find(claim)
+        if delivery is None or not delivery.suspended:
+            return True
+        if delivery not in self._resuming:
+            self._resuming.append(delivery)
+        pending = sum(self._is_pending(place) for place in self._copy.of_node(self._node))
+        is_first = self._resuming[0] is delivery
+        has_room = len(self._running()) + pending < self._capacity
+        if is_first and has_room and self._running_limit(delivery.job.api_key_id) is None:
+            self._go_on(delivery)
+            self._turns.submit(partial(resume, delivery))
+            return True
+        self._turns.ask()
+        return False
+
+    def _go_on(self, delivery: HandedRun) -> None:
+        self._resuming.remove(delivery)
+        delivery.suspended, delivery.running_since = False, self._clock()
+        self._wake()
+
+    async def wait_until_resumed(self, claim: Claim) -> None:
+        """Wait until a claim, for which `resume` was called, runs again."""
+        while (delivery := self._find(claim)) is not None and delivery.suspended:
+            await self._changed.wait()
+
+    def _find(self, claim: Claim) -> HandedRun | None:
+        delivery = self._active.get(claim.slot)
+        return delivery if delivery is not None and delivery.claim is claim else None
+
+    def mark_ending(self, job_id: str) -> None:
+        """Count the slot of a claimed job as free from now on; it is claimed again only after `release`."""
+        for delivery in self._active.values():
+            delivery.ending = delivery.ending or delivery.job.id == job_id
+
+    async def release(self, claim: Claim) -> None:
+        """Release the slot; a repeat is harmless."""
+        delivery = self._find(claim)
+        if delivery is None:
+            return
+        ended = self._turns.submit(lambda turn: turn.end(delivery.job.id, delivery.run))
+        del self._active[claim.slot]
+        if delivery in self._resuming:
+            self._resuming.remove(delivery)
+        self._durations.add(delivery.run_seconds(self._clock()))
+        heapq.heappush(self._free_slots, claim.slot)
+        self._wake()
+        await asyncio.shield(ended)
+
+    async def cancel(
+        self, job_id: str, reason: StopReason = StopReason.CANCEL
+    ) -> Literal["withdrawn", "stopping", "unknown"]:
+        """Remove a job from the queue, or request its run to stop, on any node."""
+        place = self._copy.get(job_id)
+        for delivery in self._active.values():
+            if delivery.job.id == job_id and delivery.claim is not None and not (place and place.again):
+                delivery.claim.stop.request(reason)
+                return "stopping"
+        result = await self._turns.submit(lambda turn: turn.cancel(job_id, reason))
+        self._drop_delivered(job_id)
+        return result
+
+    def _drop_delivered(self, job_id: str) -> None:
+        for entry in [entry for entry in self._delivered if entry[1] == job_id]:
+            place = self._copy.get(job_id)
+            if place is None or place.run != entry[0]:
+                self._delivered.remove(entry)
+                heapq.heapify(self._delivered)
+
+    # --- reads -----------------------------------------------------------------------------
+
+    async def list_expired(self, now: datetime) -> Sequence[str]:
+        """Return the ids of queued jobs that have waited longer than their `expires_in_seconds`, the next first."""
+        return [place.job_id for place in self._copy.waiting() if place.is_expired(now)]
+
+    def holds(self, job_id: str) -> bool:
+        """Return True if a job has a place, or is being stored by `enqueue`."""
+        return job_id in self._new_jobs or self._copy.get(job_id) is not None
+
+    def position(self, job_id: str) -> int | None:
+        """Return the position of a queued job, 1 for the next one; None if it is not queued."""
+        return self._copy.position(job_id)
+
+    def load(self) -> QueueLoad:
+        """Return the load; a job that is not stored yet counts as queued."""
+        active = sum(not each.ending for each in self._running())
+        active += sum(1 for _ in self._copy.running_elsewhere(self._node))
+        suspended = sum(each.suspended for each in self._active.values())
+        return QueueLoad(active, self._copy.waiting_count + len(self._new_jobs), self._capacity, suspended)
+
+    def oldest_queued_at(self) -> datetime | None:
+        """Return the time since which the oldest waiting job is queued, or None."""
+        return min((place.queued_at for place in self._copy.waiting()), default=None)
+
+    def backlog(self, key_id: str) -> KeyBacklog:
+        """Return the backlog of a key; the slot of an ending job counts as free."""
+        waiting = sum(place.key_id == key_id for place in self._copy.waiting())
+        startable = self._capacity - sum(not each.ending for each in self._running())
+        limit = self._running_limit(key_id)
+        if limit is not None:
+            running: Counter[str] = Counter(
+                each.job.api_key_id for each in self._running() if not each.ending
+            )
+            running.update(place.key_id for place in self._copy.running_elsewhere(self._node))
+            startable = min(startable, limit - running[key_id])
+        waiting += self._new_jobs.count(key_id)
+        return KeyBacklog(waiting, max(0, startable), self._estimate_retry_after())
+
+    def active_jobs(self) -> Sequence[Job]:
+        """Return the jobs claimed on this node, without the suspended ones, as they were when they were claimed."""
+        return [each.job for each in self._running()]
+
+    def recheck(self) -> None:
+        """Check again which of the waiting jobs may start."""
+        self._turns.ask()
+
+    async def settle(self) -> None:
+        """Wait until no transaction is due and each run that was chosen for this node has a claim; for tests."""
+        await self._turns.submit(change_nothing)
+        while any(self._is_pending(place) for place in self._copy.of_node(self._node)):
+            await self._changed.wait()
+
+    # --- the end ---------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Accept and claim no more jobs; waiting jobs keep their places."""
+        self._draining = True
+        self._turns.ask()
+
+    async def close(self) -> None:
+        """Drain, and wait until the store has answered to each new job; cancel what it does not answer in time."""
+        self.drain()
+        await self._new_jobs.close()
+
+    def stop_all(self, reason: StopReason) -> None:
+        """Request every run that is claimed on this node to stop."""
+        for delivery in self._active.values():
+            if delivery.claim is not None:
+                delivery.claim.stop.request(reason)
+
+    def _wake(self) -> None:
+        """Wake all that wait; each checks again before it waits."""
+        self._changed.set()
+        self._changed = asyncio.Event()

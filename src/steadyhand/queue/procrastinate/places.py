@@ -1,0 +1,411 @@
+"""The places and the nodes in Postgres: what one transaction does to them.
+
+A transaction that changes places begins with the row of `queue_turn`, which it locks. So transactions of all nodes come
+one after the other, each count is exact, and their numbers tell a node that it missed a change.
+"""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import fields, replace
+from typing import Any, Literal, LiteralString, Protocol
+
+from psycopg.rows import kwargs_row
+
+from steadyhand.queue.procrastinate.engine import Connection
+from steadyhand.queue.procrastinate.lease import DEAD_SECONDS
+from steadyhand.queue.procrastinate.place import Place, PlaceState
+
+CancelResult = Literal["withdrawn", "stopping", "unknown"]
+
+CHANNEL = "steadyhand_places"
+_MAX_ANNOUNCED = 100
+"""More changes than these are announced without their ids: a notification has at most 8,000 bytes."""
+
+SCHEMA: LiteralString = """
+CREATE TABLE IF NOT EXISTS queue_turn (
+    id integer PRIMARY KEY CHECK (id = 1),
+    change bigint NOT NULL DEFAULT 0,
+    run bigint NOT NULL DEFAULT 0
+);
+INSERT INTO queue_turn (id) VALUES (1) ON CONFLICT DO NOTHING;
+CREATE TABLE IF NOT EXISTS queue_nodes (
+    node text PRIMARY KEY,
+    capacity integer NOT NULL,
+    wanted integer NOT NULL DEFAULT 0,
+    lease_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE IF NOT EXISTS queue_places (
+    job_id text PRIMARY KEY,
+    key_id text NOT NULL,
+    goes_on boolean NOT NULL,
+    priority integer NOT NULL,
+    sequence bigint NOT NULL,
+    directory text,
+    parent_id text,
+    queued_at timestamptz NOT NULL,
+    expires_in_seconds double precision,
+    state text NOT NULL,
+    again boolean NOT NULL,
+    resuming boolean NOT NULL,
+    run bigint NOT NULL,
+    node text,
+    engine_job bigint,
+    stop_reason text
+);
+CREATE INDEX IF NOT EXISTS queue_places_waiting ON queue_places
+    (goes_on DESC, priority DESC, sequence, job_id) WHERE state = 'waiting';
+CREATE INDEX IF NOT EXISTS queue_places_claimed ON queue_places (node, state) WHERE state <> 'waiting';
+"""
+
+_COLUMNS: LiteralString = """job_id, key_id, goes_on, priority, sequence, directory, parent_id, queued_at,
+    expires_in_seconds, state, again, resuming, run, node, engine_job, stop_reason"""
+_VALUES: LiteralString = """%(job_id)s, %(key_id)s, %(goes_on)s, %(priority)s, %(sequence)s, %(directory)s,
+    %(parent_id)s, %(queued_at)s, %(expires_in_seconds)s, %(state)s, %(again)s, %(resuming)s, %(run)s, %(node)s,
+    %(engine_job)s, %(stop_reason)s"""
+INSERT: LiteralString = f"INSERT INTO queue_places ({_COLUMNS}) VALUES ({_VALUES})"  # noqa: S608
+"""Adds a waiting place in the transaction that stores its job."""
+
+
+def values_of(place: Place) -> dict[str, Any]:
+    """Return a place as the values of its columns."""
+    return {field.name: getattr(place, field.name) for field in fields(place)}
+
+
+_IS_DEAD: LiteralString = (
+    "greatest(lease_at, pg_postmaster_start_time()) < clock_timestamp() - make_interval(secs => %s)"
+)
+
+
+class EngineJobs(Protocol):
+    """The engine as a part of a transaction."""
+
+    async def enqueue(self, connection: Connection, node: str, job_id: str, run: int) -> int:
+        """Enqueue a run for a node and return the engine's id of it."""
+        ...
+
+    async def withdraw(self, connection: Connection, engine_job: int) -> None:
+        """Remove a run that no node has taken."""
+        ...
+
+
+class PlacesTransaction:
+    """One transaction that changes places, once it has the row of `queue_turn`."""
+
+    def __init__(
+        self, connection: Connection, engine: EngineJobs, change: int, *, dead_seconds: float = DEAD_SECONDS
+    ) -> None:
+        self._dead_seconds = dead_seconds
+        self.connection = connection
+        self._engine = engine
+        self.change = change
+        self.touched: set[str] = set()
+
+    async def find(self, job_id: str) -> Place | None:
+        """Return a place or None."""
+        return next(iter(await self.read([job_id])), None)
+
+    async def read(self, job_ids: Collection[str]) -> Sequence[Place]:
+        """Return the places of these jobs."""
+        return await read_some(self.connection, job_ids)
+
+    async def _set(self, job_id: str, assignments: LiteralString, *values: object) -> None:
+        self.touched.add(job_id)
+        query: LiteralString = "UPDATE queue_places SET " + assignments + " WHERE job_id = %s"  # noqa: S608
+        await self.connection.execute(query, (*values, job_id))
+
+    async def _delete(self, job_id: str) -> None:
+        self.touched.add(job_id)
+        await self.connection.execute("DELETE FROM queue_places WHERE job_id = %s", (job_id,))
+
+    async def _take_back(self, place: Place) -> None:
+        """Let a place that was chosen wait again."""
+        if place.engine_job is not None:
+            await self._engine.withdraw(self.connection, place.engine_job)
+        await self._set(place.job_id, "state = 'waiting', node = NULL, engine_job = NULL")
+
+    # --- one job ---------------------------------------------------------------------------
+
+    async def put(self, place: Place) -> None:
+        """Queue a job. One that has a claim is queued again when that is released."""
+        before = await self.find(place.job_id)
+        if before is not None and before.has_claim:
+            await self._set(
+                place.job_id,
+                "again = true, goes_on = %s, priority = %s, sequence = %s, queued_at = %s, parent_id = %s",
+                place.goes_on,
+                place.priority,
+                place.sequence,
+                place.queued_at,
+                place.parent_id,
+            )
+            return
+        if before is not None:
+            await self._take_back(before)
+            await self._delete(place.job_id)
+        self.touched.add(place.job_id)
+        await self.connection.execute(INSERT, values_of(place))
+
+    async def adopt(self, place: Place) -> int:
+        """Store the place of a job that runs already, and return the number of its run."""
+        run = await self._next_run()
+        self.touched.add(place.job_id)
+        await self.connection.execute("DELETE FROM queue_places WHERE job_id = %s", (place.job_id,))
+        await self.connection.execute(INSERT, values_of(replace(place, run=run)))
+        return run
+
+    async def _next_run(self) -> int:
+        cursor = await self.connection.execute("UPDATE queue_turn SET run = run + 1 RETURNING run")
+        row = await cursor.fetchone()
+        assert row is not None  # noqa: S101  # the row that this transaction has locked
+        return int(row["run"])
+
+    async def start(self, job_id: str, run: int, node: str) -> bool:
+        """Begin a run; False if it is no longer this one that is to begin here."""
+        cursor = await self.connection.execute(
+            "UPDATE queue_places SET state = 'running', engine_job = NULL"
+            " WHERE job_id = %s AND run = %s AND node = %s AND state = 'ready'",
+            (job_id, run, node),
+        )
+        if cursor.rowcount == 1:
+            self.touched.add(job_id)
+            return True
+        place = await self.find(job_id)  # a commit may have been written though its answer was lost
+        return place is not None and (place.run, place.node, place.state) == (run, node, PlaceState.RUNNING)
+
+    async def give_back(self, job_id: str, run: int) -> None:
+        """Let a run that has not begun to do anything wait again."""
+        place = await self.find(job_id)
+        if place is not None and place.run == run:
+            await self._set(job_id, "state = 'waiting', node = NULL, engine_job = NULL")
+
+    async def take_back(self, job_id: str, run: int) -> None:
+        """Let a run wait again that the engine has not handed over."""
+        place = await self.find(job_id)
+        if place is not None and place.run == run and place.state is PlaceState.READY:
+            await self._take_back(place)
+
+    async def end(self, job_id: str, run: int) -> None:
+        """End the claim of a run: its place goes, or waits again."""
+        place = await self.find(job_id)
+        if place is None or place.run != run:
+            return
+        if place.again:
+            await self._set(
+                job_id, "state = 'waiting', again = false, resuming = false, node = NULL, engine_job = NULL"
+            )
+        else:
+            await self._delete(job_id)
+
+    async def suspend(self, job_id: str, run: int) -> None:
+        """Let a run wait for its client; a pending request to resume it is withdrawn."""
+        place = await self.find(job_id)
+        if place is not None and place.run == run:
+            await self._set(job_id, "state = 'suspended', resuming = false")
+
+    async def resume(self, job_id: str, run: int, *, has_room: bool, limit: int | None) -> bool:
+        """Let a suspended run go on if its node has room and its key's limit allows it; else it is the next one."""
+        place = await self.find(job_id)
+        if place is None or place.run != run or place.state is PlaceState.RUNNING:
+            return True
+        if has_room and (limit is None or await self._count_running(place.key_id) < limit):
+            await self._set(job_id, "state = 'running', resuming = false")
+            return True
+        if not place.resuming:
+            await self._set(job_id, "resuming = true")
+        return False
+
+    async def cancel(self, job_id: str, reason: str) -> CancelResult:
+        """Withdraw a job that waits, or request the stop of its run."""
+        place = await self.find(job_id)
+        if place is None:
+            return "unknown"
+        if place.has_claim:
+            if place.again:
+                await self._set(job_id, "again = false")
+                return "withdrawn"
+            await self._set(job_id, "stop_reason = coalesce(stop_reason, %s)", reason)
+            return "stopping"
+        await self._take_back(place)
+        await self._delete(job_id)
+        return "withdrawn"
+
+    async def _count_running(self, key_id: str) -> int:
+        cursor = await self.connection.execute(
+            "SELECT count(*) AS running FROM queue_places WHERE key_id = %s AND state IN ('ready', 'running')",
+            (key_id,),
+        )
+        row = await cursor.fetchone()
+        return int(row["running"]) if row else 0
+
+    async def _count_resuming(self, key_id: str) -> int:
+        cursor = await self.connection.execute(
+            "SELECT count(*) AS resuming FROM queue_places WHERE key_id = %s AND resuming", (key_id,)
+        )
+        row = await cursor.fetchone()
+        return int(row["resuming"]) if row else 0
+
+    # --- all of them -----------------------------------------------------------------------
+
+    async def want(self, node: str, capacity: int, wanted: int) -> None:
+        """Set how many more jobs a node would start now; runs that were chosen for it beyond that wait again."""
+        await self.connection.execute(
+            "INSERT INTO queue_nodes (node, capacity, wanted) VALUES (%s, %s, %s)"
+            " ON CONFLICT (node) DO UPDATE SET capacity = excluded.capacity, wanted = excluded.wanted",
+            (node, capacity, wanted),
+        )
+        query: LiteralString = f"""SELECT {_COLUMNS} FROM queue_places WHERE node = %s AND state = 'ready'
+            ORDER BY run DESC"""  # noqa: S608
+        ready = await read_places(self.connection, query, (node,))
+        for place in ready[: max(0, len(ready) - wanted)]:
+            await self._take_back(place)
+
+    async def leave(self, node: str) -> None:
+        """Forget a node that stops; its claims are released before."""
+        await self.want(node, 0, 0)
+        await self.connection.execute("DELETE FROM queue_nodes WHERE node = %s", (node,))
+
+    async def reap(self, judge: str) -> Sequence[Place]:
+        """Move the claims of dead nodes to `judge`, which ends their runs, and return them. What was only chosen waits.
+
+        The age of a lease counts from the start of the database's server if that is later: its outage kills nobody.
+        """
+        cursor = await self.connection.execute(
+            "DELETE FROM queue_nodes WHERE node <> %s AND " + _IS_DEAD + " RETURNING node",  # noqa: S608
+            (judge, self._dead_seconds),
+        )
+        return await self.take_over([str(row["node"]) for row in await cursor.fetchall()], judge)
+
+    async def take_over(self, nodes: Sequence[str], judge: str) -> Sequence[Place]:
+        """Move the claims of nodes to `judge` and return them; a job that was only chosen for one waits again."""
+        query: LiteralString = f"SELECT {_COLUMNS} FROM queue_places WHERE node = ANY(%s)"  # noqa: S608
+        lost = []
+        for place in await read_places(self.connection, query, (list(nodes),)):
+            if place.state is PlaceState.READY:
+                await self._take_back(place)
+                continue
+            await self._set(
+                place.job_id, "state = 'lost', node = %s, engine_job = NULL, resuming = false", judge
+            )
+            lost.append(place)
+        return lost
+
+    async def choose(
+        self, limit_of: Callable[[str], int | None], can_start: Callable[[str], Awaitable[bool]]
+    ) -> None:
+        """Choose jobs for the nodes that want some, in order, and give them to the engine.
+
+        `limit_of` returns a key's limit of jobs that run at once. `can_start` returns False for a job that has to wait.
+        """
+        full_keys: list[str] = []
+        blocked: list[str] = []
+        while (node := await self._next_node()) is not None:
+            place = await self._next_place(full_keys, blocked)
+            if place is None:
+                return
+            limit = limit_of(place.key_id)
+            if limit is not None:
+                taken = await self._count_running(place.key_id) + await self._count_resuming(place.key_id)
+                if taken >= limit:
+                    full_keys.append(place.key_id)
+                    continue
+            if not await can_start(place.job_id):
+                blocked.append(place.job_id)
+                continue
+            run = await self._next_run()
+            engine_job = await self._engine.enqueue(self.connection, node, place.job_id, run)
+            await self._set(
+                place.job_id,
+                "state = 'ready', run = %s, node = %s, engine_job = %s, stop_reason = NULL",
+                run,
+                node,
+                engine_job,
+            )
+
+    async def _next_node(self) -> str | None:
+        """Return the node that wants most more than it was given, or None."""
+        cursor = await self.connection.execute(
+            """SELECT node FROM (
+                SELECT node, wanted - (SELECT count(*) FROM queue_places AS place
+                    WHERE place.node = queue_nodes.node AND place.state = 'ready') AS missing
+                FROM queue_nodes WHERE wanted > 0
+                    AND lease_at > clock_timestamp() - make_interval(secs => %s)) AS wanting
+            WHERE missing > 0 ORDER BY missing DESC, node LIMIT 1""",
+            (self._dead_seconds,),
+        )
+        row = await cursor.fetchone()
+        return None if row is None else str(row["node"])
+
+    async def _next_place(self, full_keys: Sequence[str], blocked: Sequence[str]) -> Place | None:
+        query: LiteralString = f"""SELECT {_COLUMNS} FROM queue_places AS it
+            WHERE state = 'waiting' AND key_id <> ALL(%s) AND job_id <> ALL(%s)
+                AND NOT EXISTS (SELECT 1 FROM queue_places AS other
+                    WHERE other.directory = it.directory AND other.state <> 'waiting')
+                AND NOT EXISTS (SELECT 1 FROM queue_places AS parent WHERE parent.job_id = it.parent_id)
+            ORDER BY goes_on DESC, priority DESC, sequence, job_id LIMIT 1"""  # noqa: S608
+        found = await read_places(self.connection, query, (list(full_keys), list(blocked)))
+        return found[0] if found else None
+
+
+async def read_places(
+    connection: Connection, query: LiteralString, values: Sequence[object] = ()
+) -> list[Place]:
+    """Return the places of a query for their columns."""
+    async with connection.cursor(row_factory=kwargs_row(_to_place)) as cursor:
+        await cursor.execute(query, values)
+        return await cursor.fetchall()
+
+
+def _to_place(*, state: str, **others: Any) -> Place:
+    return Place(state=PlaceState(state), **others)
+
+
+async def write_lease(
+    connection: Connection, node: str, capacity: int, dead_seconds: float
+) -> tuple[int, bool]:
+    """Write a node's lease. Return the number of the last change, and True if some other node looks dead."""
+    query: LiteralString = f"""INSERT INTO queue_nodes (node, capacity, lease_at) VALUES (%s, %s, clock_timestamp())
+        ON CONFLICT (node) DO UPDATE SET lease_at = excluded.lease_at
+        RETURNING (SELECT change FROM queue_turn) AS change,
+            EXISTS (SELECT 1 FROM queue_nodes AS it WHERE it.node <> %s AND {_IS_DEAD}) AS has_dead"""  # noqa: S608
+    cursor = await connection.execute(query, (node, capacity, node, dead_seconds))
+    row = await cursor.fetchone()
+    assert row is not None  # noqa: S101  # RETURNING
+    return int(row["change"]), bool(row["has_dead"])
+
+
+async def read_some(connection: Connection, job_ids: Collection[str]) -> list[Place]:
+    """Return the places of these jobs."""
+    query: LiteralString = f"SELECT {_COLUMNS} FROM queue_places WHERE job_id = ANY(%s)"  # noqa: S608
+    return await read_places(connection, query, (list(job_ids),))
+
+
+async def read_all(connection: Connection) -> tuple[int, list[Place]]:
+    """Return all places, and the number of the last change that they contain."""
+    cursor = await connection.execute("SELECT change FROM queue_turn")
+    row = await cursor.fetchone()
+    query: LiteralString = f"SELECT {_COLUMNS} FROM queue_places"  # noqa: S608
+    return (int(row["change"]) if row else 0), await read_places(connection, query)
+
+
+@asynccontextmanager
+async def turn(
+    connection: Connection, engine: EngineJobs, *, dead_seconds: float = DEAD_SECONDS
+) -> AsyncIterator[PlacesTransaction]:
+    """Open a transaction that changes places, and announce its changes; an error rolls it back."""
+    async with connection.transaction():
+        cursor = await connection.execute("SELECT change FROM queue_turn FOR UPDATE")
+        row = await cursor.fetchone()
+        assert row is not None  # noqa: S101  # `SCHEMA` inserts it
+        it = PlacesTransaction(connection, engine, row["change"] + 1, dead_seconds=dead_seconds)
+        yield it
+        if not it.touched:
+            return
+        await connection.execute("UPDATE queue_turn SET change = %s", (it.change,))
+        await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, announcement(it.change, it.touched)))
+
+
+def announcement(change: int, job_ids: Iterable[str]) -> str:
+    """Return the text of a notification: the change's number, and the jobs of its places unless they are many."""
+    names = sorted(job_ids)
+    return json.dumps({"change": change, "jobs": names if len(names) <= _MAX_ANNOUNCED else None})

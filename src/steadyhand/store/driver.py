@@ -1,0 +1,116 @@
+"""Statements that are run by the database's driver itself, in the transaction of a connection of SQLAlchemy.
+
+SQLAlchemy's context and result of a statement cost more than most statements here. Errors are those of `sqlite3` or of
+`psycopg`.
+
+A statement is written for SQLite, with `?` or `:name` for its values. For Postgres it is translated once, by a few
+rules: the choice of an index is left to its planner, and what only has another name there gets it. A statement that
+differs by more has a text for each database. `psycopg` gets it with the server's own places for values, `$1`: it would
+read a text with its own ones anew each time, which takes longer than the way to the server.
+"""
+
+import re
+import sqlite3
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, Protocol
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+Values = Sequence[Any] | Mapping[str, Any]
+
+SQLITE: Final = "sqlite"
+POSTGRES: Final = "postgresql"
+
+_RULES: Final = (
+    (re.compile(r" (?:NOT INDEXED|INDEXED BY \w+)\b"), ""),
+    (re.compile(r"\bCROSS JOIN (\w+) ON\b"), r"JOIN \1 ON"),  # SQLite keeps the order of the tables then
+    (re.compile(r"\binstr\("), "strpos("),
+    # Its equality of nulls uses no index. No workspace has an empty name, and the indexes have this expression.
+    (re.compile(r"\bworkspace IS (\?|:\w+|\w+\.\w+)"), r"coalesce(workspace, '') = coalesce(\1, '')"),
+)
+_PLACE: Final = re.compile(r"\?|(?<!:):([a-z]\w*)")
+
+
+class Cursor(Protocol):
+    """The part of a driver's cursor that is used here."""
+
+    @property
+    def lastrowid(self) -> int | None: ...
+
+    def fetchone(self) -> Any: ...
+
+    def fetchall(self) -> list[Any]: ...
+
+
+def execute(connection: Connection, statement: str, values: Values = ()) -> Cursor:
+    """Run a statement."""
+    if connection.dialect.name == POSTGRES:
+        text, names = postgres_text(statement)
+        in_order = [values[name] for name in names] if isinstance(values, Mapping) else values
+        return execute_on_postgres(connection, text, in_order)
+    return execute_on_sqlite(connection, statement, values)
+
+
+def execute_on_postgres(connection: Connection, text: bytes, values: Sequence[Any] = ()) -> Cursor:
+    """Run a statement with `$1` and so on for its values."""
+    from psycopg import RawCursor  # noqa: PLC0415  # it is there, as it connected
+
+    driver: Any = connection.connection.dbapi_connection
+    raw: Any = RawCursor(driver)
+    cursor: Cursor = raw.execute(text, values)
+    return cursor
+
+
+def execute_on_sqlite(connection: Connection, statement: str, values: Values = ()) -> Cursor:
+    """Run a statement that is written for the driver of SQLite."""
+    driver: Any = connection.connection.dbapi_connection
+    cursor: Cursor = driver.execute(statement, values)
+    return cursor
+
+
+def fetch_all(connection: Connection, query: str, values: Values = ()) -> list[tuple[Any, ...]]:
+    """Return the rows of a query."""
+    return execute(connection, query, values).fetchall()
+
+
+@lru_cache(maxsize=4096)
+def postgres_text(statement: str) -> tuple[bytes, tuple[str, ...]]:
+    """Return a statement as Postgres takes it, and the names of its values in order; none if they have no names."""
+    names: dict[str, int] = {}
+    count = 0
+
+    def place(found: re.Match[str]) -> str:
+        nonlocal count
+        name = found[1]
+        if name is not None:
+            return f"${names.setdefault(name, len(names) + 1)}"
+        count += 1
+        return f"${count}"
+
+    text = _PLACE.sub(place, postgres_words(statement))
+    return text.encode("utf-8"), tuple(names)
+
+
+def postgres_words(statement: str) -> str:
+    """Return a statement or a condition in the words of Postgres, with the places for values as they are."""
+    for pattern, replacement in _RULES:
+        statement = pattern.sub(replacement, statement)
+    return statement
+
+
+def is_database_error(error: BaseException) -> bool:
+    """Return True for an error of SQLAlchemy or of a driver. Those of `psycopg` have a code of SQL, or None."""
+    return isinstance(error, SQLAlchemyError | sqlite3.Error) or hasattr(error, "sqlstate")
+
+
+def undoes_transaction(error: BaseException) -> bool:
+    """Return True if an error may have undone more than the statement that raised it."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, sqlite3.IntegrityError | sqlite3.DataError):
+        return False
+    # A full disk or an input error rolls everything back in SQLite. Postgres goes on from the savepoint.
+    return isinstance(cause, sqlite3.Error) or (
+        isinstance(error, DBAPIError) and not hasattr(cause, "sqlstate")
+    )

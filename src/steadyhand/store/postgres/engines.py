@@ -1,0 +1,55 @@
+"""Opening a database of Postgres for the store: the lock, the schema, then the connections."""
+
+from functools import partial
+
+import psycopg
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from steadyhand.errors import StoreError
+from steadyhand.store.migrate import migrate
+from steadyhand.store.postgres.connections import (
+    ENCODING,
+    ENCODING_REMEDY,
+    create_postgres_engine,
+    parse_postgres_url,
+)
+from steadyhand.store.postgres.database_lock import LOCK_NUMBER, DatabaseLock
+from steadyhand.store.readers import CONNECTIONS
+
+_MIGRATION_LOCK = LOCK_NUMBER + 1
+
+
+def open_postgres_engines(url: str) -> tuple[Engine, Engine, DatabaseLock]:
+    """Return the engines for writes and for reads, and the lock, which is held."""
+    parameters = parse_postgres_url(url)
+    lock = DatabaseLock(parameters)
+    try:
+        lock.acquire()
+        write = partial(create_postgres_engine, parameters, purpose="writer", connections=1)
+        write_engine = write(before_use=lock.ensure)
+        with write_engine.begin() as connection:
+            _check_encoding(connection)
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK:d})"))
+            migrate(connection)
+        read_engine = create_postgres_engine(
+            parameters, purpose="reader", connections=CONNECTIONS, read_only=True
+        )
+    except (SQLAlchemyError, psycopg.Error) as error:
+        lock.release()
+        raise StoreError(f"The database cannot be opened: {_reason(error)}") from error
+    except BaseException:  # the lock is not for who gets an error
+        lock.release()
+        raise
+    return write_engine, read_engine, lock
+
+
+def _check_encoding(connection: Connection) -> None:
+    encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
+    if encoding != ENCODING:
+        raise StoreError(f"The database has the encoding {encoding}; {ENCODING_REMEDY}")
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(getattr(error, "orig", None) or error).split())

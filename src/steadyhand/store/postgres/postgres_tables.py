@@ -1,0 +1,96 @@
+"""The schema on Postgres: the tables of `store.schema` with the types and indexes that this database needs.
+
+Text has the order of its bytes, as in SQLite, whatever the order of the database is, and no greatest length. An index
+of SQLite ends with the primary key of its table; here one of jobs names it.
+
+The first service on a database creates the newest schema at once. A migration has to bring an earlier one to the same:
+it asks the context for the dialect where they differ. `tests/store/test_postgres_store.py` compares them.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import TSVECTOR
+
+from steadyhand.store.driver import postgres_words
+from steadyhand.store.schema import METADATA, NEWEST_REVISION, ROWS_OF_INDEX
+
+_LIST_TABLE = "jobs"
+_ORDER = "sequence"
+_NULL_SAFE = {"workspace": text("coalesce(workspace, '')")}
+"""The columns of an index for which null is a value like another; see `store.driver`."""
+
+
+def create_schema(connection: Connection) -> None:
+    """Create the newest schema in an empty database."""
+    create_metadata().create_all(connection, checkfirst=False)
+    connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)")
+    connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": NEWEST_REVISION})
+
+
+def create_metadata() -> MetaData:
+    """Return the tables as Postgres has them."""
+    metadata = MetaData(naming_convention=METADATA.naming_convention)
+    for table in METADATA.sorted_tables:
+        copy = table.to_metadata(metadata)
+        for column in copy.columns:
+            if isinstance(column.type, String):
+                column.type = Text(collation="C")
+            elif isinstance(column.type, Integer):
+                column.type = BigInteger()
+        _limit_indexes(table, copy)
+        if table.name == _LIST_TABLE:
+            _order_indexes(copy)
+    groups = metadata.tables["job_groups"]
+    groups.indexes.clear()
+    Index("uq_job_groups_names", groups.c.api_key_id, groups.c.agent, _NULL_SAFE["workspace"], unique=True)
+    _add_texts(metadata)
+    return metadata
+
+
+def _limit_indexes(table: Table, copy: Table) -> None:
+    """Limit the indexes of a copy to the rows that those of the table have."""
+    conditions = {index.name: index.info.get(ROWS_OF_INDEX) for index in table.indexes}
+    for index in copy.indexes:
+        condition = conditions[index.name]
+        if condition is not None:
+            index.dialect_options["postgresql"]["where"] = text(postgres_words(condition))
+
+
+def _order_indexes(table: Table) -> None:
+    """Let each index of jobs have the order of lists."""
+    indexes = [index for index in table.indexes if not index.unique]
+    for index in sorted(indexes, key=lambda each: str(each.name)):
+        table.indexes.remove(index)
+        names = [column.name for column in index.columns]
+        is_group = index.name == "ix_jobs_group"
+        columns = [_NULL_SAFE.get(name, table.c[name]) if is_group else table.c[name] for name in names]
+        columns += [] if _ORDER in names else [table.c[_ORDER]]
+        where = index.dialect_options["postgresql"]["where"]
+        Index(index.name, *columns, postgresql_where=where, _table=table)
+
+
+def _add_texts(metadata: MetaData) -> None:
+    Table(
+        "job_texts",  # the search index; `search.py` makes the words
+        metadata,
+        Column(
+            "job",
+            BigInteger,
+            ForeignKey("jobs.sequence", ondelete="CASCADE"),
+            primary_key=True,
+            autoincrement=False,
+        ),
+        Column("words", TSVECTOR, nullable=False),
+        Index("ix_job_texts_words", "words", postgresql_using="gin"),
+    )

@@ -1,0 +1,453 @@
+"""The store on SQLAlchemy Core, over SQLite or Postgres: one writer thread and a few reader threads.
+
+A read is one call in a thread; a whole batch of writes is one call. Nothing here blocks the event loop.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine
+
+from steadyhand.clock import utc_now
+from steadyhand.errors import StoreError, StoreUnavailable
+from steadyhand.events import Event, EventDraft
+from steadyhand.job import Job, State
+from steadyhand.ports import (
+    AddResult,
+    ApiKey,
+    AttemptResult,
+    Delivery,
+    DeliveryFilter,
+    DeliveryPage,
+    IdempotencyKey,
+    JobFilter,
+    JobPage,
+    JobSample,
+    ModelCall,
+    PlanDeliveries,
+    PlanPauseDeliveries,
+    RunOutput,
+    SavedItem,
+    SavedKind,
+    StoredEndpoint,
+    TickClaim,
+    ToolSample,
+    UsageQuery,
+    UsageRow,
+)
+from steadyhand.store import (
+    callback_endpoints,
+    job_samples,
+    outbox,
+    reads,
+    saved_items,
+    upkeep,
+    usage_sums,
+    writes,
+)
+from steadyhand.store.brief_jobs import BriefJobs
+from steadyhand.store.changed_jobs import ChangedJobs
+from steadyhand.store.database_url import is_postgres_url, require_psycopg
+from steadyhand.store.driver import SQLITE
+from steadyhand.store.outage import unavailable
+from steadyhand.store.readers import Readers
+from steadyhand.store.schedule_store import SqlScheduleStore
+from steadyhand.store.sqlite import open_sqlite_engines, parse_sqlite_url
+from steadyhand.store.writer import LINGER_SECONDS, BatchWriter
+
+OPTIMIZE_SECONDS = 3600.0
+"""The time between two refreshes of the statistics; the first one is that long after the start."""
+
+T = TypeVar("T")
+
+
+class SqlStore:
+    """`ports.Store`, `ports.Ledger`, `ports.Outbox` and `ports.SavedItems` on a database.
+
+    It belongs to the event loop in which `open_store` created it.
+    """
+
+    def __init__(
+        self,
+        write_engine: Engine,
+        read_engine: Engine,
+        *,
+        clock: Callable[[], datetime],
+        linger_seconds: float = LINGER_SECONDS,
+        on_commit: Callable[[int, float], None] = lambda _operations, _seconds: None,
+        writer: BatchWriter | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._write_engine = write_engine
+        self._read_engine = read_engine
+        self._clock = clock
+        changes = ChangedJobs()
+        self._writer = writer or BatchWriter(
+            write_engine, linger_seconds=linger_seconds, on_commit=on_commit, before_commit=changes.publish
+        )
+        self._failed_reads = 0
+        self._readers = Readers(read_engine)
+        # Another writer, or another node, does not tell of its changes.
+        is_told = writer is None and write_engine.dialect.name == SQLITE
+        self._brief_jobs = BriefJobs(changes if is_told else None)
+        self._on_close = on_close
+        self._closed = False
+        self._has_older_jobs = True
+        self._plan_deliveries: PlanDeliveries | None = None
+        self._on_deliveries: Callable[[frozenset[str]], None] = lambda _circuits: None
+        self.schedules = SqlScheduleStore(self._writer.submit, self._read, clock)
+        self._insert_with_jobs: Callable[[Connection, Sequence[Job]], None] = lambda _connection, _jobs: None
+        self._monotonic = monotonic
+        self._optimized_at = monotonic()
+
+    @property
+    def outage(self) -> str | None:
+        """The reason why nothing can be written now, or None."""
+        return self._writer.outage
+
+    @property
+    def failures(self) -> int:
+        """The number of outages so far, with the reads that failed."""
+        return self._writer.outages + self._failed_reads
+
+    def add(
+        self,
+        job: Job,
+        drafts: Sequence[EventDraft],
+        idempotency: IdempotencyKey | None = None,
+        *,
+        claim: TickClaim | None = None,
+    ) -> asyncio.Future[AddResult]:
+        """Store a new job with its first events; see `ports.Store.add`."""
+        if idempotency is None and claim is None:
+            return self._writer.submit_grouped(self._add_jobs, (job, drafts))
+        return self._writer.submit(
+            partial(self._add_job, job, drafts, idempotency, self._clock(), claim=claim)
+        )
+
+    def store_with_jobs(self, insert: Callable[[Connection, Sequence[Job]], None]) -> None:
+        """Call this function with new jobs in the transaction that stores them, in the writer's thread."""
+        self._insert_with_jobs = insert
+
+    def _add_jobs(
+        self, connection: Connection, jobs_with_drafts: Sequence[tuple[Job, Sequence[EventDraft]]]
+    ) -> Sequence[AddResult]:
+        results = writes.add_jobs(connection, jobs_with_drafts)
+        self._insert_with_jobs(connection, [result.job for result in results])
+        return results
+
+    def _add_job(
+        self,
+        job: Job,
+        drafts: Sequence[EventDraft],
+        idempotency: IdempotencyKey | None,
+        now: datetime,
+        connection: Connection,
+        *,
+        claim: TickClaim | None,
+    ) -> AddResult:
+        result = writes.add_job(connection, job, drafts, idempotency, now, claim=claim)
+        if not result.replayed:
+            self._insert_with_jobs(connection, [result.job])
+        return result
+
+    async def get_replayed(self, api_key_id: str, idempotency: IdempotencyKey) -> Job | None:
+        """Return the job that this idempotency key created, or `None`."""
+        now = self._clock()
+        return await self._read(lambda at: reads.get_replayed(at, api_key_id, idempotency, now))
+
+    async def get(self, job_id: str) -> Job | None:
+        """Return a job with its runs, or `None`."""
+        return await self._read(lambda at: reads.get_job(at, job_id))
+
+    async def list_jobs(self, which: JobFilter, limit: int, cursor: str | None = None) -> JobPage:
+        """Return a page of jobs in brief, newest first."""
+        is_session = which.session_id or which.session_name or which.conversation
+        run = self._readers.read if is_session else self._readers.query
+        return await self._read(lambda at: reads.list_jobs(at, which, limit, cursor, self._brief_jobs), run)
+
+    async def find_conversation(self, api_key_id: str, conversation: str) -> Job | None:
+        """Return the only job of a key with this conversation; None if there is none, or several."""
+        return await self._read(lambda at: reads.find_conversation(at, api_key_id, conversation))
+
+    async def sample_jobs(
+        self, job_filter: JobFilter, limit: int, model: str | None = None
+    ) -> Sequence[JobSample]:
+        """Return cost and time of the newest jobs that match."""
+        return await self._read(
+            lambda at: job_samples.sample_jobs(at, job_filter, limit, model), self._readers.query
+        )
+
+    async def sample_tools(self, job_filter: JobFilter, limit: int) -> ToolSample:
+        """Return the calls of tools in the newest jobs that match."""
+        return await self._read(
+            lambda at: job_samples.sample_tools(at, job_filter, limit), self._readers.query
+        )
+
+    async def update_job(
+        self,
+        job_id: str,
+        expected: frozenset[State],
+        update: Callable[[Job], Job],
+        drafts: Sequence[EventDraft] = (),
+        *,
+        hold: bool = False,
+    ) -> tuple[Job, Sequence[Event]]:
+        """Replace a job and append events, if its state is one of `expected`."""
+        hook = self._new_hook()
+        written = await self._writer.submit(
+            lambda at: writes.update_job(at, job_id, expected, update, drafts, hook=hook), hold=hold
+        )
+        self._report_added(hook)
+        return written
+
+    async def append_events(
+        self, job_id: str, drafts: Sequence[EventDraft], *, hold: bool = False
+    ) -> Sequence[Event]:
+        """Store events with their numbers. Raise `NotFound` if the job does not exist."""
+        hook = self._new_hook()
+        append = writes.EventAppend(job_id, drafts, hook)
+        added = await self._writer.submit_grouped(writes.append_events, append, events=len(drafts), hold=hold)
+        self._report_added(hook)
+        return added
+
+    async def list_events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[Event]:
+        """Return the events with numbers above `after`, in order."""
+        return await self._read(lambda at: reads.list_events(at, job_id, after, limit))
+
+    async def list_newest_events(
+        self, job_id: str, types: frozenset[str], tools: frozenset[str], limit: int
+    ) -> Sequence[Event]:
+        """Return the newest events of these types and the calls of these tools, with their results, in order."""
+        return await self._read(lambda at: reads.list_newest_events(at, job_id, types, tools, limit))
+
+    async def save_output(self, job_id: str, run: int, output: RunOutput) -> None:
+        """Store the output of a run, after an outage if need be. Raise `NotFound` if the job does not exist."""
+        await self._writer.submit(lambda at: writes.save_output(at, job_id, run, output), hold=True)
+
+    async def get_output(self, job_id: str) -> RunOutput | None:
+        """Return the output of the newest run that has any."""
+        return await self._read(lambda at: reads.get_output(at, job_id))
+
+    async def list_in_states(self, states: frozenset[State]) -> Sequence[Job]:
+        """Return every job in these states, in the order of acceptance."""
+        return await self._read(lambda at: reads.list_in_states(at, states))
+
+    async def list_restarted(self) -> Sequence[Job]:
+        """Return the interrupted jobs that the next start queues again, in the order of acceptance."""
+        return await self._read(reads.list_restarted)
+
+    async def list_ended_before(self, moment: datetime, limit: int) -> Sequence[str]:
+        """Return ids of jobs that ended before `moment` and that no turn needs, oldest first."""
+        return await self._read(lambda at: reads.list_ended_before(at, moment, limit))
+
+    async def list_awaited(self) -> Mapping[str, str]:
+        """Return the jobs whose session a turn still needs for its start, each with the id of such a turn."""
+        return await self._read(reads.list_awaited)
+
+    async def delete(self, job_id: str) -> bool:
+        """Delete an ended job with its runs, events and output, unless a turn needs its session."""
+        return await self._writer.submit(lambda at: writes.delete_job(at, job_id))
+
+    async def delete_all(self, job_ids: Sequence[str]) -> Sequence[str]:
+        """Delete those of these jobs that may be deleted; return the ids of the others."""
+        return await self._writer.submit(lambda at: writes.delete_jobs(at, job_ids))
+
+    async def maintain(self) -> bool:
+        """Add older jobs to the search index, or refresh statistics; return True if there is more to do at once."""
+        if self._has_older_jobs:
+            self._has_older_jobs = await self._writer.submit(upkeep.index_older_jobs)
+            return self._has_older_jobs
+        if self._monotonic() - self._optimized_at >= OPTIMIZE_SECONDS:
+            self._optimized_at = self._monotonic()
+            await self._writer.submit(upkeep.optimize)
+        return False
+
+    async def list_keys(self) -> Sequence[ApiKey]:
+        """Return the stored keys, oldest first."""
+        return await self._read(reads.list_keys)
+
+    async def save_key(self, key: ApiKey) -> None:
+        """Store a key; it replaces one with the same id, and one that is revoked loses its saved items."""
+        await self._writer.submit(lambda at: writes.save_key(at, key))
+
+    async def save_call(self, call: ModelCall) -> None:
+        """Store a call of a model, after an outage if need be. Calls within a few milliseconds share a commit."""
+        await self._writer.submit_grouped(writes.save_calls, call, events=1, hold=True)
+
+    def hasten(self) -> None:
+        """Store the calls and events that wait for others at once."""
+        self._writer.hasten()
+
+    async def settle_open_calls(self) -> int:
+        """Settle the calls that an earlier process left open, and return their number."""
+        return await self._writer.submit(writes.settle_open_calls)
+
+    async def list_calls(self, job_id: str, limit: int) -> Sequence[ModelCall]:
+        """Return the newest calls of a job, the oldest of them first."""
+        return await self._read(lambda at: reads.list_calls(at, job_id, limit))
+
+    async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
+        """Return the sums of settled calls, one row for each group."""
+        # Only a page for a caller has a limit; the service's own sums are short, and must not fail for a long one.
+        run = self._readers.read if query.limit is None else self._readers.query
+        return await self._read(lambda at: usage_sums.sum_usage(at, query), run)
+
+    async def list_endpoints(self) -> Sequence[StoredEndpoint]:
+        """Return the stored endpoints of callbacks, oldest first."""
+        return await self._read(callback_endpoints.list_endpoints)
+
+    async def save_endpoint(self, endpoint: StoredEndpoint) -> None:
+        """Store an endpoint of callbacks; it replaces one of the same name."""
+        await self._writer.submit(lambda at: callback_endpoints.save_endpoint(at, endpoint))
+
+    async def delete_endpoint(self, name: str) -> None:
+        """Delete an endpoint of callbacks and cancel its pending deliveries."""
+        await self._writer.submit(lambda at: callback_endpoints.delete_endpoint(at, name))
+
+    async def list_saved(self, api_key_id: str, kind: SavedKind) -> Sequence[SavedItem]:
+        """Return the items of a key, in the order of their names."""
+        return await self._read(lambda at: saved_items.list_saved(at, api_key_id, kind))
+
+    async def save_item(self, api_key_id: str, item: SavedItem, most: int) -> bool:
+        """Store an item in place of the one of its name; return False if it were one too many."""
+        return await self._writer.submit(lambda at: saved_items.save_item(at, api_key_id, item, most))
+
+    async def delete_saved(self, api_key_id: str, kind: SavedKind, name: str) -> bool:
+        """Delete an item; return False if there is none."""
+        return await self._writer.submit(lambda at: saved_items.delete_saved(at, api_key_id, kind, name))
+
+    # --- the outbox ------------------------------------------------------------------------
+
+    def use_plan(self, plan: PlanDeliveries, on_added: Callable[[frozenset[str]], None]) -> None:
+        """Store the deliveries of `plan` with the events that they tell of; see `Outbox.use_plan`."""
+        self._plan_deliveries, self._on_deliveries = plan, on_added
+
+    def use_pause_plan(self, plan: PlanPauseDeliveries) -> None:
+        """Store the deliveries of `plan` with each schedule that pauses itself; see `Outbox.use_pause_plan`."""
+        self.schedules.use_pause_plan(plan, self._report_circuits)
+
+    def _report_circuits(self, circuits: frozenset[str]) -> None:
+        self._on_deliveries(circuits)
+
+    def _new_hook(self) -> outbox.OutboxHook | None:
+        return (
+            None if self._plan_deliveries is None else outbox.OutboxHook(self._plan_deliveries, self._clock)
+        )
+
+    def _report_added(self, hook: outbox.OutboxHook | None) -> None:
+        if hook is not None and hook.circuits:
+            self._on_deliveries(hook.circuits)
+
+    async def count_waiting(self) -> Mapping[str, int]:
+        """Return the number of pending deliveries of each circuit that has any."""
+        return await self._read(outbox.count_waiting)
+
+    async def list_due(
+        self, circuit: str, now: datetime, limit: int
+    ) -> tuple[Sequence[Delivery], datetime | None]:
+        """Return the due deliveries of a circuit, and the time at which the next of the others is due."""
+        return await self._read(lambda at: outbox.list_due(at, circuit, now, limit))
+
+    async def save_attempt(self, delivery: Delivery, result: AttemptResult) -> None:
+        """Store the result of an attempt, after an outage if need be."""
+        await self._writer.submit(lambda at: outbox.save_attempt(at, delivery, result), events=1, hold=True)
+
+    async def postpone(self, delivery: Delivery, due_at: datetime) -> None:
+        """Make a pending delivery due at another time, after an outage if need be."""
+        await self._writer.submit(lambda at: outbox.postpone(at, delivery, due_at), events=1, hold=True)
+
+    async def list_deliveries(
+        self, delivery_filter: DeliveryFilter, limit: int, cursor: str | None = None
+    ) -> DeliveryPage:
+        """Return a page of deliveries, newest first."""
+        return await self._read(
+            lambda at: outbox.list_deliveries(at, delivery_filter, limit, cursor), self._readers.query
+        )
+
+    async def get_delivery(self, delivery_id: str) -> Delivery | None:
+        """Return a delivery, or `None`."""
+        return await self._read(lambda at: outbox.get_delivery(at, delivery_id))
+
+    async def replay(self, delivery_id: str, now: datetime) -> Delivery | None:
+        """Make a delivery due now and return it; `None` if it does not exist."""
+        delivery = await self._writer.submit(lambda at: outbox.replay(at, delivery_id, now))
+        if delivery is not None:
+            self._on_deliveries(frozenset({delivery.circuit}))
+        return delivery
+
+    async def check(self) -> None:
+        """Return if the store can be used. Raise `StoreError` if it cannot be read, or if an outage lasts."""
+        if self.outage is not None:
+            raise unavailable(self.outage)
+        await self._read(reads.check_readable)
+
+    async def close(self) -> None:
+        """Commit pending writes and close the database. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._writer.close()
+        finally:
+            await asyncio.to_thread(self._dispose)
+
+    def _dispose(self) -> None:
+        self._readers.close()
+        self._read_engine.dispose()
+        self._write_engine.dispose()
+        self._on_close()
+
+    async def _read(
+        self,
+        read: Callable[[Connection], T],
+        run: Callable[[Callable[[Connection], T]], Awaitable[T]] | None = None,
+    ) -> T:
+        if self._closed:
+            raise StoreError("The store is closed.")
+        try:
+            return await (run or self._readers.read)(read)
+        except StoreUnavailable:
+            self._failed_reads += 1
+            raise
+
+
+async def open_store(
+    url: str,
+    *,
+    clock: Callable[[], datetime] = utc_now,
+    linger_seconds: float = LINGER_SECONDS,
+    on_commit: Callable[[int, float], None] = lambda _operations, _seconds: None,
+) -> SqlStore:
+    """Return the store at a URL such as `sqlite:////var/lib/steadyhand/steadyhand.db`; create or migrate it if needed.
+
+    `clock` returns the time of use of an idempotency key. `linger_seconds` is the time for which events may wait to
+    share a commit. `on_commit` is called in the writer's thread after each commit, with its operations and seconds.
+    A database of Postgres has an address such as `postgresql://user@host/name`; it has to exist, and is locked for this
+    store. Raise `ConfigError` for an unsupported URL, `StoreError` if the database cannot be used, and
+    `DatabaseBusy` if another service uses it.
+    """
+    write_engine, read_engine, release = await asyncio.to_thread(_open_engines, url)
+    return SqlStore(
+        write_engine,
+        read_engine,
+        clock=clock,
+        linger_seconds=linger_seconds,
+        on_commit=on_commit,
+        on_close=release,
+    )
+
+
+def _open_engines(url: str) -> tuple[Engine, Engine, Callable[[], None]]:
+    if not is_postgres_url(url):
+        return *open_sqlite_engines(parse_sqlite_url(url)), lambda: None
+    require_psycopg()
+    from steadyhand.store.postgres.engines import open_postgres_engines  # noqa: PLC0415  # it needs an extra
+
+    write_engine, read_engine, lock = open_postgres_engines(url)
+    return write_engine, read_engine, lock.release

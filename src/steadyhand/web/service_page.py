@@ -1,0 +1,37 @@
+"""The page of the service itself: its node, its schedules, and the place for the doctor."""
+
+import contextlib
+import os
+
+from starlette.responses import Response
+
+from steadyhand.errors import SteadyhandError
+from steadyhand.web.schedules_page import list_schedules, may_change
+from steadyhand.web.web_app import Visit
+
+
+async def show_service(visit: Visit) -> Response:
+    """Show this node with its version, slots and load, and the schedules."""
+    visit.caller.require_scope("read")
+    options, control = visit.context.options, visit.control
+    problem = None
+    try:
+        await (options.readiness_check or control.check)()
+    except SteadyhandError as error:
+        problem = options.redactor.text(error.detail)
+    averages = None
+    with contextlib.suppress(OSError):
+        averages = os.getloadavg()
+    return visit.page(
+        "service.html",
+        node=options.node or "this node",
+        version=options.version,
+        load=control.load(),
+        problem=problem,
+        schedules=[
+            {"info": info, "may_change": may_change(visit, info)} for info in await list_schedules(visit)
+        ],
+        rejected=options.get_rejected_providers(),
+        averages=averages,
+        processors=os.cpu_count(),
+    )

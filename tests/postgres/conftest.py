@@ -1,0 +1,95 @@
+"""The tests of a service from outside, once more with its jobs in Postgres: each service has a database of its own.
+
+A module here takes in the tests of one of `tests/blackbox`. Those of `QUICK` are a part of `make test`: each kind of
+route and of job once. The others are marked `long`.
+"""
+
+from pathlib import Path
+
+import pytest
+from tests.blackbox.conftest import (
+    classic_service,
+    common_dir,
+    default_service,
+    make_service,
+    model,
+    open_service,
+    reachable_tmp,
+    real_default,
+    root_only,
+    sealed_service,
+    service,
+    service_maker,
+    stand_in,
+)
+
+from steadyhand.testing.postgres import Postgres
+from steadyhand.testing.service import MakeService, Service
+
+__all__ = [  # fixtures, taken in
+    "classic_service",
+    "common_dir",
+    "default_service",
+    "make_service",
+    "model",
+    "open_service",
+    "reachable_tmp",
+    "real_default",
+    "root_only",
+    "sealed_service",
+    "service",
+    "stand_in",
+]
+
+HERE = Path(__file__).parent
+QUICK = frozenset(
+    {
+        "test_what_is_served_is_as_the_document_says",
+        "test_a_completed_job_has_answer_usage_cost_run_and_session",
+        "test_after_a_kill_9_queued_jobs_run_and_running_ones_are_interrupted",
+        "test_a_kill_9_at_a_random_moment_loses_nothing_and_doubles_nothing",
+        "test_the_same_idempotency_key_and_body_give_the_same_job",
+        "test_a_list_is_newest_first_filtered_and_paged_without_a_gap",
+        "test_a_queued_job_is_cancelled_at_once_and_never_runs",
+        "test_a_retry_is_a_new_run_of_the_same_job_and_a_repeat_of_it_is_harmless",
+        "test_a_deleted_job_is_gone_with_all_that_was_kept_of_it",
+        "test_an_output_schema_gives_an_object",
+        "test_errors_are_as_the_document_says",
+    }
+)
+
+
+OF_SQLITE = frozenset({"test_a_scrape_during_an_outage_of_the_store_answers_and_says_so"})
+"""Tests that hold the lock of the SQLite file."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of SQLite, and leave to `make test-long` what `make test` has no time for."""
+    taken_in = [
+        item for item in items if item.path.parent == HERE and item.path.stem.startswith("test_blackbox_")
+    ]
+    for item in taken_in:
+        if name_of(item) not in QUICK:
+            item.add_marker(pytest.mark.long)
+    left_out = [item for item in taken_in if name_of(item) in OF_SQLITE]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def name_of(item: pytest.Item) -> str:
+    """Return the name of a test without its parameters."""
+    name: str = getattr(item, "originalname", item.name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def make_service_in(reachable_tmp: Path, stand_in: Path, postgres: Postgres) -> MakeService:
+    """Make a service as the tests of `tests/blackbox` do, on a database of its own."""
+    make_one = service_maker(reachable_tmp, stand_in)
+
+    def make(**options: object) -> Service:
+        url = postgres.url(postgres.create_database())
+        env = {"STEADYHAND_DATABASE_URL": url, **options.pop("env", {})}  # type: ignore[dict-item]
+        return make_one(env=env, **options)
+
+    return make

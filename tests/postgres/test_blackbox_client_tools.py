@@ -1,0 +1,3 @@
+"""`tests/blackbox/test_client_tools.py` with Postgres."""
+
+from tests.blackbox.test_client_tools import *  # noqa: F403

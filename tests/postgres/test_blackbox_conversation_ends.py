@@ -1,0 +1,3 @@
+"""`tests/blackbox/test_conversation_ends.py` with Postgres."""
+
+from tests.blackbox.test_conversation_ends import *  # noqa: F403

@@ -1,0 +1,3 @@
+"""`tests/blackbox/test_durability.py` with Postgres."""
+
+from tests.blackbox.test_durability import *  # noqa: F403

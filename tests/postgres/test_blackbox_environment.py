@@ -1,0 +1,3 @@
+"""`tests/blackbox/test_environment.py` with Postgres."""
+
+from tests.blackbox.test_environment import *  # noqa: F403

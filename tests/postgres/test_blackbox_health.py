@@ -1,0 +1,3 @@
+"""`tests/blackbox/test_health.py` with Postgres."""
+
+from tests.blackbox.test_health import *  # noqa: F403

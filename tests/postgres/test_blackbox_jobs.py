@@ -1,0 +1,3 @@
+"""`tests/blackbox/test_jobs.py` with Postgres."""
+
+from tests.blackbox.test_jobs import *  # noqa: F403

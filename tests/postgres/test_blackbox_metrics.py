@@ -1,0 +1,3 @@
+"""`tests/blackbox/test_metrics.py` with Postgres."""
+
+from tests.blackbox.test_metrics import *  # noqa: F403

@@ -1,0 +1,3 @@
+"""`tests/blackbox/test_openapi.py` with Postgres."""
+
+from tests.blackbox.test_openapi import *  # noqa: F403

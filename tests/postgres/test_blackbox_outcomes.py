@@ -1,0 +1,3 @@
+"""`tests/blackbox/test_outcomes.py` with Postgres."""
+
+from tests.blackbox.test_outcomes import *  # noqa: F403

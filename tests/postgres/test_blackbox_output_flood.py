@@ -1,0 +1,3 @@
+"""`tests/blackbox/test_output_flood.py` with Postgres."""
+
+from tests.blackbox.test_output_flood import *  # noqa: F403

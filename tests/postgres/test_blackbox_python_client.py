@@ -1,0 +1,3 @@
+"""`tests/blackbox/test_python_client.py` with Postgres."""
+
+from tests.blackbox.test_python_client import *  # noqa: F403

@@ -1,0 +1,258 @@
+"""Several nodes on one Postgres: what one of them does, the others see; what a dead one held becomes free."""
+
+import asyncio
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import psycopg
+import pytest
+
+from steadyhand.errors import StoreError
+from steadyhand.outcome import StopReason
+from steadyhand.ports import AddResult, Claim, IdempotencyKey
+from steadyhand.queue.procrastinate.cluster_queue import ProcrastinateQueue
+from steadyhand.queue.procrastinate.keeper import LeaseTiming
+from steadyhand.store import SqlStore, open_store
+from steadyhand.testing.contracts.samples import accepted_draft, async_test, expect_error, make_job
+from steadyhand.testing.postgres import Postgres
+
+SHORT = LeaseTiming(write=0.3, cut_off=2.5, dead=4.0)
+
+
+@dataclass(slots=True)
+class Cluster:
+    """Queues by the names of their nodes, over one store."""
+
+    url: str
+    store: SqlStore
+    limits: Mapping[str, int] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+
+    def queue(self, node: str, *, capacity: int = 1, timing: LeaseTiming | None = None) -> ProcrastinateQueue:
+        async def on_lost(job_id: str) -> None:
+            self.lost.append(job_id)
+
+        return ProcrastinateQueue(
+            self.url,
+            self.store,
+            node=node,
+            capacity=capacity,
+            max_queued=100,
+            max_suspended=2,
+            running_limit=self.limits.get,
+            timing=timing or LeaseTiming(),
+            on_lost=on_lost,
+        )
+
+    @asynccontextmanager
+    async def nodes(self, *names: str, capacity: int = 1) -> AsyncIterator[list[ProcrastinateQueue]]:
+        async with AsyncExitStack() as stack:
+            queues = [self.queue(name, capacity=capacity) for name in names]
+            for each in queues:
+                await stack.enter_async_context(each.opened())
+            yield queues
+
+
+async def claimed(queue: ProcrastinateQueue) -> Claim:
+    async with asyncio.timeout(20):
+        return await queue.claim()
+
+
+async def claimed_after(queue: ProcrastinateQueue, added: AddResult) -> Claim:
+    """Claim the job that was just added."""
+    assert queue.position(added.job.id) == 1
+    return await claimed(queue)
+
+
+async def becomes(is_true: Callable[[], bool]) -> None:
+    """Wait until something is seen on a node."""
+    async with asyncio.timeout(20):
+        while not is_true():  # noqa: ASYNC110  # it is looked at from outside
+            await asyncio.sleep(0.01)
+
+
+class TestManyNodes:
+    @pytest.fixture(autouse=True)
+    def place(self, queue_url: str) -> None:
+        self.url = queue_url
+
+    @asynccontextmanager
+    async def cluster(self, **limits: int) -> AsyncIterator[Cluster]:
+        store = await open_store(self.url)
+        try:
+            yield Cluster(self.url, store, limits)
+        finally:
+            await store.close()
+
+    @async_test
+    async def test_a_job_that_one_node_accepts_runs_on_another_one_that_has_a_slot(self) -> None:
+        async with self.cluster() as cluster, cluster.nodes("one", "two") as (one, two):
+            async with asyncio.TaskGroup() as group:
+                claiming = group.create_task(claimed(two))
+                job = (await one.enqueue(make_job(), accepted_draft())).job
+            assert claiming.result().job == job
+            await becomes(lambda: one.load().active == 1)
+            assert (one.load().queued, one.position(job.id), one.holds(job.id)) == (0, None, True)
+            await two.release(claiming.result())
+            await becomes(lambda: not one.holds(job.id))
+
+    @async_test
+    async def test_a_job_whose_place_cannot_be_stored_is_not_stored(self) -> None:
+        async with self.cluster() as cluster, cluster.nodes("one") as (one,):
+            async with await psycopg.AsyncConnection.connect(self.url) as connection:
+                await connection.execute("ALTER TABLE queue_places RENAME TO elsewhere")
+            jobs = [make_job(), make_job()]
+            keys = [None, IdempotencyKey("again", "f" * 64)]
+            for job, key in zip(jobs, keys, strict=True):
+                await expect_error(StoreError, one.enqueue(job, accepted_draft(), key))
+                assert await cluster.store.get(job.id) is None
+                assert not one.holds(job.id)
+            async with await psycopg.AsyncConnection.connect(self.url) as connection:
+                await connection.execute("ALTER TABLE elsewhere RENAME TO queue_places")
+            assert (await claimed_after(one, await one.enqueue(jobs[0], accepted_draft()))).job.id == jobs[
+                0
+            ].id
+
+    @async_test
+    async def test_the_order_is_one_for_all_nodes(self) -> None:
+        async with self.cluster() as cluster, cluster.nodes("one", "two") as (one, two):
+            low = (await one.enqueue(make_job(priority=1), accepted_draft())).job
+            high = (await two.enqueue(make_job(priority=2), accepted_draft())).job
+            await becomes(lambda: two.position(low.id) == 2)
+            await becomes(lambda: one.position(high.id) == 1)
+            assert (await claimed(one)).job == high
+            assert (await claimed(two)).job == low
+
+    @async_test
+    async def test_a_limit_of_a_key_above_one_holds_for_all_nodes_together(self) -> None:
+        async with self.cluster(k_small=2) as cluster, cluster.nodes("one", "two", capacity=2) as (one, two):
+            for _ in range(4):
+                await one.enqueue(make_job(api_key_id="k_small"), accepted_draft())
+            first, second = await claimed(one), await claimed(two)
+            async with asyncio.TaskGroup() as group:
+                third = group.create_task(claimed(one))
+                other = group.create_task(claimed(two))
+                await one.settle()
+                await two.settle()
+                assert not third.done()
+                assert not other.done()
+                await two.release(second)
+                done, _ = await asyncio.wait((third, other), timeout=20, return_when=asyncio.FIRST_COMPLETED)
+                assert len(done) == 1
+                await one.release(first)
+
+    @async_test
+    async def test_a_run_is_cancelled_from_any_node_with_its_reason(self) -> None:
+        async with self.cluster() as cluster, cluster.nodes("one", "two") as (one, two):
+            job = (await one.enqueue(make_job(), accepted_draft())).job
+            claim = await claimed(two)
+            assert await one.cancel(job.id, StopReason.DEADLINE) == "stopping"
+            async with asyncio.timeout(20):
+                assert await claim.stop.wait() is StopReason.DEADLINE
+            assert two.load().active == 1, "its run ends by itself"
+            await two.release(claim)
+            assert await one.cancel(job.id) == "unknown"
+
+    @async_test
+    async def test_a_job_that_waits_is_withdrawn_from_any_node(self) -> None:
+        async with self.cluster() as cluster, cluster.nodes("one", "two") as (one, two):
+            job = (await one.enqueue(make_job(), accepted_draft())).job
+            assert await two.cancel(job.id) == "withdrawn"
+            await becomes(lambda: not one.holds(job.id))
+
+    @async_test
+    async def test_what_a_dead_node_held_is_ended_once_and_its_places_are_free_again(self) -> None:
+        async with self.cluster(k_small=1) as cluster:
+            dead = cluster.queue("dead", timing=SHORT)
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(dead.opened())
+                held = (await dead.enqueue(make_job(api_key_id="k_small"), accepted_draft())).job
+                claim = await claimed(dead)
+                dead._keeper.stop_writing()  # as if the process were stopped by SIGSTOP
+                judge, other = cluster.queue("judge", timing=SHORT), cluster.queue("other", timing=SHORT)
+                await stack.enter_async_context(judge.opened())
+                await stack.enter_async_context(other.opened())
+                following = (await judge.enqueue(make_job(api_key_id="k_small"), accepted_draft())).job
+                assert (await claimed(judge)).job == following
+                assert cluster.lost == [held.id]
+                await dead.release(claim)  # what it says now changes nothing
+                assert judge.position(following.id) is None
+                assert await self.states() == [("running", "judge")]
+
+    @async_test
+    async def test_a_node_whose_lease_cannot_be_written_stops_its_runs_by_itself(self) -> None:
+        async with self.cluster() as cluster:
+            queue = cluster.queue("one", timing=SHORT)
+            async with queue.opened():
+                await queue.enqueue(make_job(), accepted_draft())
+                claim = await claimed(queue)
+                queue._keeper.stop_writing()
+                async with asyncio.timeout(20):
+                    assert await claim.stop.wait() is StopReason.SHUTDOWN
+                await queue.release(claim)
+
+    @async_test
+    async def test_a_node_that_is_killed_loses_its_job_once_and_another_one_takes_the_next(self) -> None:
+        async with self.cluster(k_one=1) as cluster:
+            queue = cluster.queue("judge", timing=SHORT)
+            async with queue.opened():
+                held = (await queue.enqueue(make_job(), accepted_draft())).job
+                following = (await queue.enqueue(make_job(), accepted_draft())).job
+                argv = (sys.executable, "-m", "tests.queue.node_process", self.url, "killed")
+                process = await asyncio.create_subprocess_exec(*argv, stdout=PIPE)
+                try:
+                    assert process.stdout is not None
+                    async with asyncio.timeout(60):
+                        assert await process.stdout.readline() == f"{held.id}\n".encode()
+                finally:
+                    process.kill()
+                    await process.wait()
+                assert (await claimed(queue)).job == following
+                assert cluster.lost == [held.id]
+
+    @async_test
+    async def test_a_node_that_starts_again_under_its_name_ends_what_it_held_at_once(self) -> None:
+        async with self.cluster() as cluster:
+            async with cluster.nodes("two") as (two,):
+                held = (await two.enqueue(make_job(), accepted_draft())).job
+            async with await psycopg.AsyncConnection.connect(self.url) as connection:
+                await connection.execute("UPDATE queue_places SET state = 'running', node = 'one', run = 7")
+            async with cluster.nodes("one"):
+                assert cluster.lost == [held.id]
+                assert await self.states() == []
+
+    @async_test
+    async def test_an_outage_of_the_database_ends_no_run_and_loses_no_end(self) -> None:
+        with Postgres() as server:
+            url = server.url(server.create_database())
+            store = await open_store(url)
+            cluster = Cluster(url, store)
+            try:
+                one, two = (cluster.queue(name, timing=SHORT) for name in ("one", "two"))
+                async with one.opened(), two.opened():
+                    jobs = [(await one.enqueue(make_job(), accepted_draft())).job for _ in range(2)]
+                    claims = [await claimed(one), await claimed(two)]
+                    await asyncio.to_thread(server.stop)
+                    release = asyncio.ensure_future(one.release(claims[0]))
+                    await asyncio.sleep(1.2 * SHORT.dead)
+                    assert not release.done()
+                    await asyncio.to_thread(server.start)
+                    async with asyncio.timeout(30):
+                        await release
+                    following = await one.enqueue(make_job(), accepted_draft())
+                    assert (await claimed(one)).job == following.job
+                    await asyncio.sleep(1.2 * SHORT.dead)
+                    assert cluster.lost == []
+                    assert [claim.stop.reason for claim in claims] == [None, None]
+                    await two.release(claims[1])
+                    assert not two.holds(jobs[1].id)
+            finally:
+                await store.close()
+
+    async def states(self) -> list[tuple[str, str]]:
+        """Return the states and the nodes of all places."""
+        async with await psycopg.AsyncConnection.connect(self.url) as connection:
+            return await (await connection.execute("SELECT state, node FROM queue_places")).fetchall()

@@ -1,0 +1,35 @@
+"""Fixtures of the services that these tests start."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.postgres_fixtures import postgres_url, store_template
+from tests.schedules import schedule_world
+from tests.service_fixtures import closing_services, make_service_root, model, reachable_tmp, stand_in
+
+from steadyhand.testing.service import MakeService, Service
+
+__all__ = ["model", "postgres_url", "reachable_tmp", "stand_in", "store_template"]  # fixtures, taken in
+
+
+@pytest.fixture
+def make_service(reachable_tmp: Path, stand_in: Path) -> Iterator[MakeService]:
+    """Make a service without a sandbox that was not started; keywords are those of `Service`."""
+
+    def make(**options: object) -> Service:
+        env = {"STEADYHAND_ISOLATION": "none"}
+        return Service(make_service_root(reachable_tmp), stand_in, env=env, **options)  # type: ignore[arg-type]
+
+    with closing_services(make) as making:
+        yield making
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def each_database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Play the scenes of a test on SQLite, then on Postgres; return the name of the database's kind."""
+    kind: str = request.param
+    if kind == "postgres":
+        url = request.getfixturevalue("postgres_url")
+        monkeypatch.setattr(schedule_world, "database_url", lambda _: url)
+    return kind
