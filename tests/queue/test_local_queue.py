@@ -223,7 +223,7 @@ def test_whatever_happens_the_order_is_that_of_a_heap_and_no_slot_is_given_twice
                 heapq.heappush(model, (-number, sequence))
                 await queue.requeue(jobs[sequence])
             elif what == "claim" and model and claims.free_slots and len(claims.running) < capacity:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(20):
                     claim = await queue.claim()
                 assert claim.job is jobs[heapq.heappop(model)[1]]
                 assert claim.slot == min(claims.free_slots)

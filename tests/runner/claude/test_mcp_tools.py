@@ -153,7 +153,7 @@ async def _written(calls: McpToolServer, count: int) -> list[Any]:
         lines.append(line)
         return len(lines) < count
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await calls.write_replies(to)
     return [json.loads(line)["response"]["response"]["mcp_response"] for line in lines]
 

@@ -156,7 +156,7 @@ def test_nothing_is_left_after_a_stop(world: SandboxHarness, kind: str) -> None:
         async with AgentProcess.start(launch, lambda *each: known.append(each)) as process:
             await wait_until_ready(process)
             assert pids_with_mark(world.mark)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 ended = await process.stop()
             assert (ended.code, ended.signal, ended.unkillable) == (None, signal.SIGKILL, False)
             assert pids_with_mark(world.mark) == []
@@ -176,7 +176,7 @@ def test_nothing_is_left_after_the_supervisor_was_killed(world: SandboxHarness, 
             assert pids_with_mark(world.mark)
             os.kill(process.pid, signal.SIGKILL)
             assert wait_until_gone(world.mark, AFTER_SECONDS)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 ended = await process.wait()
             assert (ended.code, ended.signal, ended.unkillable) == (None, signal.SIGKILL, False)
 

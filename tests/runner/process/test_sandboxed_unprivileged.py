@@ -181,12 +181,12 @@ CODE = "import time; print('there', flush=True); kept = [b'x' * (1 << 20) for _ 
 
 async def main():
     with sandbox_harness("nobody", etc=Path(sys.argv[1])) as world:
-        for most in (60 << 20, 200 << 20):
+        for most, seconds in ((60 << 20, 20), (200 << 20, 2.5)):
             world.agent = Agent("claude", memory_bytes=most, processes=40)
             async with AgentProcess.start(LaunchSpec(world.python(CODE))) as process:
                 assert await process.stdout.readline() == b"there\\n"
                 try:
-                    async with asyncio.timeout(2.5):
+                    async with asyncio.timeout(seconds):
                         ended = await process.wait()
                 except TimeoutError:
                     ended = await process.kill()

@@ -73,7 +73,7 @@ def test_nothing_is_left_after_a_stop(unruly: Python, mark: str, kind: str, deaf
             _skip_unless(process, means)
             await _ready(process)
             assert pids_with_mark(mark)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(10):
                 ended = await process.stop()
             assert ended.code is None
             assert ended.signal == (signal.SIGKILL if deaf == "deaf" else signal.SIGTERM)
@@ -156,7 +156,7 @@ def test_nothing_is_left_after_the_supervisor_was_killed(
             _skip_unless(process, means)
             await _ready(process)
             os.kill(process.pid, signal.SIGKILL)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 ended = await process.wait()
             assert (ended.code, ended.signal) == (None, signal.SIGKILL)
             groups = process._cgroups

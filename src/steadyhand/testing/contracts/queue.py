@@ -410,7 +410,7 @@ class QueueStopContract(QueueFactory):
             claims[0].stop.request(StopReason.CANCEL)
             bench.queue.stop_all(StopReason.SHUTDOWN)
             assert [claim.stop.reason for claim in claims] == [StopReason.CANCEL, StopReason.SHUTDOWN]
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 assert await claims[1].stop.wait() is StopReason.SHUTDOWN
             assert bench.queue.load().queued == 1
 

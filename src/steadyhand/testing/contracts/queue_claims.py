@@ -126,7 +126,7 @@ class QueueSuspensionContract(QueueFactory):
             assert bench.queue.load().active == 0
             assert bench.queue.resume(claim)
             assert bench.queue.load().active == 1
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await bench.queue.wait_until_resumed(claim)
             await bench.enqueue_job()
             assert await bench.has_nothing_to_claim()
@@ -145,7 +145,7 @@ class QueueSuspensionContract(QueueFactory):
             third = await bench.claim()
             assert not bench.queue.resume(first)
             await bench.queue.release(first)  # its process has ended
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await bench.queue.wait_until_resumed(first)
             await bench.queue.release(third)
             assert bench.queue.load().active == 0
@@ -164,7 +164,7 @@ class QueueSuspensionContract(QueueFactory):
             other = await bench.enqueue_job()
             assert (await bench.claim()).job == other  # the key's limit holds up its own jobs alone
             await bench.queue.release(second)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await bench.queue.wait_until_resumed(first)
             assert await bench.has_nothing_to_claim()
 

@@ -49,7 +49,7 @@ class QueueHarness:
 
     async def claim(self) -> Claim:
         """Claim what must be there."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             return await self.queue.claim()
 
     async def has_nothing_to_claim(self) -> bool:
