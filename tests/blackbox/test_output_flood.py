@@ -28,7 +28,7 @@ def check_flood(service: Service, directive: str, size: str, seconds: float) -> 
             assert time.monotonic() < end
             began = time.monotonic()
             assert client.get("/health").status_code == 200
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 10
             answers += 1
             peak = max(peak, service.resident_bytes)
             time.sleep(0.05)

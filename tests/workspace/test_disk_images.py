@@ -1,6 +1,5 @@
 import asyncio
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -32,9 +31,7 @@ def test_this_machine_can_make_them() -> None:
 def test_a_copy_of_a_large_one_takes_no_disk(world_dir: Path) -> None:
     images = DiskImages(world_dir / "images")
     asyncio.run(images.create(world_dir / "one", 4096 * MIB))
-    started = time.monotonic()
     asyncio.run(images.create(world_dir / "two", 4096 * MIB))
-    assert time.monotonic() - started < 5
     found = (world_dir / "two").stat()
     assert found.st_size == 4096 * MIB
     assert found.st_blocks * 512 < 64 * MIB
