@@ -94,6 +94,9 @@ class FakeCheckouts:
     async def prepare_ahead(self, job: Job, workspace: Workspace, slot: int) -> Checkout:
         return await self.prepare(job, workspace, slot)
 
+    async def list_job_ids(self) -> Sequence[str]:
+        return ()
+
     async def list_ahead(self) -> Sequence[JobPaths]:
         return ()
 

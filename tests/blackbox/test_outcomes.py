@@ -1,5 +1,6 @@
 """What a run comes to when it never got under way, or when its answer does not fit; both doors say it."""
 
+import asyncio
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from steadyhand.store import open_store
 from steadyhand.testing.service import MakeService, Service, wait_until
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -96,6 +98,30 @@ def test_jobs_are_forgotten_with_all_that_was_kept_when_their_time_is_over(make_
         assert service.client.get(f"/v1/jobs/{job_id}{path}").status_code == 404
     wait_until(lambda: not list(service.data_dir.rglob(f"*{job_id}*")))
     assert service.run_job("hello")["state"] == "completed"
+
+
+def test_a_service_removes_the_files_of_a_job_whose_deletion_the_one_before_did_not_survive(
+    make_service: MakeService,
+) -> None:
+    service = make_service().start()
+    job_id = service.run_job("hello")["id"]
+    other_id = service.run_job("hello")["id"]
+    service.kill()
+    asyncio.run(delete_in_store(service, job_id))
+    assert list(service.data_dir.glob(f"jobs/{job_id}"))
+    service.restart()
+    wait_until(lambda: not list(service.data_dir.rglob(f"*{job_id}*")))
+    assert service.client.get(f"/v1/jobs/{other_id}/transcript").status_code == 200
+
+
+async def delete_in_store(service: Service, job_id: str) -> None:
+    """Delete a job in the store alone, as a service that is killed right after it."""
+    sqlite = f"sqlite:///{service.data_dir / 'steadyhand.db'}"
+    store = await open_store(service.environment().get("STEADYHAND_DATABASE_URL", sqlite))
+    try:
+        assert await store.delete(job_id)
+    finally:
+        await store.close()
 
 
 def test_transcripts_may_be_kept_for_a_shorter_time_than_their_jobs(make_service: MakeService) -> None:

@@ -33,6 +33,9 @@ class FakeCheckouts:
         paths = self.job_paths(job.id)
         return Checkout(workspace, paths, paths.root, paths.home, paths.config_dir, None, None, slot=slot)
 
+    async def list_job_ids(self) -> Sequence[str]:
+        return sorted(path.name for path in (self.root / "jobs").glob("*"))
+
     async def list_ahead(self) -> Sequence[JobPaths]:
         return ()
 

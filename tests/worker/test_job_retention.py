@@ -11,7 +11,7 @@ from tests.store.faults import Fault, FaultClock
 from tests.worker.failing_store import CALLER, FailingService, failing_service, make_template
 
 from steadyhand.clock import utc_now
-from steadyhand.errors import StoreUnavailable
+from steadyhand.errors import StoreUnavailable, WorkspaceError
 from steadyhand.job import Job, Run, State
 from steadyhand.testing.contracts.samples import accepted_draft, expect_error, make_job
 from steadyhand.worker.job_retention import LONGEST_LOOK_SECONDS, Retention
@@ -99,6 +99,108 @@ def test_files_that_a_lost_answer_of_the_store_left_are_removed_later(tmp_path: 
         assert service.checkouts.calls == []
         await service.worker._retention.delete_old_jobs()
         assert service.checkouts.calls == [("delete", old.id)]
+
+    play(tmp_path, scene)
+
+
+def make_folder(service: FailingService, job_id: str) -> None:
+    service.checkouts.job_paths(job_id).artifacts.mkdir(parents=True)
+
+
+def test_files_are_removed_by_the_next_service_if_one_dies_after_the_store_has_deleted_their_job(
+    tmp_path: Path,
+) -> None:
+    async def scene(service: FailingService) -> None:
+        by_age, by_caller, alive = old_job(), old_job(), old_job()
+        for job in (by_age, by_caller, alive):
+            await service.store.add(job, accepted_draft())
+            make_folder(service, job.id)
+        # A service that dies here has removed no file, and the next one knows nothing of it.
+        assert await service.store.delete_all([by_age.id]) == []
+        assert await service.store.delete(by_caller.id)
+        await Retention(service.worker._deps).remove_files_of_deleted_jobs()
+        assert set(service.checkouts.calls) == {("delete", by_age.id), ("delete", by_caller.id)}
+
+    play(tmp_path, scene)
+
+
+def test_a_callers_deletion_succeeds_although_a_file_cannot_be_removed_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(service: FailingService) -> None:
+        job = replace(old_job(), api_key_id=CALLER.key_id)
+        await service.store.add(job, accepted_draft())
+        make_folder(service, job.id)
+
+        async def fail(_: str) -> None:
+            raise WorkspaceError("A checkout could not be removed completely.")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(service.checkouts, "delete_job", fail)
+            await service.control.delete(CALLER, job.id)
+        assert await service.store.get(job.id) is None
+        await service.worker._retention.remove_files_of_deleted_jobs()
+        assert service.checkouts.calls == [("delete", job.id)]
+
+    play(tmp_path, scene)
+
+
+def test_the_files_of_a_job_that_the_store_does_not_know_are_kept(tmp_path: Path) -> None:
+    """A restored backup of the database is older than the files, and another database knows none of them."""
+
+    async def scene(service: FailingService) -> None:
+        make_folder(service, "01unknown")
+        await service.worker._retention.remove_files_of_deleted_jobs()
+        assert service.checkouts.calls == []
+
+    play(tmp_path, scene)
+
+
+def test_no_file_is_removed_while_the_store_does_not_answer(tmp_path: Path) -> None:
+    async def scene(service: FailingService) -> None:
+        old = old_job()
+        await service.store.add(old, accepted_draft())
+        make_folder(service, old.id)
+        await service.store.delete(old.id)
+
+        async def fail(job_ids: Sequence[str]) -> Sequence[str]:
+            raise StoreUnavailable(f"The store is away; nobody knows of {len(job_ids)} jobs.")
+
+        list_deleted = service.store.list_deleted
+        service.store.list_deleted = fail  # type: ignore[method-assign]  # for once
+        await expect_error(StoreUnavailable, service.worker._retention._look_at_files())
+        assert service.checkouts.calls == []
+        service.store.list_deleted = list_deleted  # type: ignore[method-assign]
+        await service.worker._retention._look_at_files()
+        assert service.checkouts.calls == [("delete", old.id)]
+
+    play(tmp_path, scene)
+
+
+def test_files_that_cannot_be_removed_delay_those_of_no_other_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(service: FailingService) -> None:
+        jobs = [old_job() for _ in range(3)]
+        for job in jobs:
+            await service.store.add(job, accepted_draft())
+            make_folder(service, job.id)
+        first = min(job.id for job in jobs)
+        removed: list[str] = []
+
+        async def delete_job(job_id: str) -> None:
+            if job_id == first and first not in removed:
+                removed.append(first)
+                raise WorkspaceError("A checkout could not be removed completely.")
+            removed.append(job_id)
+
+        monkeypatch.setattr(service.checkouts, "delete_job", delete_job)
+        await service.worker._retention.delete_old_jobs()
+        assert removed == sorted(job.id for job in jobs)
+        await service.worker._retention.delete_old_jobs()
+        assert len(removed) == 3
+        await service.worker._retention.remove_files_of_deleted_jobs()  # the next look at the files
+        assert removed.count(first) == 2
 
     play(tmp_path, scene)
 

@@ -6,12 +6,14 @@ from dataclasses import replace
 from datetime import datetime
 from weakref import WeakValueDictionary
 
+import structlog
+
 from steadyhand.control.ceilings import Ceilings
 from steadyhand.control.deps import ControlDeps
 from steadyhand.control.queries import JobQueries
 from steadyhand.control.requests import Caller, ResumeOptions, unchanged
 from steadyhand.control.submit import JobSubmitter
-from steadyhand.errors import Conflict, InvalidRequest, StoreUnavailable
+from steadyhand.errors import Conflict, InvalidRequest, StoreUnavailable, WorkspaceError
 from steadyhand.events import EventBody, EventDraft, StateChanged
 from steadyhand.job import (
     ENDED,
@@ -223,13 +225,19 @@ class JobLifecycle:
         return job
 
     async def delete(self, caller: Caller, job_id: str) -> None:
-        """Delete an ended job and all its files. Raise `Conflict` if it has not ended, or a turn waits for it."""
+        """Delete an ended job and all its files. Raise `Conflict` if it has not ended, or a turn waits for it.
+
+        Files that cannot be removed now, and those on other nodes, are removed by retention.
+        """
         caller.require_scope("cancel")
         job = await self._queries.get(caller, job_id)
         if not job.state.ended:
             raise Conflict(f"The job is {job.state}; cancel it first.")
         await self._deps.store.delete(job_id)
-        await self._deps.checkouts.delete_job(job_id)
+        try:
+            await self._deps.checkouts.delete_job(job_id)
+        except (WorkspaceError, OSError) as error:  # the job is deleted, and retention removes the rest
+            structlog.get_logger("steadyhand.jobs").warning("files.left", job=job_id, error=str(error))
 
 
 def _lowered(job: Job, ceilings: Ceilings, model: str | None) -> Job:

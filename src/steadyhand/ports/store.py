@@ -279,6 +279,13 @@ class Store(Protocol):
         """Delete those of these jobs that `delete` would delete; return the ids of those that it refuses."""
         ...
 
+    async def list_deleted(self, job_ids: Sequence[str]) -> Sequence[str]:
+        """Return those of these jobs, a few hundred at most, that the store itself has deleted in the last 30 days.
+
+        A job that it does not know may be one of another database, or newer than a backup that was restored.
+        """
+        ...
+
     async def maintain(self) -> bool:
         """Do a small piece of the upkeep of the store itself; return True if there is more of it to do now.
 

@@ -222,6 +222,10 @@ class Checkouts(Protocol):
         """Remove all files of a job."""
         ...
 
+    async def list_job_ids(self) -> Sequence[str]:
+        """Return the ids of the jobs that have files on this node."""
+        ...
+
     async def apply_retention(
         self,
         now: datetime,

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -38,6 +38,7 @@ from steadyhand.store.schema import (
     IS_RESTARTED,
     IS_UNSTARTED_TURN,
     calls,
+    deleted_jobs,
     events,
     idempotency,
     jobs,
@@ -68,6 +69,7 @@ _EVENTS = (
     .order_by(events.c.seq)
     .limit(bindparam("most"))
 )
+_DELETED = select(deleted_jobs.c.id).where(deleted_jobs.c.id.in_(bindparam("job_ids", expanding=True)))
 _CHUNK_SIZE = 500
 # SQLite is told the index: without statistics it may prefer the one of the states, and read the whole history.
 _UNSTARTED_TURNS = (
@@ -279,6 +281,11 @@ def list_awaited(connection: Connection) -> dict[str, str]:
             if each.state.ended and not has_started_agent(each)
         }
     return awaited
+
+
+def list_deleted(connection: Connection, job_ids: Sequence[str]) -> list[str]:
+    """Return those of these jobs that were deleted lately; see `Store.list_deleted`."""
+    return list(connection.scalars(_DELETED, {"job_ids": list(job_ids)}))
 
 
 def _sequences_of(connection: Connection, job_ids: Collection[str]) -> dict[str, int]:

@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from steadyhand.store.driver import POSTGRES
 
-NEWEST_REVISION = "0010"
+NEWEST_REVISION = "0011"
 """The newest migration. A database with this revision opens without Alembic."""
 
 METADATA = MetaData(
@@ -221,7 +221,14 @@ saved_items = Table(
     Column("saved_at", BigInteger, nullable=False),
 )
 
-# Without a reference to the job: the cost is kept after the job is deleted.
+deleted_jobs = Table(
+    "deleted_jobs",  # those of the last days: their files may be left, here or on another node
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("deleted_at", BigInteger, nullable=False),
+    Index("ix_deleted_jobs_deleted_at", "deleted_at"),
+)
+
 schedules = Table(
     "schedules",
     METADATA,
@@ -269,6 +276,7 @@ schedule_ticks = Table(
     sqlite_autoincrement=True,
 )
 
+# Without a reference to the job: the cost is kept after the job is deleted.
 calls = Table(
     "calls",
     METADATA,

@@ -252,11 +252,17 @@ class SqlStore:
 
     async def delete(self, job_id: str) -> bool:
         """Delete an ended job with its runs, events and output, unless a turn needs its session."""
-        return await self._writer.submit(lambda at: writes.delete_job(at, job_id))
+        now = self._clock()
+        return await self._writer.submit(lambda at: writes.delete_job(at, job_id, now))
 
     async def delete_all(self, job_ids: Sequence[str]) -> Sequence[str]:
         """Delete those of these jobs that may be deleted; return the ids of the others."""
-        return await self._writer.submit(lambda at: writes.delete_jobs(at, job_ids))
+        now = self._clock()
+        return await self._writer.submit(lambda at: writes.delete_jobs(at, job_ids, now))
+
+    async def list_deleted(self, job_ids: Sequence[str]) -> Sequence[str]:
+        """Return those of these jobs that were deleted in the last 30 days."""
+        return await self._read(lambda at: reads.list_deleted(at, job_ids))
 
     async def maintain(self) -> bool:
         """Add older jobs to the search index, or refresh statistics; return True if there is more to do at once."""

@@ -5,7 +5,7 @@ Each may run again after a rollback, so none keeps state outside the database.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -29,13 +29,36 @@ from steadyhand.store.mapping import (
     to_microseconds,
 )
 from steadyhand.store.outbox import OutboxHook
-from steadyhand.store.schema import calls, events, idempotency, jobs, keys, run_outputs, runs, saved_items
+from steadyhand.store.schema import (
+    calls,
+    deleted_jobs,
+    events,
+    idempotency,
+    jobs,
+    keys,
+    run_outputs,
+    runs,
+    saved_items,
+)
+
+DELETED_JOBS_TTL = timedelta(days=30)
+"""How long the store remembers that it has deleted a job, for nodes that have files of it."""
+_FORGOTTEN_AT_ONCE = 1000
 
 _INSERT_JOB = CompiledInsert(jobs, generated=jobs.c.sequence)
 _INSERT_EVENT = CompiledInsert(events)
 _INSERT_RUN = CompiledInsert(runs)
 _INSERT_IDEMPOTENCY = CompiledInsert(idempotency)
 _INSERT_CALL = CompiledInsert(calls, key=calls.c.id)
+_INSERT_DELETED = CompiledInsert(deleted_jobs, key=deleted_jobs.c.id)
+_FORGET_DELETED = delete(deleted_jobs).where(
+    deleted_jobs.c.id.in_(
+        select(deleted_jobs.c.id)
+        .where(deleted_jobs.c.deleted_at <= bindparam("moment"))
+        .order_by(deleted_jobs.c.deleted_at)
+        .limit(_FORGOTTEN_AT_ONCE)
+    )
+)
 _DELETE_OLD_KEYS = delete(idempotency).where(idempotency.c.created_at <= bindparam("moment"))
 # A bound parameter would not let SQLite use the index of the open calls.
 _IS_OPEN = calls.c.settled == literal_column("0")
@@ -209,7 +232,7 @@ def save_output(connection: Connection, job_id: str, run: int, output: RunOutput
     connection.execute(insert(run_outputs), output_row(sequence, run, output))
 
 
-def delete_job(connection: Connection, job_id: str) -> bool:
+def delete_job(connection: Connection, job_id: str, now: datetime) -> bool:
     """Delete a job and the rows that refer to it; see `Store.delete`."""
     row = connection.execute(select(jobs.c.sequence, jobs.c.state).where(jobs.c.id == job_id)).first()
     if row is None:
@@ -221,24 +244,27 @@ def delete_job(connection: Connection, job_id: str) -> bool:
         raise Conflict(
             f"The job {turn_id} continues its conversation and has not begun yet; cancel it first, or wait."
         )
-    _delete_jobs(connection, [job_id])
+    _delete_jobs(connection, [job_id], now)
     return True
 
 
-def delete_jobs(connection: Connection, job_ids: Sequence[str]) -> list[str]:
+def delete_jobs(connection: Connection, job_ids: Sequence[str], now: datetime) -> list[str]:
     """Delete those of these jobs that may be deleted, and return the ids of the others; see `Store.delete_all`."""
     awaited = reads.list_awaited(connection)
     states = connection.execute(_STATES, {"job_ids": list(job_ids)}).all()
     refused = [row.id for row in states if State(row.state) not in ENDED or row.id in awaited]
-    _delete_jobs(connection, [row.id for row in states if row.id not in refused])
+    _delete_jobs(connection, [row.id for row in states if row.id not in refused], now)
     return refused
 
 
-def _delete_jobs(connection: Connection, job_ids: Sequence[str]) -> None:
+def _delete_jobs(connection: Connection, job_ids: Sequence[str], now: datetime) -> None:
     if not job_ids:
         return
     rows = connection.execute(_DERIVED_COLUMNS, {"job_ids": list(job_ids)}).mappings().all()
     connection.execute(_DELETE_JOBS, {"job_ids": list(job_ids)})
+    deleted_at = to_microseconds(now)
+    _INSERT_DELETED.run(connection, [{"id": job_id, "deleted_at": deleted_at} for job_id in job_ids])
+    connection.execute(_FORGET_DELETED, {"moment": to_microseconds(now - DELETED_JOBS_TTL)})
     note_changed(connection, (row["sequence"] for row in rows))
     derived.remove(connection, [derived.source_of_row(row) for row in rows])
 

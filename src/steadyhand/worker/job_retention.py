@@ -5,7 +5,7 @@ import time
 
 import structlog
 
-from steadyhand.errors import SteadyhandError, StoreUnavailable
+from steadyhand.errors import SteadyhandError, StoreUnavailable, WorkspaceError
 from steadyhand.retry import is_resumable
 from steadyhand.worker.deps import WorkerDeps
 
@@ -14,6 +14,8 @@ FILES_INTERVAL_SECONDS = 300.0
 """The longest time between two looks for files that are too old, or too large in all."""
 DELETED_AT_ONCE = 25
 """The jobs that one transaction deletes."""
+ASKED_AT_ONCE = 500
+"""The jobs about which one query asks."""
 WORK_SECONDS = 0.5
 """The time after which deletions and upkeep pause for `PAUSE_SECONDS`."""
 LONGEST_LOOK_SECONDS = 10.0
@@ -30,7 +32,7 @@ class Retention:
         self._checkouts = deps.checkouts
         self._clock = deps.config.clock
         self._deleting: set[str] = set()
-        """The jobs that the store may have deleted, and whose files may be left."""
+        """The jobs that the store may have deleted in the last round."""
         self._look_at = float("-inf")
         """The time of the monotonic clock before which no job is looked for."""
         self._log = structlog.get_logger("steadyhand.worker")
@@ -43,8 +45,8 @@ class Retention:
             pause = PAUSE_SECONDS
             try:
                 if time.monotonic() - files_at >= interval:
+                    await self._look_at_files()
                     files_at = time.monotonic()
-                    await self.apply_to_files()
                 await self._work()
             except StoreUnavailable as error:
                 self._log.debug("tidy.postponed", reason=error.detail)  # the store has logged the outage
@@ -75,6 +77,32 @@ class Retention:
             self._look_at = time.monotonic() + min(LONGEST_LOOK_SECONDS, keep_jobs.total_seconds())
         return has_more
 
+    async def _look_at_files(self) -> None:
+        """Apply the rules to files. Files that cannot be removed now wait for the next look, and nothing for them."""
+        try:
+            await self.remove_files_of_deleted_jobs()
+            await self.apply_to_files()
+        except (WorkspaceError, OSError):
+            self._log.exception("files.left")
+
+    async def remove_files_of_deleted_jobs(self) -> None:
+        """Remove what is left of jobs that the store has deleted: by an earlier service, or from another node.
+
+        The store has to say so itself. A job that it does not know may be one of another database, or newer than the
+        backup that somebody restored.
+        """
+        job_ids = await self._checkouts.list_job_ids()
+        for at in range(0, len(job_ids), ASKED_AT_ONCE):
+            for job_id in await self._store.list_deleted(job_ids[at : at + ASKED_AT_ONCE]):
+                await self._remove_files(job_id)
+
+    async def _remove_files(self, job_id: str) -> None:
+        """Remove the files of a deleted job; the next look at the files removes what cannot be removed now."""
+        try:
+            await self._checkouts.delete_job(job_id)
+        except (WorkspaceError, OSError) as error:
+            self._log.warning("files.left", job=job_id, error=str(error))
+
     async def apply_to_files(self) -> None:
         """Remove checkouts, transcripts and other files that are too old or too large in all."""
         await self._discard_old_checkouts()
@@ -94,7 +122,10 @@ class Retention:
             if job is None or not job.state.ended or job.finished_at is None:
                 continue
             if not is_resumable(job) or job.finished_at < self._clock() - max_age:
-                await self._checkouts.discard(job_id)
+                try:
+                    await self._checkouts.discard(job_id)
+                except (WorkspaceError, OSError) as error:
+                    self._log.warning("files.left", job=job_id, error=str(error))
 
     async def delete_old_jobs(self) -> bool:
         """Delete the oldest of the jobs that ended too long ago; return True if there may be more of them."""
@@ -109,6 +140,6 @@ class Retention:
         # The store first: it refuses if a turn was accepted meanwhile. What fails is tried again.
         self._deleting.difference_update(await self._store.delete_all(sorted(self._deleting)))
         for job_id in sorted(self._deleting):
-            await self._checkouts.delete_job(job_id)
+            await self._remove_files(job_id)
             self._deleting.discard(job_id)
         return len(found) == DELETED_AT_ONCE

@@ -409,6 +409,10 @@ class GitCheckouts:
         await self.factory.release(files)
         await self._job_dirs.remove((files.root,))
 
+    async def list_job_ids(self) -> Sequence[str]:
+        """Return the ids of the jobs that have a folder."""
+        return await asyncio.to_thread(self._job_dirs.list_job_ids)
+
     async def apply_retention(
         self,
         now: datetime,

@@ -47,6 +47,11 @@ class JobDirs:
         """Return the paths of a checkout that is prepared before its job is there."""
         return JobPaths(self.ahead / checkout_id)
 
+    def list_job_ids(self) -> list[str]:
+        """Return the ids of the jobs that have a folder."""
+        folders = self.jobs.iterdir() if self.jobs.is_dir() else ()
+        return sorted(each.name for each in folders if _JOB_ID.fullmatch(each.name))
+
     def list_ahead(self) -> list[JobPaths]:
         """Return the folders of checkouts that have no job yet."""
         folders = sorted(self.ahead.iterdir()) if self.ahead.is_dir() else ()

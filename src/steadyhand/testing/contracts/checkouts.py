@@ -347,7 +347,9 @@ class CheckoutsContract:
             assert place.paths.transcript.read_text(encoding="utf-8") == "{}\n"
             await checkouts.release(place)
             assert await checkouts.has_session(job.id)
+            assert await checkouts.list_job_ids() == [job.id]
             await checkouts.delete_job(job.id)
+            assert await checkouts.list_job_ids() == []
             assert not await checkouts.has_session(job.id)
             assert not checkouts.job_paths(job.id).root.exists()
             await checkouts.delete_job(job.id)

@@ -79,6 +79,24 @@ class StoreRetentionContract(StoreFactory):
             assert await store.delete_all([]) == []
 
     @async_test
+    async def test_the_store_remembers_for_thirty_days_that_it_has_deleted_a_job(self) -> None:
+        jobs = [make_job(state=State.COMPLETED, finished_at=NOON) for _ in range(3)]
+        waiting = make_job()
+        now = NOON
+        async with self.open(clock=lambda: now) as store:
+            for job in (*jobs, waiting):
+                await store.add(job, accepted_draft())
+            ids = [*(job.id for job in jobs), waiting.id, "0" * 12]
+            assert await store.list_deleted(ids) == []
+            await store.delete(jobs[0].id)
+            await store.delete_all([jobs[1].id, waiting.id, "0" * 12])
+            assert set(await store.list_deleted(ids)) == {jobs[0].id, jobs[1].id}
+            assert await store.list_deleted([jobs[2].id]) == []
+            now += timedelta(days=30)
+            await store.delete(jobs[2].id)
+            assert await store.list_deleted(ids) == [jobs[2].id]
+
+    @async_test
     async def test_the_interrupted_jobs_that_the_next_start_queues_again_come_in_the_order_of_acceptance(
         self,
     ) -> None:
