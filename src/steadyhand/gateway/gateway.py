@@ -46,6 +46,7 @@ from steadyhand.gateway.model.provider_rate_limits import ProviderRateLimits, Re
 from steadyhand.gateway.model.providers import PLACEHOLDER_CREDENTIAL, Provider, Providers
 from steadyhand.gateway.model.rejected_credentials import RejectedCredentials
 from steadyhand.gateway.model.reverse_proxy import ReverseProxy
+from steadyhand.gateway.model.shared_credentials import SharedCredentials
 from steadyhand.gateway.model.tcp_listener import TcpListener, TokenHolder
 from steadyhand.gateway.model.unix_listener import SocketHolder, UnixListener, slot_dir
 from steadyhand.gateway.money.budgets import NEAR_SHARE, BudgetAccount, Budgets
@@ -70,6 +71,7 @@ from steadyhand.ports import (
     UsageQuery,
     UsageTotal,
 )
+from steadyhand.ports.cluster_limits import BudgetLeases, CredentialStates
 
 PLACEHOLDER_URL = "http://model.invalid"
 """The model's address for sandboxed agents; only the socket matters."""
@@ -184,6 +186,8 @@ class BillingDeps:
     prices: Prices
     get_limits: GetBudgetLimits
     near_share: float = NEAR_SHARE
+    leases: BudgetLeases | None = None
+    """The budgets that several nodes spend; None for a service that is alone."""
 
 
 class ModelGateway:
@@ -191,7 +195,7 @@ class ModelGateway:
 
     `socket_inside` is the path of a slot's socket in the sandbox; None serves agents without a sandbox, on loopback.
     `adopted` are the sockets of an earlier service on which its runs connect, by their slot; that on loopback by None.
-    `expected_tokens` are those of its runs.
+    `expected_tokens` are those of its runs. `credential_states` are those that several nodes share.
     Tests replace `clock` and `sleep`, which rate limits and budgets use.
     """
 
@@ -210,6 +214,7 @@ class ModelGateway:
         tracing: JobTracing = NO_TRACING,
         adopted: Mapping[int | None, socket.socket] | None = None,
         expected_tokens: Collection[str] = (),
+        credential_states: CredentialStates | None = None,
         clock: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -220,7 +225,16 @@ class ModelGateway:
         self._ledger = billing.ledger
         self._rate_limits = ProviderRateLimits(clock, sleep, retry_limits or RetryLimits())
         self._rejected_credentials = RejectedCredentials(clock)
-        self._budgets = Budgets(billing.ledger, clock, near_share=billing.near_share)
+        if credential_states is not None:
+            self._rejected_credentials.shared = SharedCredentials(
+                credential_states, self._providers, self._rate_limits, self._rejected_credentials
+            )
+        self._budgets = Budgets(billing.ledger, clock, near_share=billing.near_share, leases=billing.leases)
+        self._shared_parts: list[Budgets | SharedCredentials] = []
+        if billing.leases is not None:
+            self._shared_parts.append(self._budgets)
+        if self._rejected_credentials.shared is not None:
+            self._shared_parts.append(self._rejected_credentials.shared)
         self._ledger_writer = LedgerWriter(billing.ledger)
         self._billing = BillingContext(
             self._budgets,
@@ -265,6 +279,8 @@ class ModelGateway:
                 await stack.enter_async_context(self._ledger_writer.open())
                 await stack.enter_async_context(_background_task(self._rate_limits.watch_expiry()))
                 await stack.enter_async_context(_background_task(self._rejected_credentials.watch()))
+                for shared in self._shared_parts:
+                    await stack.enter_async_context(_background_task(shared.run()))
                 for slot in self._unix_listeners:
                     await stack.enter_async_context(slot.listening())
                 if self._tcp_listener is not None:

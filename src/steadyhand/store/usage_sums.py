@@ -4,7 +4,7 @@ A period that begins or ends within a day takes the calls of that part of the da
 comes from the sums, of the level with the fewest rows that has every name that the query needs.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import lru_cache
@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
-from steadyhand.ports import TokenCounts, UsageGroup, UsageQuery, UsageRow, UsageTotal
+from steadyhand.ports import CalendarPeriod, TokenCounts, UsageGroup, UsageQuery, UsageRow, UsageTotal
 from steadyhand.store.driver import execute, fetch_all
 from steadyhand.store.mapping import MICROSECONDS_PER_DAY, to_microseconds
 from steadyhand.store.readers import check_time
@@ -125,6 +125,15 @@ def _month_start(day: int) -> int:
     return ((_EPOCH + timedelta(days=day)).replace(day=1) - _EPOCH).days
 
 
+def narrowest_level(names: Collection[str], period: CalendarPeriod = "day") -> int:
+    """Return the level of sums by day or by month with the fewest rows that has these names."""
+    level = min(
+        (number for number, level_names in _LEVELS.items() if set(names) <= level_names),
+        key=lambda number: len(_LEVELS[number]),
+    )
+    return level if period == "day" else level + _MONTHS
+
+
 # --- reading ---------------------------------------------------------------------------------------
 
 
@@ -222,11 +231,7 @@ class _Source:
 
     def _level(self, groups: Sequence[str]) -> int:
         """Return the level with the fewest rows that has the names of the groups and of the filters."""
-        needed = {*groups, *self._filters()} - {"day", "job_id"}
-        return min(
-            (number for number, names in _LEVELS.items() if needed <= names),
-            key=lambda number: len(_LEVELS[number]),
-        )
+        return narrowest_level({*groups, *self._filters()} - {"day", "job_id"})
 
     def _periods(self, groups: Sequence[str], first: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Return the parts of these days: the number to add to the level of days, the first day and the end of each."""
