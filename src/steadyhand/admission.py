@@ -181,12 +181,7 @@ class Admission:
             return
         backlog = self._get_backlog(key_id)
         if backlog.waiting + 1 - backlog.startable > limits.queued:
-            raise RetryLater(
-                f"This key may have {_pluralize(limits.queued, 'job')} waiting. "
-                f"Try again in {backlog.retry_after} s.",
-                code="too_many_jobs",
-                retry_after=backlog.retry_after,
-            )
+            raise queued_refusal(limits.queued, backlog.retry_after)
 
     def _charge_rate(self, key_id: str, limit: int) -> RateCharge:
         window = self._windows.setdefault(key_id, deque())
@@ -198,6 +193,15 @@ class Admission:
             raise _rate_limited(limit, retry_after)
         window.append(now)
         return RateCharge(window)
+
+
+def queued_refusal(limit: int, retry_after: int) -> RetryLater:
+    """Return the refusal of a job of a key that has as many waiting ones as it may."""
+    return RetryLater(
+        f"This key may have {_pluralize(limit, 'job')} waiting. Try again in {retry_after} s.",
+        code="too_many_jobs",
+        retry_after=retry_after,
+    )
 
 
 def _rate_limited(limit: int, retry_after: int) -> RetryLater:

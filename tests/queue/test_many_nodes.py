@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import psycopg
 import pytest
 
-from steadyhand.errors import StoreError
+from steadyhand.errors import RetryLater, StoreError
 from steadyhand.outcome import StopReason
-from steadyhand.ports import AddResult, Claim, IdempotencyKey
+from steadyhand.ports import AddResult, Claim, IdempotencyKey, JobFilter
 from steadyhand.queue.procrastinate.cluster_queue import ProcrastinateQueue
 from steadyhand.queue.procrastinate.keeper import LeaseTiming
 from steadyhand.store import SqlStore, open_store
@@ -29,6 +29,7 @@ class Cluster:
     url: str
     store: SqlStore
     limits: Mapping[str, int] = field(default_factory=dict)
+    queued_limits: Mapping[str, int] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
 
     def queue(self, node: str, *, capacity: int = 1, timing: LeaseTiming | None = None) -> ProcrastinateQueue:
@@ -43,6 +44,7 @@ class Cluster:
             max_queued=100,
             max_suspended=2,
             running_limit=self.limits.get,
+            queued_limit=self.queued_limits.get,
             timing=timing or LeaseTiming(),
             on_lost=on_lost,
         )
@@ -98,6 +100,24 @@ class TestManyNodes:
             assert (one.load().queued, one.position(job.id), one.holds(job.id)) == (0, None, True)
             await two.release(claiming.result())
             await becomes(lambda: not one.holds(job.id))
+
+    @async_test
+    async def test_a_key_has_no_more_waiting_jobs_than_it_may_however_many_come_at_once(self) -> None:
+        async with self.cluster() as cluster:
+            cluster.queued_limits = {"k_one": 1}
+            async with await psycopg.AsyncConnection.connect(self.url) as connection:
+                await connection.execute("DELETE FROM queue_nodes")  # that of the template may look alive
+            # A slot of each node is free: two jobs do not count as waiting.
+            async with cluster.nodes("one", "two", capacity=1) as nodes:
+                jobs = [make_job() for _ in range(9)]
+                adding = (nodes[at % 2].enqueue(job, accepted_draft()) for at, job in enumerate(jobs))
+                answers = await asyncio.gather(*adding, return_exceptions=True)
+                refused = [each for each in answers if isinstance(each, RetryLater)]
+                assert len(refused) == 9 - 3
+                assert {each.code for each in refused} == {"too_many_jobs"}
+                assert len((await cluster.store.list_jobs(JobFilter(), 20)).jobs) == 3
+                await nodes[0].enqueue(make_job(api_key_id="k_two"), accepted_draft())
+                await expect_error(RetryLater, nodes[1].enqueue(make_job(), accepted_draft()))
 
     @async_test
     async def test_a_job_whose_place_cannot_be_stored_is_not_stored(self) -> None:

@@ -38,6 +38,7 @@ from steadyhand.queue.procrastinate.keeper import Keeper, LeaseTiming
 from steadyhand.queue.procrastinate.place import Place, PlaceState
 from steadyhand.queue.procrastinate.places import INSERT, SCHEMA, PlacesTransaction, read_all, values_of
 from steadyhand.queue.procrastinate.places_copy import PlacesCopy
+from steadyhand.queue.procrastinate.queued_limits import check_queued
 from steadyhand.queue.procrastinate.turns import Turns, connect
 from steadyhand.retry import continues_parent
 
@@ -61,6 +62,7 @@ class ProcrastinateQueue:
         paused: bool = False,
         can_start: Callable[[Job], bool] = lambda _: True,
         running_limit: Callable[[str], int | None] = lambda _: None,
+        queued_limit: Callable[[str], int | None] = lambda _: None,
         directory_of: Callable[[Job], str | None] = lambda _: None,
         on_accepted: Callable[[Job], None] = lambda _: None,
         timing: LeaseTiming = LeaseTiming(),  # noqa: B008  # it is frozen
@@ -75,6 +77,8 @@ class ProcrastinateQueue:
         self._draining = False
         self._can_start = can_start
         self._running_limit = running_limit
+        self._queued_limit = queued_limit
+        self._retry_after = 1
         self._directory_of = directory_of
         self._on_accepted = on_accepted
         self._free_slots = list(range(capacity + max_suspended))
@@ -152,6 +156,13 @@ class ProcrastinateQueue:
 
     def _insert_places(self, connection: sqlalchemy.Connection, jobs: Sequence[Job]) -> None:
         """Insert the places of new jobs in the store's transaction, in its thread."""
+        check_queued(
+            connection,
+            jobs,
+            queued_limit=self._queued_limit,
+            running_limit=self._running_limit,
+            retry_after=self._retry_after,
+        )
         connection.exec_driver_sql(INSERT, [values_of(self._place_of(job)) for job in jobs])
 
     def _place_of(self, job: Job, *, goes_on: bool = False) -> Place:
@@ -170,6 +181,7 @@ class ProcrastinateQueue:
     def _refusal(self) -> RetryLater | None:
         if self._draining:
             return draining_refusal()
+        self._retry_after = self._estimate_retry_after()  # for the writer's thread
         load = self.load()
         if load.active + load.queued < self._capacity + self._max_queued:
             return None
@@ -424,6 +436,15 @@ class ProcrastinateQueue:
     def oldest_queued_at(self) -> datetime | None:
         """Return the time since which the oldest waiting job is queued, or None."""
         return min((place.queued_at for place in self._copy.waiting()), default=None)
+
+    @property
+    def is_cut_off(self) -> bool:
+        """True while other nodes may take this one for dead."""
+        return self._keeper.is_cut_off
+
+    def count_suspended_elsewhere(self, key_id: str) -> int:
+        """Return the number of a key's runs that wait for their client on other nodes."""
+        return self._copy.count_suspended_elsewhere(self._node, key_id)
 
     def backlog(self, key_id: str) -> KeyBacklog:
         """Return the backlog of a key; the slot of an ending job counts as free."""

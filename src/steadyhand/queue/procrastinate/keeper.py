@@ -89,6 +89,11 @@ class Keeper:
         """Start to keep them, and return the tasks, which run until they are cancelled."""
         return [group.create_task(each) for each in (self._keep_lease(), self._listen(), self._nudge())]
 
+    @property
+    def is_cut_off(self) -> bool:
+        """True while others may take this node for dead."""
+        return self._lease.is_cut_off(time.monotonic())
+
     def stop_writing(self) -> None:
         """Write the lease no more, as a node that is cut off; for tests."""
         self._writes = False
