@@ -16,8 +16,8 @@ from steadyhand.store.postgres.budget_leases import PostgresBudgetLeases
 from steadyhand.store.postgres.credential_states import PostgresCredentialStates
 from steadyhand.store.postgres.key_rates import PostgresKeyRates
 from steadyhand.store.postgres.limits_connection import LimitsConnection
-from steadyhand.testing.contracts.budget_leases import KEY_DAY, BudgetLeasesContract, SharedWorld
 from steadyhand.testing.contracts.samples import NOON, async_test, expect_error
+from steadyhand.testing.contracts.shared_budgets import KEY_DAY, BudgetLeasesContract, SharedWorld
 from steadyhand.testing.memory_leases import MemoryBudgetLeases, MemoryBudgets
 from steadyhand.testing.memory_ledger import MemoryLedger
 

@@ -23,7 +23,7 @@ class SharedBudget(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LeaseRequest:
-    """What a node wants of a budget. Amounts are micro-dollars.
+    """A request of a node for a share of a budget. Amounts are micro-dollars.
 
     `held` is what it has reserved, or settled without knowing that the ledger has it; `calls` are the ids of these
     calls. `needed` is the reservation of a call that waits, 0 without one. With `may_exceed` nothing is in flight on
@@ -76,7 +76,7 @@ class BudgetLeases(Protocol):
         ...
 
     async def announce(self, budgets: Collection[SharedBudget]) -> None:
-        """Tell the other nodes to look at these budgets again."""
+        """Ask the other nodes to look at these budgets again."""
         ...
 
 
@@ -88,7 +88,7 @@ class KeyRates(Protocol):
         ...
 
     def undo(self, key_id: str) -> None:
-        """Take back the newest request of a key that this node has counted, soon."""
+        """Undo the newest request of a key that this node has counted, soon."""
         ...
 
 

@@ -58,7 +58,7 @@ class MemoryBudgetLeases:
         shared.nodes[node] = self
 
     def die(self) -> None:
-        """Be dead for the others."""
+        """Leave the living nodes, for the others."""
         self._shared.nodes.pop(self._node, None)
 
     async def lease(self, requests: Sequence[LeaseRequest]) -> Sequence[BudgetLease]:
@@ -97,7 +97,7 @@ class MemoryBudgetLeases:
         self._callbacks.append(callback)
 
     async def announce(self, budgets: Collection[SharedBudget]) -> None:
-        """Tell the other nodes."""
+        """Announce budgets to the other nodes."""
         for node, leases in self._shared.nodes.items():
             if node != self._node:
                 for callback in leases._callbacks:  # noqa: SLF001  # of its own kind

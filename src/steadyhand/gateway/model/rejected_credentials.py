@@ -144,7 +144,7 @@ class RejectedCredentials:
                 rejection.probe, rejection.is_claimed = None, False
 
     def adopt(self, provider: Provider, until: datetime, rest: timedelta) -> None:
-        """Take over a rejection that another node has met."""
+        """Adopt a rejection that another node has met."""
         rejection = self._find(provider)
         if rejection is not None and until <= rejection.until:
             return

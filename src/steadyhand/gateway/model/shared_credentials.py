@@ -40,7 +40,7 @@ class RejectionUpdates(Protocol):
     """The rejections of this node, as far as others change them; see `RejectedCredentials`."""
 
     def adopt(self, provider: Provider, until: datetime, rest: timedelta) -> None:
-        """Take over a rejection that another node has met."""
+        """Adopt a rejection that another node has met."""
         ...
 
     def drop(self, provider: Provider) -> None:
@@ -127,7 +127,7 @@ class SharedCredentials:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def load(self) -> None:
-        """Take over the stored states."""
+        """Adopt the stored states."""
         states = {state.id: state for state in await self._states.list_states()}
         if self._unsent:  # this node has learned something meanwhile
             self._is_stale = True

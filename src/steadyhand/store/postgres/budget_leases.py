@@ -42,7 +42,7 @@ class PostgresBudgetLeases:
         self._callbacks: list[Callable[[SharedBudget], None]] = []
 
     async def clear(self) -> None:
-        """Give back all that an earlier process of this node had."""
+        """Remove the shares that an earlier process of this node had."""
         await self._connection.run(["DELETE FROM budget_leases WHERE node = %s"], (self._node,))
 
     async def lease(self, requests: Sequence[LeaseRequest]) -> Sequence[BudgetLease]:
@@ -122,12 +122,12 @@ class PostgresBudgetLeases:
         self._callbacks.append(callback)
 
     async def announce(self, budgets: Collection[SharedBudget]) -> None:
-        """Tell the other nodes to look at these budgets again."""
+        """Ask the other nodes to look at these budgets again."""
         text = json.dumps({"node": self._node, "budgets": [budget_id(each) for each in budgets]})
         await self._connection.run(["SELECT pg_notify(%s, %s)"], (CHANNEL, text))
 
     def hear(self, payload: str | None) -> None:
-        """Take a notification; one that was missed only costs time: each node asks again by itself."""
+        """Receive a notification; one that was missed only costs time: each node asks again by itself."""
         if payload is None:
             return
         heard = json.loads(payload)

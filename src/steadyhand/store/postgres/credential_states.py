@@ -66,7 +66,7 @@ class PostgresCredentialStates:
         self._callbacks.append(callback)
 
     def hear(self, payload: str | None) -> None:
-        """Take a notification; None is a gap, in which one may have been missed."""
+        """Receive a notification; None is a gap, in which one may have been missed."""
         if payload != self._node:
             for callback in self._callbacks:
                 callback()

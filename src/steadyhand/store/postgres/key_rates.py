@@ -58,14 +58,14 @@ class PostgresKeyRates:
         return 1 if slices is None else max(1, -(-int(slices) // SLICES_PER_SECOND))
 
     def undo(self, key_id: str) -> None:
-        """Take back the newest request of a key that this node has counted, soon."""
+        """Undo the newest request of a key that this node has counted, soon."""
         charged = self._charged.get(key_id)
         if charged:
             self._undone.append((key_id, charged.pop()))
             self._changed.set()
 
     async def run(self) -> None:
-        """Take back what was undone, until cancelled."""
+        """Remove the undone requests, until cancelled."""
         await self._try([_CLEAN], ())
         while True:
             await self._changed.wait()

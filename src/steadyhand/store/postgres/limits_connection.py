@@ -108,7 +108,7 @@ class LimitsConnection:
                         found.append(await cursor.fetchall())
                     if not cursor.nextset():
                         return found
-        except BaseException:
+        except BaseException:  # a connection whose answer is not read is of no use
             await self._disconnect()
             raise
 
