@@ -312,9 +312,9 @@ class EventLog:
                 log_state_change(job, body.target)
         return job
 
-    async def append(self, job_id: str, drafts: Sequence[EventDraft]) -> None:
-        """Store events and publish them to the job's followers."""
-        events = await self._store.append_events(job_id, self._redact(drafts), hold=self._hold)
+    async def append(self, job_id: str, drafts: Sequence[EventDraft], *, run: int | None = None) -> None:
+        """Store events and publish them to the job's followers. With a `run` raise `Conflict` if it is over."""
+        events = await self._store.append_events(job_id, self._redact(drafts), hold=self._hold, run=run)
         self._feed.publish(job_id, events)
         self.observer.events_stored(events)
 

@@ -134,12 +134,14 @@ class Outcome:
 
     `model_status` is the HTTP status with which the model's service refused the last call for good. `is_permanent` is
     True if the run failed before the agent by a fault that a new run meets again, such as a missing repository.
+    `node_died` is True if the node of the run died.
     """
 
     type: OutcomeType
     detail: str | None = None
     model_status: int | None = None
     is_permanent: bool | None = None
+    node_died: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -240,7 +240,8 @@ class TestManyNodes:
                 held = (await two.enqueue(make_job(), accepted_draft())).job
             async with await psycopg.AsyncConnection.connect(self.url) as connection:
                 await connection.execute("UPDATE queue_places SET state = 'running', node = 'one', run = 7")
-            async with cluster.nodes("one"):
+            async with cluster.nodes("one") as (one,):
+                await one.recovered()
                 assert cluster.lost == [held.id]
                 assert await self.states() == []
 

@@ -45,6 +45,7 @@ class HungUp(Terminated):
 _COMMAND_ORDER = (
     "init",
     "serve",
+    "worker",
     "run",
     "jobs",
     "show",
@@ -81,7 +82,7 @@ COMMAND_MODULES: Mapping[str, tuple[str, ...]] = {
     "open_page": ("open",),
     "run": ("run",),
     "schedules": ("schedules",),
-    "service": ("serve", "doctor", "config", "demo"),
+    "service": ("serve", "worker", "doctor", "config", "demo"),
     "tools": ("tools",),
     "usage": ("usage",),
 }

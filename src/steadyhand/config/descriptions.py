@@ -7,7 +7,7 @@ setting has one.
 from collections.abc import Mapping
 
 DESCRIPTIONS: Mapping[str, str] = {
-    "service.concurrency": "The jobs that run at once.",
+    "service.concurrency": "The jobs that run at once; 0 leaves them to other nodes on the same database of Postgres.",
     "service.max_waiting_runs": (
         "The processes that may wait for results of their clients' tools beside the jobs that run; by default "
         "twice `concurrency`. Each holds about 100 MB. Above it the one that waits longest is ended; its session "
@@ -32,7 +32,9 @@ DESCRIPTIONS: Mapping[str, str] = {
         "(`agents.NAME.live_seconds`); each takes about 100 MB. Those that wait for results of their clients' tools "
         "share it, within `max_waiting_runs`."
     ),
-    "service.node": "The name of this service in the runs of jobs.",
+    "service.node": (
+        "The name of this service in the runs of jobs. Services on one database of Postgres need a name each."
+    ),
     "service.paused": "Accept jobs and start none.",
     "service.log_level": "The lowest level of log lines. Each job and request has lines at `info`.",
     "service.log_format": "The form of log lines; `auto` is text on a terminal and JSON elsewhere.",

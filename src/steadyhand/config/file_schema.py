@@ -155,7 +155,7 @@ class _Table(BaseModel):
 class ServiceTable(_Table):
     """[service]: capacity, data directory, isolation and profile."""
 
-    concurrency: int = Field(default=4, ge=1, le=1_000)
+    concurrency: int = Field(default=4, ge=0, le=1_000)
     max_queued: int = Field(default=100, ge=0, le=1_000_000)
     max_waiting_runs: int | None = Field(default=None, ge=0, le=2_000)
     max_waiting_runs_per_key: int = Field(default=16, ge=1, le=2_000)

@@ -127,7 +127,14 @@ class Ledger(Protocol):
         ...
 
     async def settle_open_calls(self) -> int:
-        """Settle calls that a stop left open, at their reserved amount and as incomplete; return their count."""
+        """Settle calls that a stop left open, at their reserved amount and as incomplete; return their count.
+
+        If several services share the ledger, those of other services stay open.
+        """
+        ...
+
+    async def settle_calls_of_run(self, job_id: str, run: int) -> int:
+        """Settle the open calls of a run in the same way, whose service is gone; return their count."""
         ...
 
     async def list_calls(self, job_id: str, limit: int) -> Sequence[ModelCall]:

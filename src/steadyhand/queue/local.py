@@ -295,6 +295,21 @@ class LocalQueue:
         heapq.heappush(self._free_slots, claim.slot)
         self._wake_claimers()
 
+    async def leave(self, claim: Claim) -> None:
+        """Release the slot of a claim whose run goes on without this process."""
+        await self.release(claim)
+
+    @property
+    def is_shared(self) -> bool:
+        """False: the worker fills it anew at each start."""
+        return False
+
+    async def recovered(self) -> None:
+        """Return: no claim outlives the process."""
+
+    async def repair(self) -> None:
+        """Return: a job that is not here is found by the worker."""
+
     async def cancel(
         self, job_id: str, reason: StopReason = StopReason.CANCEL
     ) -> Literal["withdrawn", "stopping", "unknown"]:

@@ -34,8 +34,10 @@ from steadyhand.serve.listen_socket import bind_socket
 from steadyhand.serve.logs import configure_logging
 from steadyhand.serve.metrics_server import create_metrics_server, open_metrics_socket
 from steadyhand.serve.metrics_setup import create_metrics
+from steadyhand.serve.queue_setup import queue_opened, require_role
 from steadyhand.serve.reattach import FoundRuns, orphaned_runs, without_reattach
 from steadyhand.serve.redaction import create_redactor
+from steadyhand.serve.worker_app import WorkerApp
 from steadyhand.serve.wiring import Service, build_service, database_url, find_agent_cli
 from steadyhand.store import DataDirectoryLock, open_store
 
@@ -83,12 +85,15 @@ async def run_service(
     stop_now: asyncio.Event,
     clock: Callable[[], datetime] = utc_now,
     metrics: ServiceMetrics | None = None,
+    works_only: bool = False,
 ) -> None:
     """Run the service until `stop` is set and all jobs are drained; `stop_now` ends the grace period.
 
     `on_started` is called with the service's address once it answers. `redactor` removes secrets from all output.
-    `metrics` are those that the log counts its lines in.
+    `metrics` are those that the log counts its lines in. With `works_only` it takes jobs of the database that it shares
+    with other nodes, and answers no requests but those for its health and metrics.
     """
+    require_role(settings, works_only=works_only)
     metrics = metrics or create_metrics(settings)
     create_data_dir(settings)
     with (
@@ -100,7 +105,7 @@ async def run_service(
         async with orphaned_runs(settings) as found:  # soon: they wait for a limited time
             await _run_in_data_dir(
                 settings, redactor, found, sock, metrics_sock,
-                on_started=on_started, stop=stop, stop_now=stop_now, clock=clock, metrics=metrics,
+                on_started=on_started, stop=stop, stop_now=stop_now, clock=clock, metrics=metrics, works_only=works_only,
             )  # fmt: skip
 
 
@@ -116,6 +121,7 @@ async def _run_in_data_dir(
     stop_now: asyncio.Event,
     clock: Callable[[], datetime],
     metrics: ServiceMetrics,
+    works_only: bool,
 ) -> None:
     """Run the service in a data directory that is its own."""
     cli = find_agent_cli(settings)
@@ -123,7 +129,9 @@ async def _run_in_data_dir(
     announce_level(settings, level)
     announce_credentials(settings)
     log_config_warnings(settings)
-    store = await open_store(database_url(settings), clock=clock, on_commit=metrics.store_written)
+    store = await open_store(
+        database_url(settings), clock=clock, on_commit=metrics.store_written, node=settings.tables.service.node
+    )
     try:
         service = build_service(
             settings, store, stop.is_set, cli, level,
@@ -136,10 +144,14 @@ async def _run_in_data_dir(
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         server_table = settings.tables.server
         limits = connection_limits(server_table.max_connections, server_table.max_connections_per_address)
-        servers = [(HttpServer(service.app, limits, on_started=lambda: on_started(url)), sock)]
+        app = WorkerApp(service.app) if works_only else service.app
+        servers = [(HttpServer(app, limits, on_started=lambda: on_started(url)), sock)]
         if metrics_sock is not None:
             servers.append((create_metrics_server(service.scrape, metrics_sock), metrics_sock))
-        async with contextlib.nullcontext() if service.gateway is None else service.gateway.serving():
+        async with (
+            contextlib.nullcontext() if service.gateway is None else service.gateway.serving(),
+            queue_opened(service.queue),
+        ):
             # After the gateway has settled open calls: the cost of an interrupted run is then known.
             await service.worker.recover()
             await sweep_cgroups()
@@ -189,8 +201,10 @@ async def _stop_on_second_signal(service: Service, stop_now: asyncio.Event) -> N
     service.queue.stop_all(StopReason.SHUTDOWN)
 
 
-def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> None:
-    """Run the service in this process until SIGTERM, SIGINT or SIGHUP.
+def serve(
+    settings: Settings, *, announce: Callable[[str], None] = print, works_only: bool = False
+) -> None:
+    """Run the service in this process until SIGTERM, SIGINT or SIGHUP; `works_only` as for `run_service`.
 
     A second SIGTERM or SIGINT ends the grace period. SIGHUP stays ignored if it was.
     """
@@ -226,8 +240,9 @@ def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> Non
             # A terminal that closes sends it twice: once by the shell, once by the kernel.
             loop.add_signal_handler(signal.SIGHUP, begin_stop)
         await run_service(
-            settings, redactor, on_started=on_started, stop=stop, stop_now=stop_now, metrics=metrics
-        )
+            settings, redactor, on_started=on_started, stop=stop, stop_now=stop_now, metrics=metrics,
+            works_only=works_only,
+        )  # fmt: skip
 
     asyncio.run(main())
 

@@ -47,7 +47,6 @@ from steadyhand.ports import (
     Scope,
     Store,
 )
-from steadyhand.queue.local import LocalQueue
 from steadyhand.redact import Redactor
 from steadyhand.retry import continues_parent
 from steadyhand.runner.claude import install
@@ -63,6 +62,7 @@ from steadyhand.serve.callbacks_setup import Callbacks, create_callbacks
 from steadyhand.serve.gateway_setup import create_gateway, shared_limits_getter
 from steadyhand.serve.isolation import NO_ISOLATION, IsolationLevel
 from steadyhand.serve.metrics_setup import ScrapeService, ServiceReadings, create_metrics, create_scrape
+from steadyhand.serve.queue_setup import create_queue
 from steadyhand.serve.reattach import FoundRuns, held_runs_of
 from steadyhand.serve.redaction import log_short_secrets as announce_secrets
 from steadyhand.serve.redaction import with_secret_refresh
@@ -261,16 +261,14 @@ def build_service(
         return gateway is None or gateway.may_start(catalog.agent(job.agent), active)
 
     directories = directories_in_place(catalog.workspaces)
-    queue = LocalQueue(
+    queue = create_queue(
+        settings,
         store,
-        capacity=tables.service.concurrency,
-        max_queued=tables.service.max_queued,
-        max_suspended=tables.service.waiting_runs,
-        paused=tables.service.paused,
         can_start=may_start,
         running_limit=lambda key_id: keyring.limits_of(key_id).running,
         directory_of=lambda job: directories.get(job.workspace or ""),
         on_accepted=metrics.job_accepted,
+        on_lost=lambda job_id: worker.end_lost_run(job_id),
     )
     if gateway is not None:
         gateway.on_credential_change(queue.recheck)

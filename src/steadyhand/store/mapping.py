@@ -98,7 +98,7 @@ _OBJECT_FIELDS = {
     kind: tuple(each.name for each in fields(kind))
     for kind in (Usage, Cost, Outcome, Changes, ErrorInfo, JobWarning)
 }
-_STORED_IF_SET = frozenset({"model_status", "is_permanent", "refs", "refs_omitted"})
+_STORED_IF_SET = frozenset({"model_status", "is_permanent", "node_died", "refs", "refs_omitted"})
 """Later fields of these objects: a release that does not know them reads every row that has no use for them."""
 
 _LATER_KEY_LIMITS = frozenset({"max_budget_micros", "max_timeout_seconds", "models"})

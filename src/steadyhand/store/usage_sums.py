@@ -82,7 +82,8 @@ def add_calls(connection: Connection, added: Iterable[CallRow], removed: Iterabl
             for sum_key in _sum_keys(day, day_names):
                 before = by_key.get(sum_key, _NO_SUMS)
                 by_key[sum_key] = [one + other for one, other in zip(before, sums, strict=True)]
-    sum_rows = [(*sum_key, *sums) for sum_key, sums in by_key.items()]
+    # In one order: two nodes that add to the same sums then wait for each other, and not in a ring.
+    sum_rows = [(*sum_key, *by_key[sum_key]) for sum_key in sorted(by_key)]
     # A statement for each row would release the interpreter's lock for each.
     for at in range(0, len(sum_rows), _MAX_ROWS):
         part = sum_rows[at : at + _MAX_ROWS]

@@ -29,7 +29,14 @@ class MemoryLedger:
 
     async def settle_open_calls(self) -> int:
         """Settle what was left open at what it had reserved."""
-        open_calls = [call for call in self.calls.values() if not call.settled]
+        return self._settle([call for call in self.calls.values() if not call.settled])
+
+    async def settle_calls_of_run(self, job_id: str, run: int) -> int:
+        """Settle what a run left open."""
+        of_run = [call for call in self.calls.values() if (call.job_id, call.run) == (job_id, run)]
+        return self._settle([call for call in of_run if not call.settled])
+
+    def _settle(self, open_calls: Sequence[ModelCall]) -> int:
         for call in open_calls:
             self.calls[call.id] = replace(call, settled=True, complete=False, micros=call.reserved_micros)
         return len(open_calls)

@@ -87,7 +87,7 @@ class Service:
     """One service and its directory `root`, which has to exist and be traversable for any user.
 
     `claude` is the agent: set in the settings, or, in the classic profile, put on PATH. `env` and `config` (the
-    text of `steadyhand.toml`) and `arguments` of `serve` are added to what a service needs; a value of None takes a
+    text of `steadyhand.toml`) and `arguments` of `command` are added to what a service needs; a value of None takes a
     variable away. `constants` are bounds of waits that a busy machine may need longer, by their full names; only a
     service that is forked has them.
     """
@@ -106,6 +106,7 @@ class Service:
         model: str = UNUSED_MODEL_URL,
         arguments: Sequence[str] = (),
         constants: Mapping[str, float] | None = None,
+        command: str = "serve",
     ) -> None:
         self.root = root
         self._constants = dict(constants or {})
@@ -120,7 +121,7 @@ class Service:
         self._bin = root / "bin"
         self._claude = claude
         self._model = model
-        self._arguments = list(arguments)
+        self._arguments = [command, *arguments]
         self._env = dict(env or {})
         self._process: Process | None = None
         self._http: httpx2.Client | None = None
@@ -176,7 +177,7 @@ class Service:
     def spawn(self) -> Process:
         """Start the process and wait for nothing; `start` is what most callers want."""
         self._log_offset = self.log_path.stat().st_size if self.log_path.exists() else 0
-        argv = [str(Path(sys.executable).parent / "steadyhand"), "serve", *self._arguments]
+        argv = [str(Path(sys.executable).parent / "steadyhand"), *self._arguments]
         environment = self.environment()
         with self.log_path.open("ab") as log, Path(os.devnull).open("rb") as nothing:
             if self.preloaded is not None and self.preloaded.can_start(environment):

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from steadyhand.events import ToolCallsRequested
-from steadyhand.job import State, ToolOutput
+from steadyhand.job import Job, State, ToolOutput
 from steadyhand.ports import Claim, ClientToolCall, IsInSession, is_never_in_session
 from steadyhand.worker.deadline import RunDeadline
 from steadyhand.worker.deps import WorkerDeps
+from steadyhand.worker.results import require_run
 from steadyhand.worker.run_event_writer import RunEventWriter
 from steadyhand.worker.waiting_runs import WaitingRuns
 
@@ -42,7 +43,11 @@ class ClientToolCaller:
                 await self.deps.store.update_job(
                     job.id,
                     frozenset({State.RUNNING}),
-                    lambda old: replace(old, undelivered_results=None),
+                    self._without_undelivered,
                     hold=True,
                 )
         return results
+
+    def _without_undelivered(self, job: Job) -> Job:
+        require_run(job, self.event_writer.run_number)
+        return replace(job, undelivered_results=None)

@@ -58,6 +58,12 @@ def update_newest_run(job: Job, **values: Any) -> Job:
     return replace(job, runs=(*job.runs[:-1], replace(job.runs[-1], **values)))
 
 
+def update_run(job: Job, run: int, **values: Any) -> Job:
+    """Return a job with a run changed, which is its newest; else raise `Conflict`."""
+    require_run(job, run)
+    return update_newest_run(job, **values)
+
+
 def require_run(job: Job, run: int) -> None:
     """Raise `Conflict` if another run of the job has begun."""
     if job.run != run:

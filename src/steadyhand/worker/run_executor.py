@@ -52,7 +52,8 @@ from steadyhand.worker.results import (
     RunResult,
     cost_difference_warning,
     failed_outcome,
-    update_newest_run,
+    require_run,
+    update_run,
     with_left_out_events,
 )
 from steadyhand.worker.run_cost import reported_call, with_metered_usage
@@ -114,14 +115,18 @@ class RunExecutor:
             await (self._run(claim, has_begun=has_begun) if orphan is None else self._take_up(claim, orphan))
         except (Conflict, NotFound) as error:
             log.info("job.moved_elsewhere", reason=error.detail)
-        except Exception:  # the boundary of a job
+        except Exception as error:  # the boundary of a job
+            if isinstance(error, ExceptionGroup) and error.split((Conflict, NotFound))[1] is None:
+                log.info("job.moved_elsewhere", reason="while its end was stored")
+                return
             log.exception("job.failed_internally")
-            await self._end_after_internal_error(claim.job.id)
+            await self._end_after_internal_error(claim)
 
-    async def _end_after_internal_error(self, job_id: str) -> None:
+    async def _end_after_internal_error(self, claim: Claim) -> None:
+        job_id = claim.job.id
         try:
             job = await read_patiently(lambda: self._deps.store.get(job_id))
-            if job is not None and not job.state.ended:
+            if job is not None and not job.state.ended and self._is_own(job, claim):
                 if job.as_answered.state.ended:
                     await self.ender.end_answered(job)
                     return
@@ -129,6 +134,14 @@ class RunExecutor:
         except SteadyhandError:
             self.lost_ends += 1
             self._log.exception("job.end_not_kept", job=job_id)
+
+    def _is_own(self, job: Job, claim: Claim) -> bool:
+        """Return True unless another node holds a job by now, whose run would be ended with the one of this claim."""
+        if not self._deps.queue.is_shared:
+            return True
+        if job.state is State.RUNNING:
+            return job.runs[-1].node == self._deps.config.node and self._deps.queue.holds(job.id)
+        return job.state is State.QUEUED and job.run == claim.job.run
 
     async def _run(self, claim: Claim, *, has_begun: bool = False) -> None:
         """Run a claimed job from its start to its stored end.
@@ -214,9 +227,16 @@ class RunExecutor:
         """Begin to store the events of a run and to count its time."""
         event_log = self._deps.event_log
         secrets = stack.enter_context(ExitStack())
-        on_overflow = partial(claim.stop.request, StopReason.STORE)
         steps = 0 if taken_up is None else taken_up.stored.steps
-        events = RunEventWriter(event_log, job.id, job.run, self._clock, on_overflow=on_overflow, steps=steps)
+        events = RunEventWriter(
+            event_log,
+            job.id,
+            job.run,
+            self._clock,
+            on_overflow=partial(claim.stop.request, StopReason.STORE),
+            on_refused=partial(claim.stop.request, StopReason.SHUTDOWN),
+            steps=steps,
+        )
         await stack.enter_async_context(events.running())
         stored_phases = () if taken_up is None else taken_up.stored.phases
         phases = RunPhases(event_log, job, self._clock, events.emit, stored_phases)
@@ -448,7 +468,7 @@ class RunExecutor:
             await self._deps.store.update_job(
                 job.id,
                 RUNNING,
-                lambda old: update_newest_run(old, supervisor=pid, supervisor_started=started),
+                lambda old: update_run(old, job.run, supervisor=pid, supervisor_started=started),
                 hold=True,
             )
         except (Conflict, NotFound):
@@ -459,7 +479,7 @@ class RunExecutor:
         if checkout.commit is None and not checkout.warnings:
             return
         try:
-            await events.update_job(RUNNING, lambda old: _with_checkout(old, checkout), ())
+            await events.update_job(RUNNING, lambda old: _with_checkout_of(old, job.run, checkout), ())
         except (Conflict, NotFound):
             self._log.debug("checkout.not_noted", job=job.id)
 
@@ -510,6 +530,12 @@ class RunExecutor:
 async def _emit_warnings(checkout: Checkout, events: RunEventWriter) -> None:
     for warning in checkout.warnings:
         await events.emit(WarningEvent(warning.code, warning.message))
+
+
+def _with_checkout_of(job: Job, run: int, checkout: Checkout) -> Job:
+    """Return a job with the commit and the warnings of the checkout of a run, if that is its newest."""
+    require_run(job, run)
+    return _with_checkout(job, checkout)
 
 
 def _with_checkout(job: Job, checkout: Checkout) -> Job:

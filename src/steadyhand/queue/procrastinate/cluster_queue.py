@@ -5,17 +5,18 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Literal
 
 import sqlalchemy
+import structlog
 
-from steadyhand.errors import RetryLater
+from steadyhand.errors import Conflict, RetryLater, StoreError, StoreUnavailable
 from steadyhand.events import EventDraft
-from steadyhand.job import Job
+from steadyhand.job import Job, State
 from steadyhand.outcome import StopReason
 from steadyhand.ports import AddResult, Claim, IdempotencyKey, KeyBacklog, QueueLoad, StopSignal
 from steadyhand.ports.schedules import TickClaim
@@ -36,7 +37,7 @@ from steadyhand.queue.procrastinate.handed_runs import (
 )
 from steadyhand.queue.procrastinate.keeper import Keeper, LeaseTiming
 from steadyhand.queue.procrastinate.place import Place, PlaceState
-from steadyhand.queue.procrastinate.places import INSERT, SCHEMA, PlacesTransaction, read_all, values_of
+from steadyhand.queue.procrastinate.places import HELD, INSERT, SCHEMA, PlacesTransaction, read_all, values_of
 from steadyhand.queue.procrastinate.places_copy import PlacesCopy
 from steadyhand.queue.procrastinate.queued_limits import check_queued
 from steadyhand.queue.procrastinate.turns import Turns, connect
@@ -44,6 +45,11 @@ from steadyhand.retry import continues_parent
 
 _INSTALL_LOCK = 0x5EAD1
 """The number of the advisory lock under which a node creates the tables."""
+
+_LEAVE_SECONDS = 5.0
+"""The time for a node that stops to say so; without it others notice by its lease."""
+
+_READ_AGAIN_SECONDS = 0.5
 
 
 class ProcrastinateQueue:
@@ -91,6 +97,8 @@ class ProcrastinateQueue:
         self._changed = asyncio.Event()
         self._copy = PlacesCopy(self._is_unclaimed)
         self._url = url
+        self._group: asyncio.TaskGroup | None = None
+        self._log = structlog.get_logger("steadyhand.queue")
         self._engine = ProcrastinateEngine(
             url, node, self._run_job, concurrency=2 * (capacity + max_suspended) + 2
         )
@@ -125,15 +133,53 @@ class ProcrastinateQueue:
             await connection.execute(SCHEMA)
             self._copy.replace_all(*await read_all(connection))
         self._store.store_with_jobs(self._insert_places)
+        self._store.check_changes(self._check_change)
+        failure: Exception | None = None
         async with asyncio.TaskGroup() as group:
+            self._group = group
             tasks = [group.create_task(self._turns.run()), *self._keeper.start(group)]
             try:
-                await self._keeper.take_over_own()
-                async with self._engine.working():
+                await self._turns.submit(lambda turn: turn.take_back_chosen(self._node))
+                # A node that only serves has nothing to hear from the engine.
+                async with self._engine.working() if self._free_slots else nullcontext():
                     yield
-                await self._turns.submit(lambda turn: turn.leave(self._node))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LEAVE_SECONDS):
+                        await self._turns.submit(lambda turn: turn.leave(self._node))
+            except Exception as error:  # noqa: BLE001  # raised below, as it is: the group would wrap it
+                failure = error
             finally:
                 await cancel_until_done(tasks)
+        if failure is not None:
+            raise failure
+
+    @property
+    def is_shared(self) -> bool:
+        """True: other nodes take jobs from the same queue."""
+        return True
+
+    async def recovered(self) -> None:
+        """End the claims that this node held before its start and has not adopted."""
+        adopted = [each.job.id for each in self._active.values()]
+        await self._turns.submit(change_nothing)  # what was adopted is stored by now
+        await self._keeper.take_over_own(adopted)
+
+    async def repair(self) -> None:
+        """Queue the jobs that are stored as queued and have no place: their node died between the two."""
+        await self._turns.submit(self._put_unplaced)
+
+    async def _put_unplaced(self, turn: PlacesTransaction) -> None:
+        for job_id in await turn.list_unplaced():
+            job = await self._store.get(job_id)
+            if job is not None and job.state is State.QUEUED:
+                await turn.put(self._place_of(job))
+
+    def _check_change(self, connection: sqlalchemy.Connection, before: Job, after: Job) -> None:
+        """Refuse the begin of a run that this node may not start any more, in the transaction that would store it."""
+        if (before.state, after.state) == (State.QUEUED, State.RUNNING):
+            held = connection.exec_driver_sql(HELD, (after.id, self._node)).first()
+            if held is None:
+                raise Conflict("The run was taken from this node.")
 
     # --- new jobs --------------------------------------------------------------------------
 
@@ -183,10 +229,10 @@ class ProcrastinateQueue:
             return draining_refusal()
         self._retry_after = self._estimate_retry_after()  # for the writer's thread
         load = self.load()
-        if load.active + load.queued < self._capacity + self._max_queued:
+        if load.active + load.queued < load.capacity + self._max_queued:
             return None
         return full_refusal(
-            capacity=self._capacity, max_queued=self._max_queued, retry_after=self._estimate_retry_after()
+            capacity=load.capacity, max_queued=self._max_queued, retry_after=self._estimate_retry_after()
         )
 
     def _estimate_retry_after(self) -> int:
@@ -250,10 +296,21 @@ class ProcrastinateQueue:
         self._turns.ask()
 
     async def _run_job(self, job_id: str, run: int) -> None:
-        """Start a run that the engine hands over, whose task ends here: it holds nothing while the agent works."""
-        if not await self._turns.submit(lambda turn: turn.start(job_id, run, self._node)):
+        """Start a run that the engine hands over, whose task ends here: it holds nothing while the agent works.
+
+        It is in a task of this queue: the engine's may be cancelled, and the run would have no claim and no end.
+        """
+        assert self._group is not None  # noqa: S101  # the engine works within `opened`
+        await asyncio.shield(self._group.create_task(self._take_run(job_id, run)))
+
+    async def _take_run(self, job_id: str, run: int) -> None:
+        try:
+            if not await self._turns.submit(lambda turn: turn.start(job_id, run, self._node)):
+                return
+            job = await self._get_patiently(job_id)
+        except StoreError as error:  # the queue closes, or the place is taken back as one that did not start
+            self._log.warning("queue.run_not_taken", job_id=job_id, run=run, error=str(error))
             return
-        job = await self._store.get(job_id)
         if job is None:
             await self._turns.submit(lambda turn: turn.end(job_id, run))
             return
@@ -261,6 +318,13 @@ class ProcrastinateQueue:
         if self._claimers == 0:
             self._give_back_unclaimed()
         self._wake()
+
+    async def _get_patiently(self, job_id: str) -> Job | None:
+        while True:
+            try:
+                return await self._store.get(job_id)
+            except StoreUnavailable:
+                await asyncio.sleep(_READ_AGAIN_SECONDS)
 
     async def _finish_turn(self, turn: PlacesTransaction, connection: Connection) -> None:
         """Resume what may go on, say what this node wants, and choose jobs for the nodes that want some."""
@@ -298,6 +362,8 @@ class ProcrastinateQueue:
     def _on_copy_changed(self) -> None:
         for delivery in self._active.values():
             place = self._copy.get(delivery.job.id)
+            if delivery.run and (place is None or (place.run, place.node) != (delivery.run, self._node)):
+                self._stop_lost(delivery)
             if place is None or place.run != delivery.run:
                 continue
             if place.stop_reason is not None and delivery.claim is not None:
@@ -307,6 +373,12 @@ class ProcrastinateQueue:
         if self._resuming:
             self._turns.ask()  # another node may have made room for a key
         self._wake()
+
+    def _stop_lost(self, delivery: HandedRun) -> None:
+        """Stop a run that others have ended, because they took this node for dead."""
+        if delivery.claim is not None and delivery.claim.stop.reason is None:
+            self._log.warning("queue.run_taken_away", job_id=delivery.job.id, run=delivery.run)
+            delivery.claim.stop.request(StopReason.SHUTDOWN)
 
     def _running(self) -> list[HandedRun]:
         return [each for each in self._active.values() if not each.suspended]
@@ -392,6 +464,13 @@ class ProcrastinateQueue:
         self._wake()
         await asyncio.shield(ended)
 
+    async def leave(self, claim: Claim) -> None:
+        """Give up a claim whose run goes on without this process; its place stays for the next start of this node."""
+        delivery = self._find(claim)
+        if delivery is not None:
+            del self._active[claim.slot]
+            heapq.heappush(self._free_slots, claim.slot)
+
     async def cancel(
         self, job_id: str, reason: StopReason = StopReason.CANCEL
     ) -> Literal["withdrawn", "stopping", "unknown"]:
@@ -431,7 +510,12 @@ class ProcrastinateQueue:
         active = sum(not each.ending for each in self._running())
         active += sum(1 for _ in self._copy.running_elsewhere(self._node))
         suspended = sum(each.suspended for each in self._active.values())
-        return QueueLoad(active, self._copy.waiting_count + len(self._new_jobs), self._capacity, suspended)
+        queued = self._copy.waiting_count + len(self._new_jobs)
+        return QueueLoad(active, queued, self._total_capacity, suspended)
+
+    @property
+    def _total_capacity(self) -> int:
+        return self._capacity + self._keeper.capacity_elsewhere
 
     def oldest_queued_at(self) -> datetime | None:
         """Return the time since which the oldest waiting job is queued, or None."""
@@ -449,7 +533,8 @@ class ProcrastinateQueue:
     def backlog(self, key_id: str) -> KeyBacklog:
         """Return the backlog of a key; the slot of an ending job counts as free."""
         waiting = sum(place.key_id == key_id for place in self._copy.waiting())
-        startable = self._capacity - sum(not each.ending for each in self._running())
+        load = self.load()
+        startable = load.capacity - load.active
         limit = self._running_limit(key_id)
         if limit is not None:
             running: Counter[str] = Counter(

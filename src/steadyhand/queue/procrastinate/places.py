@@ -7,7 +7,7 @@ one after the other, each count is exact, and their numbers tell a node that it 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, LiteralString, Protocol
 
 from psycopg.rows import kwargs_row
@@ -66,6 +66,11 @@ _VALUES: LiteralString = """%(job_id)s, %(key_id)s, %(goes_on)s, %(priority)s, %
 INSERT: LiteralString = f"INSERT INTO queue_places ({_COLUMNS}) VALUES ({_VALUES})"  # noqa: S608
 """Adds a waiting place in the transaction that stores its job."""
 
+HELD: LiteralString = (
+    "SELECT 1 FROM queue_places WHERE job_id = %s AND node = %s AND state IN ('running', 'suspended') FOR SHARE"
+)
+"""Finds the claim of a node, and keeps others from taking it away until the end of the transaction."""
+
 
 def values_of(place: Place) -> dict[str, Any]:
     """Return a place as the values of its columns."""
@@ -73,7 +78,13 @@ def values_of(place: Place) -> dict[str, Any]:
 
 
 _IS_DEAD: LiteralString = (
-    "greatest(lease_at, pg_postmaster_start_time()) < clock_timestamp() - make_interval(secs => %s)"
+    "(greatest(lease_at, pg_postmaster_start_time()) < clock_timestamp() - make_interval(secs => %s))"
+)
+
+
+_UNPLACED: LiteralString = (
+    "SELECT id FROM jobs WHERE state = 'queued'"
+    " AND NOT EXISTS (SELECT 1 FROM queue_places WHERE queue_places.job_id = jobs.id)"
 )
 
 
@@ -261,9 +272,12 @@ class PlacesTransaction:
             await self._take_back(place)
 
     async def leave(self, node: str) -> None:
-        """Forget a node that stops; its claims are released before."""
+        """Forget a node that stops, unless it has left runs for its next start: these are ended if that does not come."""
         await self.want(node, 0, 0)
-        await self.connection.execute("DELETE FROM queue_nodes WHERE node = %s", (node,))
+        await self.connection.execute(
+            "DELETE FROM queue_nodes WHERE node = %s AND NOT EXISTS (SELECT 1 FROM queue_places WHERE node = %s)",
+            (node, node),
+        )
 
     async def reap(self, judge: str) -> Sequence[Place]:
         """Move the claims of dead nodes to `judge`, which ends their runs, and return them. What was only chosen waits.
@@ -276,11 +290,18 @@ class PlacesTransaction:
         )
         return await self.take_over([str(row["node"]) for row in await cursor.fetchall()], judge)
 
-    async def take_over(self, nodes: Sequence[str], judge: str) -> Sequence[Place]:
-        """Move the claims of nodes to `judge` and return them; a job that was only chosen for one waits again."""
+    async def take_over(
+        self, nodes: Sequence[str], judge: str, *, spared: Collection[str] = ()
+    ) -> Sequence[Place]:
+        """Move the claims of nodes to `judge` and return them; a job that was only chosen for one waits again.
+
+        Those of jobs that are `spared` stay as they are.
+        """
         query: LiteralString = f"SELECT {_COLUMNS} FROM queue_places WHERE node = ANY(%s)"  # noqa: S608
         lost = []
         for place in await read_places(self.connection, query, (list(nodes),)):
+            if place.job_id in spared:
+                continue
             if place.state is PlaceState.READY:
                 await self._take_back(place)
                 continue
@@ -289,6 +310,19 @@ class PlacesTransaction:
             )
             lost.append(place)
         return lost
+
+    async def take_back_chosen(self, node: str) -> None:
+        """Let the jobs wait again that were only chosen for a node."""
+        query: LiteralString = (
+            f"SELECT {_COLUMNS} FROM queue_places WHERE node = %s AND state = 'ready'"  # noqa: S608
+        )
+        for place in await read_places(self.connection, query, (node,)):
+            await self._take_back(place)
+
+    async def list_unplaced(self) -> Sequence[str]:
+        """Return the ids of the jobs that are stored as queued and have no place."""
+        cursor = await self.connection.execute(_UNPLACED)
+        return [str(row["id"]) for row in await cursor.fetchall()]
 
     async def choose(
         self, limit_of: Callable[[str], int | None], can_start: Callable[[str], Awaitable[bool]]
@@ -360,18 +394,32 @@ def _to_place(*, state: str, **others: Any) -> Place:
     return Place(state=PlaceState(state), **others)
 
 
+@dataclass(frozen=True, slots=True)
+class LeaseAnswer:
+    """What a node learns when it writes its lease."""
+
+    change: int
+    """The number of the last change."""
+    has_dead: bool
+    """True if some other node looks dead."""
+    capacity_elsewhere: int
+    """The slots of the other nodes."""
+
+
 async def write_lease(
     connection: Connection, node: str, capacity: int, dead_seconds: float
-) -> tuple[int, bool]:
-    """Write a node's lease. Return the number of the last change, and True if some other node looks dead."""
+) -> LeaseAnswer:
+    """Write a node's lease."""
     query: LiteralString = f"""INSERT INTO queue_nodes (node, capacity, lease_at) VALUES (%s, %s, clock_timestamp())
         ON CONFLICT (node) DO UPDATE SET lease_at = excluded.lease_at
         RETURNING (SELECT change FROM queue_turn) AS change,
-            EXISTS (SELECT 1 FROM queue_nodes AS it WHERE it.node <> %s AND {_IS_DEAD}) AS has_dead"""  # noqa: S608
-    cursor = await connection.execute(query, (node, capacity, node, dead_seconds))
+            EXISTS (SELECT 1 FROM queue_nodes AS it WHERE it.node <> %s AND {_IS_DEAD}) AS has_dead,
+            (SELECT coalesce(sum(it.capacity), 0) FROM queue_nodes AS it
+                WHERE it.node <> %s AND NOT {_IS_DEAD}) AS elsewhere"""  # noqa: S608
+    cursor = await connection.execute(query, (node, capacity, node, dead_seconds, node, dead_seconds))
     row = await cursor.fetchone()
     assert row is not None  # noqa: S101  # RETURNING
-    return int(row["change"]), bool(row["has_dead"])
+    return LeaseAnswer(int(row["change"]), bool(row["has_dead"]), int(row["elsewhere"]))
 
 
 async def read_some(connection: Connection, job_ids: Collection[str]) -> list[Place]:

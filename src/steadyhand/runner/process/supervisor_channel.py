@@ -6,6 +6,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from steadyhand.ports import StopSignal
 
@@ -13,6 +14,7 @@ START_SECONDS = 30.0
 REPLY_SECONDS = 3.0
 """Seconds for a supervisor to report an end that it was asked for. One that is silent for longer hangs or is frozen."""
 _T = TypeVar("_T")
+_open_channels: "WeakSet[SupervisorChannel]" = WeakSet()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class SupervisorChannel(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  # a socket pair has one
         self.transport = transport
+        _open_channels.add(self)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -73,6 +76,7 @@ class SupervisorChannel(asyncio.Protocol):
             _resolve_future(self.started, message)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        _open_channels.discard(self)
         # No message came: somebody killed the supervisor, and with it the agent.
         _resolve_future(self.supervisor_pid, None)
         _resolve_future(self.started, {"failed": "its supervisor died"})
@@ -87,6 +91,13 @@ class SupervisorChannel(asyncio.Protocol):
         """Let nobody wait for the agent any more: it was killed, and no message will tell of it."""
         _resolve_future(self.exited, ExitStatus(None, signal.SIGKILL))
         _resolve_future(self.cleaned_up, cleaned_up)
+
+
+def renew_leases(seconds: float) -> None:
+    """Let each agent of this process live for so many seconds more, unless this is called again before."""
+    for channel in list(_open_channels):
+        if channel.started.done():  # before that the supervisor takes no other message
+            channel.send({"lease": seconds})
 
 
 def _to_exit_status(message: Mapping[str, Any]) -> ExitStatus:
