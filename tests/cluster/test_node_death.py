@@ -36,7 +36,7 @@ def outcomes(job: dict[str, Any]) -> Sequence[tuple[str, str]]:
 
 
 def assert_numbered(service: Service, job: dict[str, Any]) -> None:
-    """Assert that no event is missing or there twice, and that those of a later run come after all of an earlier one."""
+    """Assert that no event is missing or there twice, and that each run's are after those of the run before."""
     events = service.events(job["id"])
     assert [event["seq"] for event in events] == list(range(1, job["last_event"] + 1))
     runs = [event["run"] for event in events]
@@ -110,7 +110,9 @@ def test_a_node_that_was_frozen_writes_nothing_over_what_others_decided(
     # It is a good node again.
     cluster[other].kill()
     wait_until(lambda: front.client.get("/health").json()["capacity"] == 4, 30)
-    assert front.wait_until_ended(front.submit("[[standin: text=again]]")["id"], 60)["runs"][0]["node"] == frozen
+    assert (
+        front.wait_until_ended(front.submit("[[standin: text=again]]")["id"], 60)["runs"][0]["node"] == frozen
+    )
 
 
 def test_an_outage_of_the_database_ends_no_run_on_any_node(

@@ -37,8 +37,8 @@ from steadyhand.serve.metrics_setup import create_metrics
 from steadyhand.serve.queue_setup import queue_opened, require_role
 from steadyhand.serve.reattach import FoundRuns, orphaned_runs, without_reattach
 from steadyhand.serve.redaction import create_redactor
-from steadyhand.serve.worker_app import WorkerApp
 from steadyhand.serve.wiring import Service, build_service, database_url, find_agent_cli
+from steadyhand.serve.worker_app import WorkerApp
 from steadyhand.store import DataDirectoryLock, open_store
 
 __all__ = ["embedded", "serve"]
@@ -105,7 +105,8 @@ async def run_service(
         async with orphaned_runs(settings) as found:  # soon: they wait for a limited time
             await _run_in_data_dir(
                 settings, redactor, found, sock, metrics_sock,
-                on_started=on_started, stop=stop, stop_now=stop_now, clock=clock, metrics=metrics, works_only=works_only,
+                on_started=on_started, stop=stop, stop_now=stop_now, clock=clock, metrics=metrics,
+                works_only=works_only,
             )  # fmt: skip
 
 
@@ -130,7 +131,10 @@ async def _run_in_data_dir(
     announce_credentials(settings)
     log_config_warnings(settings)
     store = await open_store(
-        database_url(settings), clock=clock, on_commit=metrics.store_written, node=settings.tables.service.node
+        database_url(settings),
+        clock=clock,
+        on_commit=metrics.store_written,
+        node=settings.tables.service.node,
     )
     try:
         service = build_service(
@@ -201,9 +205,7 @@ async def _stop_on_second_signal(service: Service, stop_now: asyncio.Event) -> N
     service.queue.stop_all(StopReason.SHUTDOWN)
 
 
-def serve(
-    settings: Settings, *, announce: Callable[[str], None] = print, works_only: bool = False
-) -> None:
+def serve(settings: Settings, *, announce: Callable[[str], None] = print, works_only: bool = False) -> None:
     """Run the service in this process until SIGTERM, SIGINT or SIGHUP; `works_only` as for `run_service`.
 
     A second SIGTERM or SIGINT ends the grace period. SIGHUP stays ignored if it was.

@@ -26,7 +26,9 @@ def require_role(settings: Settings, *, works_only: bool) -> None:
     """Raise `ConfigError` for a node that would have nothing to do."""
     has_slots = settings.tables.service.concurrency > 0
     if not has_slots and works_only:
-        raise ConfigError("service.concurrency is 0, and `steadyhand worker` does nothing but work: set it to 1 or more.")
+        raise ConfigError(
+            "service.concurrency is 0, and `steadyhand worker` does nothing but work: set it to 1 or more."
+        )
     if not has_slots and not shares_database(settings):
         raise ConfigError(
             "service.concurrency is 0, and no other node runs the jobs of this service: set it to 1 or more, or set "
@@ -34,8 +36,8 @@ def require_role(settings: Settings, *, works_only: bool) -> None:
         )
     if works_only and not shares_database(settings):
         raise ConfigError(
-            "`steadyhand worker` takes the jobs that other nodes accept: set database_url to their database of Postgres. "
-            "On one machine `steadyhand serve` does both."
+            "`steadyhand worker` takes the jobs that other nodes accept: set database_url to their database of "
+            "Postgres. On one machine `steadyhand serve` does both."
         )
 
 

@@ -260,6 +260,9 @@ def build_service(
         active = (catalog.agent(other.agent) for other in queue.active_jobs())
         return gateway is None or gateway.may_start(catalog.agent(job.agent), active)
 
+    async def end_lost_run(job_id: str) -> None:
+        await worker.end_lost_run(job_id)
+
     directories = directories_in_place(catalog.workspaces)
     queue = create_queue(
         settings,
@@ -268,7 +271,7 @@ def build_service(
         running_limit=lambda key_id: keyring.limits_of(key_id).running,
         directory_of=lambda job: directories.get(job.workspace or ""),
         on_accepted=metrics.job_accepted,
-        on_lost=lambda job_id: worker.end_lost_run(job_id),
+        on_lost=end_lost_run,
     )
     if gateway is not None:
         gateway.on_credential_change(queue.recheck)

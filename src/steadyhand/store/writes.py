@@ -258,7 +258,9 @@ def _require_runs(connection: Connection, appends: Sequence[tuple[str, int]]) ->
     rows = connection.execute(_CURRENT_RUNS, {"job_ids": list({job_id for job_id, _ in appends})})
     current = {row.id: (row.state, row.number) for row in rows}
     for job_id, run in appends:
-        state, newest = current.get(job_id, (State.RUNNING, run))  # one that does not exist is found otherwise
+        state, newest = current.get(
+            job_id, (State.RUNNING, run)
+        )  # one that does not exist is found otherwise
         if state != State.RUNNING or newest != run:
             raise Conflict("The run is over.")
 

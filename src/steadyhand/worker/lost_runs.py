@@ -9,7 +9,7 @@ from steadyhand.worker.deps import WorkerDeps
 from steadyhand.worker.recovery import PARKED, Recovery
 from steadyhand.worker.run_executor import RunExecutor
 
-SWEEP_SECONDS = 10.0
+SWEEP_SECONDS = 15.0
 """The time between two looks for jobs that no node holds."""
 
 
@@ -67,5 +67,7 @@ def _outcome(job: Job) -> Outcome:
     deaths = count_node_deaths(job, outcome)
     if deaths < MAX_NODE_DEATHS:
         return outcome
-    detail = f"{outcome.detail} {deaths} nodes died while this job ran on them, so it is not run again by itself."
+    detail = (
+        f"{outcome.detail} {deaths} nodes died while this job ran on them, so it is not run again by itself."
+    )
     return Outcome(OutcomeType.INTERRUPTED, detail, node_died=True)

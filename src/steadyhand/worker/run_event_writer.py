@@ -102,7 +102,10 @@ class RunEventWriter:
         on_refused: Callable[[], None] = lambda: None,
         steps: int = 0,
     ) -> None:
-        """Create it. `on_refused` is called if the run is over in the store: others have ended it. `steps` is the number of stored events of the run in `STEP_TYPES`."""
+        """Create it. `steps` is the number of stored events of the run in `STEP_TYPES`.
+
+        `on_refused` is called if the run is over in the store: others have ended it.
+        """
         self._recorder = recorder
         self._job_id = job_id
         self._run = run

@@ -145,9 +145,7 @@ class Worker:
             self._log.debug("job.moved_elsewhere", job=job.id)
 
     async def _unpark_job(self, job: Job, now: datetime) -> None:
-        drafts = [
-            EventDraft(job.run, now, StateChanged(job.state, State.QUEUED, reason="the wait is over"))
-        ]
+        drafts = [EventDraft(job.run, now, StateChanged(job.state, State.QUEUED, reason="the wait is over"))]
         try:
             job = await self._deps.event_log.update_job(
                 job.id, PARKED, lambda old: unparked_job(old, now), drafts

@@ -53,7 +53,10 @@ _READ_AGAIN_SECONDS = 0.5
 
 
 class ProcrastinateQueue:
-    """`ports.Queue`. Use it within `opened`. The parameters are those of `LocalQueue`; `capacity` is this node's."""
+    """`ports.Queue`. Use it within `opened`. The parameters are those of `LocalQueue`; `capacity` is this node's.
+
+    `listen_url` is the address for connections that listen, if that of the database does not keep sessions.
+    """
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class ProcrastinateQueue:
         directory_of: Callable[[Job], str | None] = lambda _: None,
         on_accepted: Callable[[Job], None] = lambda _: None,
         timing: LeaseTiming = LeaseTiming(),  # noqa: B008  # it is frozen
+        listen_url: str | None = None,
         on_lost: Callable[[str], Awaitable[None]] = ignore_lost,
     ) -> None:
         self._store = store
@@ -100,7 +104,7 @@ class ProcrastinateQueue:
         self._group: asyncio.TaskGroup | None = None
         self._log = structlog.get_logger("steadyhand.queue")
         self._engine = ProcrastinateEngine(
-            url, node, self._run_job, concurrency=2 * (capacity + max_suspended) + 2
+            listen_url or url, node, self._run_job, concurrency=2 * (capacity + max_suspended) + 2
         )
         self._turns = Turns(
             url,
@@ -120,6 +124,7 @@ class ProcrastinateQueue:
             timing=timing,
             on_lost=on_lost,
             on_cut_off=partial(self.stop_all, StopReason.SHUTDOWN),
+            listen_url=listen_url or url,
         )
 
     # --- life ------------------------------------------------------------------------------
@@ -170,7 +175,9 @@ class ProcrastinateQueue:
 
     async def _put_unplaced(self, turn: PlacesTransaction) -> None:
         for job_id in await turn.list_unplaced():
-            job = await self._store.get(job_id)
+            job = None
+            with suppress(StoreError):  # the next repair finds it again
+                job = await self._store.get(job_id)
             if job is not None and job.state is State.QUEUED:
                 await turn.put(self._place_of(job))
 
@@ -346,7 +353,11 @@ class ProcrastinateQueue:
         await turn.choose(self._running_limit, self._may_start)
 
     async def _may_start(self, job_id: str) -> bool:
-        job = await self._store.get(job_id)
+        try:
+            job = await self._store.get(job_id)
+        except StoreError:
+            asyncio.get_running_loop().call_later(_READ_AGAIN_SECONDS, self._turns.ask)
+            return False
         return job is not None and self._can_start(job)
 
     def _on_changes(self, change: int | None, changes: Mapping[str, Place | None]) -> None:

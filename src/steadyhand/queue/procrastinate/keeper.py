@@ -73,8 +73,10 @@ class Keeper:
         timing: LeaseTiming,
         on_lost: Callable[[str], Awaitable[None]],
         on_cut_off: Callable[[], None],
+        listen_url: str,
     ) -> None:
         self._url = url
+        self._listen_url = listen_url
         self._engine = engine
         self._turns = turns
         self._copy = copy
@@ -206,7 +208,7 @@ class Keeper:
     async def _listen(self) -> None:
         while True:
             with suppress(OperationalError):
-                async with await connect(self._url, autocommit=True) as connection:
+                async with await connect(self._listen_url, autocommit=True) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     self._turns.refresh(None)
                     async for notification in connection.notifies():

@@ -66,9 +66,8 @@ _VALUES: LiteralString = """%(job_id)s, %(key_id)s, %(goes_on)s, %(priority)s, %
 INSERT: LiteralString = f"INSERT INTO queue_places ({_COLUMNS}) VALUES ({_VALUES})"  # noqa: S608
 """Adds a waiting place in the transaction that stores its job."""
 
-HELD: LiteralString = (
-    "SELECT 1 FROM queue_places WHERE job_id = %s AND node = %s AND state IN ('running', 'suspended') FOR SHARE"
-)
+HELD: LiteralString = """SELECT 1 FROM queue_places WHERE job_id = %s AND node = %s
+    AND state IN ('running', 'suspended') FOR SHARE"""
 """Finds the claim of a node, and keeps others from taking it away until the end of the transaction."""
 
 
@@ -272,7 +271,7 @@ class PlacesTransaction:
             await self._take_back(place)
 
     async def leave(self, node: str) -> None:
-        """Forget a node that stops, unless it has left runs for its next start: these are ended if that does not come."""
+        """Forget a node that stops, unless it has left runs for its next start: they end if that does not come."""
         await self.want(node, 0, 0)
         await self.connection.execute(
             "DELETE FROM queue_nodes WHERE node = %s AND NOT EXISTS (SELECT 1 FROM queue_places WHERE node = %s)",
@@ -313,9 +312,7 @@ class PlacesTransaction:
 
     async def take_back_chosen(self, node: str) -> None:
         """Let the jobs wait again that were only chosen for a node."""
-        query: LiteralString = (
-            f"SELECT {_COLUMNS} FROM queue_places WHERE node = %s AND state = 'ready'"  # noqa: S608
-        )
+        query: LiteralString = f"SELECT {_COLUMNS} FROM queue_places WHERE node = %s AND state = 'ready'"  # noqa: S608
         for place in await read_places(self.connection, query, (node,)):
             await self._take_back(place)
 
@@ -406,9 +403,7 @@ class LeaseAnswer:
     """The slots of the other nodes."""
 
 
-async def write_lease(
-    connection: Connection, node: str, capacity: int, dead_seconds: float
-) -> LeaseAnswer:
+async def write_lease(connection: Connection, node: str, capacity: int, dead_seconds: float) -> LeaseAnswer:
     """Write a node's lease."""
     query: LiteralString = f"""INSERT INTO queue_nodes (node, capacity, lease_at) VALUES (%s, %s, clock_timestamp())
         ON CONFLICT (node) DO UPDATE SET lease_at = excluded.lease_at

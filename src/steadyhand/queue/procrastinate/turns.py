@@ -179,5 +179,9 @@ class Turns:
 async def connect(url: str, *, autocommit: bool = False) -> Connection:
     """Return a new connection whose rows are dicts."""
     return await AsyncConnection.connect(
-        url, autocommit=autocommit, row_factory=dict_row, connect_timeout=CONNECT_SECONDS
+        url,
+        autocommit=autocommit,
+        row_factory=dict_row,
+        connect_timeout=CONNECT_SECONDS,
+        prepare_threshold=None,  # PgBouncer may stand between
     )

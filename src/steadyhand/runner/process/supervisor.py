@@ -8,9 +8,9 @@ forked process is kept small, because a fork copies the page tables of all its m
 `json`, and the interpreter's own `_ctypes` and `_signal` instead of the modules above them.
 
 It sends `{"here": pid}`. The service sends `{"start": spec}` once, then any number of `{"signal": n}` (for the agent),
-`{"kill": True}` (for all) and `{"lease": seconds}`: if the next one does not come in time, the service is frozen, others
-may have taken its jobs, and everything is killed. The supervisor replies `{"started": pid, "means": name, "groups": paths}` or
-`{"failed": text, "sealing": bool}`, then `{"exited": code | None, "signal": n | None, "felt": counts}`, and
+`{"kill": True}` (for all) and `{"lease": seconds}`. If the next lease does not come in time, the service is frozen and
+others may have taken its jobs: everything is killed. The supervisor replies `{"started": pid, "means": name, "groups":
+paths}` or `{"failed": text, "sealing": bool}`, then `{"exited": code | None, "signal": n | None, "felt": counts}`, and
 `{"gone": True}` when no process of the run is alive.
 A spec has `argv env cwd` (bytes), `user` (uid and gid, or None), `files` (path, content: written as the agent's user
 before it starts, never over an existing file), `laid` (the same, skipped if the path exists), `folders` (created the
