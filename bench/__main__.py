@@ -30,6 +30,7 @@ from bench import (
     sealing,
     starting,
     startup,
+    two_nodes,
     warming,
     watching,
 )
@@ -77,6 +78,7 @@ ROWS: Mapping[str, tuple[int, Measure]] = {
     "harvest-growth": (10, harvesting.measure_growth),
     "harvest-new": (5, harvesting.measure_new),
     "history": (5, aging.measure),
+    "cluster": (3, two_nodes.measure),
 }
 """Each row's number of pairs, and what takes it."""
 COMPARISON = "comparison"

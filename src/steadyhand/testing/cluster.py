@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from steadyhand.testing.service import MakeService, Service, wait_until
+from steadyhand.testing.service import STOP_SECONDS, MakeService, Service, wait_until
 
 _LEASE = "steadyhand.queue.procrastinate.lease"
 SHORT_LEASE: Mapping[str, float] = {
@@ -93,3 +93,49 @@ class Cluster:
             return job if is_running else None
 
         return wait_until(look, seconds)
+
+
+class SplitService(Service):
+    """A service that leaves its jobs to a node that only works, which starts and ends with it."""
+
+    worker: Service
+
+    @classmethod
+    def of(cls, front: Service, worker: Service) -> Self:
+        """Return a service of two that were not started: one serves, and the other works with its user ids."""
+        both = cls.__new__(cls)
+        both.__dict__.update(front.__dict__)
+        both.worker = worker
+        worker.uid_base = both.uid_base
+        return both
+
+    def start(self) -> Self:
+        """Start both."""
+        self.worker.start()
+        return super().start()
+
+    def terminate(self, seconds: float = STOP_SECONDS) -> int:
+        """Stop both; return the exit code of the node that serves, unless that of the other is worse."""
+        codes = self.worker.terminate(seconds), super().terminate(seconds)
+        return max(codes, key=abs)
+
+    def kill(self) -> None:
+        """Kill both."""
+        self.worker.kill()
+        super().kill()
+
+    def close(self) -> None:
+        """End both."""
+        super().close()
+        self.worker.close()
+
+    @property
+    def log(self) -> str:
+        """The logs of both, one after the other."""
+        return super().log + self.worker.log
+
+    def live_agent_pids(self) -> list[int]:
+        """Return the pids of the agents and their leftovers."""
+        worker = self.worker.process
+        own = {worker.pid} if worker.poll() is None else set()
+        return sorted({*super().live_agent_pids(), *self.worker.live_agent_pids()} - own - {self.process.pid})
