@@ -42,7 +42,7 @@ def measure(world: Path, pairs: int) -> Sequence[Row]:
         _row("cluster-start-p99", f"the p99 of the same: {what}", starts, 0.99, 80.0),
         _row(
             "cluster-cancel",
-            "the p50: from a cancel on one node to the end of a run on another",
+            "the p50: from a cancel on one node to the end on another",
             cancels,
             0.5,
             300.0,
