@@ -96,12 +96,17 @@ async def queue_opened(queue: Queue) -> AsyncIterator[None]:
     from steadyhand.queue.procrastinate.cluster_queue import ProcrastinateQueue  # noqa: PLC0415  # it is loaded by now
 
     assert isinstance(queue, ProcrastinateQueue)  # noqa: S101  # `create_queue` makes no other
-    async with queue.opened():
-        renewal = asyncio.create_task(_renew_agent_leases(), name="agent leases")
+    failure: Exception | None = None
+    async with queue.opened(), asyncio.TaskGroup() as group:
+        renewal = group.create_task(_renew_agent_leases(), name="agent leases")
         try:
             yield
+        except Exception as error:  # noqa: BLE001  # raised below, as it is: the group would wrap it
+            failure = error
         finally:
             renewal.cancel()
+    if failure is not None:
+        raise failure
 
 
 async def _renew_agent_leases() -> None:

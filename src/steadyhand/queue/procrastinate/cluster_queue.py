@@ -101,7 +101,7 @@ class ProcrastinateQueue:
         self._changed = asyncio.Event()
         self._copy = PlacesCopy(self._is_unclaimed)
         self._url = url
-        self._group: asyncio.TaskGroup | None = None
+        self._handed: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
         self._log = structlog.get_logger("steadyhand.queue")
         self._engine = ProcrastinateEngine(
             listen_url or url, node, self._run_job, concurrency=2 * (capacity + max_suspended) + 2
@@ -141,8 +141,8 @@ class ProcrastinateQueue:
         self._store.check_changes(self._check_change)
         failure: Exception | None = None
         async with asyncio.TaskGroup() as group:
-            self._group = group
-            tasks = [group.create_task(self._turns.run()), *self._keeper.start(group)]
+            tasks = [group.create_task(each) for each in (self._turns.run(), self._take_runs(group))]
+            tasks += self._keeper.start(group)
             try:
                 await self._turns.submit(lambda turn: turn.take_back_chosen(self._node))
                 # A node that only serves has nothing to hear from the engine.
@@ -303,12 +303,16 @@ class ProcrastinateQueue:
         self._turns.ask()
 
     async def _run_job(self, job_id: str, run: int) -> None:
-        """Start a run that the engine hands over, whose task ends here: it holds nothing while the agent works.
+        """Note a run that the engine hands over, whose task ends here: it holds nothing while the agent works.
 
-        It is in a task of this queue: the engine's may be cancelled, and the run would have no claim and no end.
+        The start has a task of this queue: the engine's may be cancelled, and the run would have no claim and no end.
         """
-        assert self._group is not None  # noqa: S101  # the engine works within `opened`
-        await asyncio.shield(self._group.create_task(self._take_run(job_id, run)))
+        self._handed.put_nowait((job_id, run))
+
+    async def _take_runs(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            job_id, run = await self._handed.get()
+            group.create_task(self._take_run(job_id, run))
 
     async def _take_run(self, job_id: str, run: int) -> None:
         try:
