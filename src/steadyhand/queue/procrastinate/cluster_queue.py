@@ -102,6 +102,7 @@ class ProcrastinateQueue:
         self._copy = PlacesCopy(self._is_unclaimed)
         self._url = url
         self._handed: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
+        self._starting: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("steadyhand.queue")
         self._engine = ProcrastinateEngine(
             listen_url or url, node, self._run_job, concurrency=2 * (capacity + max_suspended) + 2
@@ -154,7 +155,7 @@ class ProcrastinateQueue:
             except Exception as error:  # noqa: BLE001  # raised below, as it is: the group would wrap it
                 failure = error
             finally:
-                await cancel_until_done(tasks)
+                await cancel_until_done([*tasks, *self._starting])
         if failure is not None:
             raise failure
 
@@ -312,7 +313,9 @@ class ProcrastinateQueue:
     async def _take_runs(self, group: asyncio.TaskGroup) -> None:
         while True:
             job_id, run = await self._handed.get()
-            group.create_task(self._take_run(job_id, run))
+            task = group.create_task(self._take_run(job_id, run))
+            self._starting.add(task)
+            task.add_done_callback(self._starting.discard)
 
     async def _take_run(self, job_id: str, run: int) -> None:
         try:

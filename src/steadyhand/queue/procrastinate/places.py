@@ -71,6 +71,11 @@ HELD: LiteralString = """SELECT 1 FROM queue_places WHERE job_id = %s AND node =
 """Finds the claim of a node, and keeps others from taking it away until the end of the transaction."""
 
 
+_LOCK_TURN: LiteralString = """SET LOCAL idle_in_transaction_session_timeout = '5s';
+    SELECT change FROM queue_turn FOR UPDATE"""
+"""Begins a transaction. A node that is frozen in one must not hold up the others: the server ends it."""
+
+
 def values_of(place: Place) -> dict[str, Any]:
     """Return a place as the values of its columns."""
     return {field.name: getattr(place, field.name) for field in fields(place)}
@@ -437,7 +442,8 @@ async def turn(
 ) -> AsyncIterator[PlacesTransaction]:
     """Open a transaction that changes places, and announce its changes; an error rolls it back."""
     async with connection.transaction():
-        cursor = await connection.execute("SELECT change FROM queue_turn FOR UPDATE")
+        cursor = await connection.execute(_LOCK_TURN)
+        cursor.nextset()
         row = await cursor.fetchone()
         assert row is not None  # noqa: S101  # `SCHEMA` inserts it
         it = PlacesTransaction(connection, engine, row["change"] + 1, dead_seconds=dead_seconds)

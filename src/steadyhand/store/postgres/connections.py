@@ -118,11 +118,13 @@ def create_postgres_engine(
     purpose: str,
     connections: int,
     read_only: bool = False,
+    idle_seconds: int | None = None,
     before_use: Callable[[], None] = lambda: None,
 ) -> Engine:
     """Return an engine of at most so many connections. `before_use` is called whenever one is taken.
 
-    Those that only read have one consistent state for a whole transaction.
+    Those that only read have one consistent state for a whole transaction. With `idle_seconds` the server ends a
+    transaction in which nothing comes for so long: a process that is frozen in one would hold up others.
     """
 
     def create() -> psycopg.Connection[Any]:
@@ -148,6 +150,13 @@ def create_postgres_engine(
     event.listen(engine, "checkout", check)
     event.listen(engine, "connect", _note_timeout)
     event.listen(engine, "begin", _lift_timeout)
+    if idle_seconds is not None:
+        statement = f"SET LOCAL idle_in_transaction_session_timeout = {idle_seconds * 1000:d}"
+
+        def limit_idle_time(connection: Connection) -> None:
+            connection.exec_driver_sql(statement)
+
+        event.listen(engine, "begin", limit_idle_time)
     return engine
 
 

@@ -17,6 +17,7 @@ from steadyhand.store.postgres.connections import (
 from steadyhand.store.postgres.database_lock import DatabaseLock
 from steadyhand.store.readers import CONNECTIONS
 
+_IDLE_SECONDS = 8
 _MIGRATION_LOCK = 0x5374_6561_6479_0002
 """The number of the advisory lock under which one node at a time migrates."""
 
@@ -28,7 +29,7 @@ def open_postgres_engines(url: str, node: str) -> tuple[Engine, Engine, Database
     try:
         lock.acquire()
         write = partial(create_postgres_engine, parameters, purpose="writer", connections=1)
-        write_engine = write(before_use=lock.ensure)
+        write_engine = write(before_use=lock.ensure, idle_seconds=_IDLE_SECONDS)
         with write_engine.begin() as connection:
             _check_encoding(connection)
             connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
