@@ -252,16 +252,14 @@ def append_events(connection: Connection, appends: Sequence[EventAppend]) -> lis
 
 
 def _require_runs(connection: Connection, appends: Sequence[tuple[str, int]]) -> None:
-    """Raise `Conflict` unless each of these runs is the newest of its job, which runs."""
+    """Raise `Conflict` unless each of these runs is the newest of its job, which runs, or no run is stored yet."""
     if not appends:
         return
     rows = connection.execute(_CURRENT_RUNS, {"job_ids": list({job_id for job_id, _ in appends})})
     current = {row.id: (row.state, row.number) for row in rows}
     for job_id, run in appends:
-        state, newest = current.get(
-            job_id, (State.RUNNING, run)
-        )  # one that does not exist is found otherwise
-        if state != State.RUNNING or newest != run:
+        state, newest = current.get(job_id, (State.RUNNING, None))
+        if newest is not None and (state != State.RUNNING or newest != run):
             raise Conflict("The run is over.")
 
 
