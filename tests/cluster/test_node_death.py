@@ -86,7 +86,7 @@ def test_a_job_whose_nodes_died_twice_is_not_run_a_third_time_by_itself(
     cluster[second].kill()
     job = cluster.front.wait_until_ended(job_id, 60)
     assert outcomes(job) == [(first, "interrupted"), (second, "interrupted")]
-    assert "2 nodes died while this job ran on them" in str(job)
+    assert "2 nodes died while this job ran on them" in str(job["runs"][-1]), job
 
 
 def test_a_node_that_was_frozen_writes_nothing_over_what_others_decided(

@@ -3,10 +3,10 @@
 import structlog
 
 from steadyhand.errors import Conflict, NotFound
-from steadyhand.job import Job, Outcome, OutcomeType, State
-from steadyhand.retry import MAX_NODE_DEATHS, count_node_deaths
+from steadyhand.job import Job, State
 from steadyhand.worker.deps import WorkerDeps
 from steadyhand.worker.recovery import PARKED, Recovery
+from steadyhand.worker.results import node_death_outcome
 from steadyhand.worker.run_executor import RunExecutor
 
 SWEEP_SECONDS = 15.0
@@ -48,7 +48,8 @@ class LostRuns:
         if job.as_answered.state.ended:
             await self._executor.ender.end_answered(job)
             return
-        await self._executor.ender.end(job, _outcome(job), planned=False)
+        outcome = node_death_outcome(job, f"The node {job.runs[-1].node} died.")
+        await self._executor.ender.end(job, outcome, planned=False)
 
     async def sweep(self) -> None:
         """Take up the parked and the interrupted jobs of other nodes, and queue those that have lost their place.
@@ -60,14 +61,3 @@ class LostRuns:
             if not self._deps.parked.contains(job.id):
                 self._deps.parked.add(job)
         await self._recovery.requeue_interrupted()
-
-
-def _outcome(job: Job) -> Outcome:
-    outcome = Outcome(OutcomeType.INTERRUPTED, f"The node {job.runs[-1].node} died.", node_died=True)
-    deaths = count_node_deaths(job, outcome)
-    if deaths < MAX_NODE_DEATHS:
-        return outcome
-    detail = (
-        f"{outcome.detail} {deaths} nodes died while this job ran on them, so it is not run again by itself."
-    )
-    return Outcome(OutcomeType.INTERRUPTED, detail, node_died=True)

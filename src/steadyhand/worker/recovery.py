@@ -18,6 +18,7 @@ from steadyhand.retry import is_resumable, requeued
 from steadyhand.worker.deps import WorkerDeps
 from steadyhand.worker.hold import is_in_place
 from steadyhand.worker.job_end import RUNNING
+from steadyhand.worker.results import node_death_outcome
 from steadyhand.worker.run_executor import QUEUED, RunExecutor
 from steadyhand.worker.take_up import StoredEvents
 from steadyhand.worker.warm_slot import read_supervisor
@@ -196,7 +197,10 @@ class Recovery:
         if job.as_answered.state.ended:
             await self._executor.ender.end_answered(job)
             return
-        await self._executor.ender.end(job, Outcome(OutcomeType.INTERRUPTED, reason), planned=planned)
+        # Without other nodes it is the operator who starts it again and again.
+        is_death = self._queue.is_shared and not planned
+        outcome = node_death_outcome(job, reason) if is_death else Outcome(OutcomeType.INTERRUPTED, reason)
+        await self._executor.ender.end(job, outcome, planned=planned)
         self._log.warning("job.interrupted", job=job.id)
 
     async def requeue_interrupted(self) -> None:

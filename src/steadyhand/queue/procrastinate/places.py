@@ -398,7 +398,7 @@ def _to_place(*, state: str, **others: Any) -> Place:
 
 @dataclass(frozen=True, slots=True)
 class LeaseAnswer:
-    """What a node learns when it writes its lease."""
+    """The answer of the database to the write of a lease."""
 
     change: int
     """The number of the last change."""
