@@ -86,7 +86,7 @@ def create_queue(
 
 @asynccontextmanager
 async def queue_opened(queue: Queue) -> AsyncIterator[None]:
-    """Take part in the queue of many nodes for the length of the block, if it is one.
+    """Join the queue of many nodes for the length of the block, if it is one.
 
     Then an agent lives only while this process says so: if it is frozen, others run its jobs.
     """

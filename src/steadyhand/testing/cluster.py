@@ -52,7 +52,7 @@ class Cluster:
         try:
             for node in self.nodes.values():
                 node.start()
-        except BaseException:
+        except BaseException:  # also Ctrl-C: those that run must end
             self.close()
             raise
         return self

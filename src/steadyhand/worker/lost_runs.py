@@ -52,7 +52,7 @@ class LostRuns:
         await self._executor.ender.end(job, outcome, planned=False)
 
     async def sweep(self) -> None:
-        """Take up the parked and the interrupted jobs of other nodes, and queue those that have lost their place.
+        """Hold the parked and the interrupted jobs of other nodes, and queue those that have lost their place.
 
         A job that is parked is known to all nodes: the first that finds its wait over queues it.
         """

@@ -483,7 +483,7 @@ class ProcrastinateQueue:
         await asyncio.shield(ended)
 
     async def leave(self, claim: Claim) -> None:
-        """Give up a claim whose run goes on without this process; its place stays for the next start of this node."""
+        """Drop a claim whose run goes on without this process; its place stays for the next start of this node."""
         delivery = self._find(claim)
         if delivery is not None:
             del self._active[claim.slot]
