@@ -8,6 +8,7 @@
     │   ├── NotFound            it does not exist, or belongs to another caller
     │   ├── Conflict            its state does not allow the operation
     │   ├── RetryLater          full or draining; has the time of the next try
+    │   │   └── NodeGone        another node that is needed is dead or does not answer
     │   └── QueryTooSlow        a list or a sum that takes too long
     ├── RunError                Steadyhand could not run a job: it ends as `error`
     │   ├── WorkspaceError      the repository or its checkout
@@ -125,6 +126,19 @@ class RetryLater(CallerError):
     def __init__(self, detail: str, *, code: str | None = None, retry_after: int = 1) -> None:
         super().__init__(detail, code=code)
         self.retry_after = retry_after
+
+
+class NodeGone(RetryLater):
+    """Another node that does not answer a call, because it is dead, cut off or too busy.
+
+    `may_be_done` is False if it certainly has not done what it was called for.
+    """
+
+    code = "node_gone"
+
+    def __init__(self, detail: str, *, may_be_done: bool = False, retry_after: int = 15) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self.may_be_done = may_be_done
 
 
 class QueryTooSlow(CallerError):

@@ -38,6 +38,7 @@ from steadyhand.api.transport.errors import (
     route_group,
 )
 from steadyhand.api.transport.middleware import AllowedHosts, RequestMiddleware
+from steadyhand.api.transport.waiting_clients import WaitingClients
 from steadyhand.control import Control
 from steadyhand.errors import CallerError, StoreUnavailable
 from steadyhand.keyring import Keyring
@@ -155,7 +156,8 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.openapi = document_builder(routes, examples, options.version, has_classic_errors)
-    app.state.context = ApiContext(control, keyring, options, tool_names)
+    waiting_clients = WaitingClients(options.node_calls)
+    app.state.context = ApiContext(control, keyring, options, tool_names, waiting_clients)
     if options.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -41,6 +41,15 @@ from steadyhand.ports.ledger import (
     UsageTotal,
     period_bounds,
 )
+from steadyhand.ports.node_calls import (
+    MAX_CALL_BYTES,
+    MAX_OPEN_CALLS,
+    CallBody,
+    CallHandler,
+    LocalNodeCalls,
+    NodeCalls,
+    unknown_kind,
+)
 from steadyhand.ports.observer import (
     NO_OBSERVER,
     JobObserver,
@@ -172,6 +181,8 @@ from steadyhand.ports.workspace import (
 __all__ = [
     "ALL_SCOPES",
     "DEFAULT_PATH",
+    "MAX_CALL_BYTES",
+    "MAX_OPEN_CALLS",
     "MISSED_LIMIT",
     "NOTIFICATION_CIRCUIT",
     "NO_LIMITS",
@@ -189,7 +200,9 @@ __all__ = [
     "BudgetPeriod",
     "BudgetScope",
     "CalendarPeriod",
+    "CallBody",
     "CallClientTools",
+    "CallHandler",
     "CallbackEndpoints",
     "CheckCaps",
     "Checkout",
@@ -234,11 +247,13 @@ __all__ = [
     "KeyLimits",
     "KeyWaitingRuns",
     "Ledger",
+    "LocalNodeCalls",
     "MissedPolicy",
     "ModelAccess",
     "ModelApi",
     "ModelCall",
     "Mount",
+    "NodeCalls",
     "OnListening",
     "OrphanedRun",
     "Outbox",
@@ -303,4 +318,5 @@ __all__ = [
     "phases_reported_to",
     "report_phase",
     "report_progress",
+    "unknown_kind",
 ]

@@ -18,6 +18,7 @@ from steadyhand.admission import Admission, spending_from_ledger
 from steadyhand.agents import Agent
 from steadyhand.api import ApiOptions, ModelAlias, create_app
 from steadyhand.api.native.serializers import job_json
+from steadyhand.api.openai.responses.resource import AppendRequest
 from steadyhand.api.openai.responses.webhook_event import webhook_event
 from steadyhand.callbacks.plan import Renderers
 from steadyhand.cancellations import Cancellations
@@ -40,6 +41,7 @@ from steadyhand.ports import (
     Gateway,
     JobObserver,
     JobObservers,
+    LocalNodeCalls,
     ModelAccess,
     Queue,
     Runner,
@@ -292,7 +294,10 @@ def build_service(
     steers = SteerBroker()
     tool_call_broker = ToolCallBroker(tables.openai.tool_result_seconds)
     cancellations = Cancellations()
+    node_calls = LocalNodeCalls(tables.service.node)
     control = Control(
+        node_calls=node_calls,
+        read_update=AppendRequest.from_json,
         tool_calls=tool_call_broker,
         steers=steers,
         cancellations=cancellations,
@@ -358,6 +363,7 @@ def build_service(
             warm_memory=tables.service.warm_memory,
         ),
         ledger=store,
+        node_calls=node_calls,
         gateway=gateway,
         parked=parking,
         tool_calls=tool_call_broker,
@@ -416,6 +422,7 @@ def build_service(
         on_response=metrics.response_began,
         scrape=scrape,
         node=tables.service.node,
+        node_calls=node_calls,
         run_doctor=lambda: _run_doctor(settings),
     )
     app = create_app(

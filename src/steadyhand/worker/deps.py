@@ -16,6 +16,8 @@ from steadyhand.ports import (
     HeldRuns,
     JobTracing,
     Ledger,
+    LocalNodeCalls,
+    NodeCalls,
     OrphanedRun,
     Queue,
     Runner,
@@ -85,3 +87,4 @@ class WorkerDeps:
     """The job and the run of each that a stop left, and that no service took up in time."""
     warm_runners: Mapping[str, WarmRunner] = field(default_factory=dict)
     """The runners that can start processes before their jobs are there."""
+    node_calls: NodeCalls = field(default_factory=LocalNodeCalls)

@@ -47,6 +47,7 @@ from steadyhand.worker.deps import WorkerDeps
 from steadyhand.worker.hold import hold_spec
 from steadyhand.worker.job_end import RUNNING, JobEnder
 from steadyhand.worker.live_start import adopt_checkout, runner_of
+from steadyhand.worker.parent_process import ParentProcesses
 from steadyhand.worker.parents import find_ancestor, find_earlier_files
 from steadyhand.worker.results import (
     RunResult,
@@ -90,6 +91,7 @@ class RunExecutor:
             count_surplus=self._count_surplus_runs,
         )
         self.warm_pool = WarmPool(deps, self._workspace, waiting_runs=self.waiting_runs.staying)
+        self.parent_processes = ParentProcesses(deps, self.warm_pool)
         self._clock = deps.config.clock
         self.leave_functions: dict[str, Callable[[], bool]] = {}
         """The functions that leave the runs that are held now, by the ids of their jobs; see `RunSpec.on_kept`."""
@@ -305,12 +307,15 @@ class RunExecutor:
         warm_agent = None if slot is None else slot.agent
         node = deps.config.node
         session_id = str(uuid.uuid4()) if warm_agent is None else warm_agent.session_id
-        return await deps.event_log.update_job(
+        started = await deps.event_log.update_job(
             job.id,
             QUEUED,
             lambda old: started_job(old, now, ancestor, node=node, new_session_id=session_id),
             [EventDraft(job.run + 1, now, body) for body in start_events(ancestor)],
         )
+        if ancestor is not None and held is None:
+            self.parent_processes.continued_here(ancestor.job)
+        return started
 
     async def _prepare_checkout(
         self, job: Job, workspace: Workspace, claim: Claim, slot: WarmSlot | None

@@ -73,6 +73,7 @@ class Worker:
             group.create_task(self._executor.warm_pool.run(), name="warm pool")
             if self._queue.is_shared:
                 group.create_task(self._sweep(), name="sweep")
+            group.create_task(self._executor.parent_processes.run(), name="parent processes")
             for claim, orphan in self._recovery.taken_up:
                 self._start(group, claim, orphan, has_begun=True)
             while True:

@@ -16,7 +16,15 @@ from steadyhand.keyring import Keyring
 from steadyhand.log_context import add_log_fields
 from steadyhand.metrics.exposition import Scrape
 from steadyhand.metrics.names import MetricScope
-from steadyhand.ports import CallbackEndpoints, DoctorCheck, Schedules, Scope, ToolNames
+from steadyhand.ports import (
+    CallbackEndpoints,
+    DoctorCheck,
+    LocalNodeCalls,
+    NodeCalls,
+    Schedules,
+    Scope,
+    ToolNames,
+)
 from steadyhand.redact import NO_REDACTION, Redactor
 
 MEBIBYTE = 1024 * 1024
@@ -47,7 +55,7 @@ class ApiOptions:
     `on_response` gets the group, the status and the seconds until the head of each response but those of probes.
     `scrape` returns the metrics of some scopes for an `Accept` header; without it there is no `/metrics`.
     `schedules` are the operations on schedules. `node` is the name of this service in the runs of jobs. `run_doctor`
-    runs the checks of `steadyhand doctor`.
+    runs the checks of `steadyhand doctor`. By `node_calls` other nodes are asked for the clients that wait there.
     """
 
     profile: Literal["default", "classic"] = "default"
@@ -72,6 +80,7 @@ class ApiOptions:
     schedules: Schedules | None = None
     node: str = ""
     run_doctor: Callable[[], AsyncGenerator[Sequence[DoctorCheck], None]] | None = None
+    node_calls: NodeCalls = field(default_factory=LocalNodeCalls)
 
 
 @dataclass(frozen=True, slots=True)
