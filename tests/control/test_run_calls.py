@@ -14,7 +14,6 @@ from steadyhand.admission import Admission
 from steadyhand.agents import BUILT_IN_AGENTS, Catalog
 from steadyhand.api.openai.responses.resource import AppendRequest
 from steadyhand.control import Caller, Control
-from steadyhand.control import tool_results as tool_results_module
 from steadyhand.errors import Conflict, InvalidRequest, NodeGone, NotFound
 from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.events import EventDraft, SteerAccepted, ToolCallsRequested
@@ -27,7 +26,7 @@ from steadyhand.steering import SteerBroker
 from steadyhand.store import SqlStore, open_store
 from steadyhand.store.postgres.postgres_calls import PostgresNodeCalls
 from steadyhand.testing.contracts.samples import NOON, FakeClock, accepted_draft, async_test, make_job
-from steadyhand.tool_calls import ToolCallBroker
+from steadyhand.tool_calls import ToolCallBroker, ToolCallState
 from steadyhand.workspace.checkout import GitCheckouts
 
 CALLER = Caller("k_one", ALL_SCOPES)
@@ -222,7 +221,7 @@ class TestRunCalls:
             frozen = world.start("frozen")
             job = await world.running_job("frozen")
             with frozen.broker.pending(job.id, CALLS):
-                read = tool_results_module.ToolCallState.read
+                read = ToolCallState.read
 
                 async def read_then_lose_the_run(store: SqlStore, job_id: str) -> Any:
                     state = await read(store, job_id)
@@ -236,7 +235,7 @@ class TestRunCalls:
                     return state
 
                 with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(tool_results_module.ToolCallState, "read", read_then_lose_the_run)
+                    patch.setattr(ToolCallState, "read", read_then_lose_the_run)
                     with pytest.raises(Conflict, match="had 2 runs"):
                         await frozen.control.submit_tool_results(CALLER, job.id, {"c1": "rain"})
             types = [event.type for event in await world.store.list_events(job.id)]

@@ -61,6 +61,7 @@ FILE_NAMES: dict[str, tuple[list[str], str]] = {
         ["control", "ports", "store", "testing"],
         "the operations, the port, its statements in SQL, and its contract",
     ),
+    "node_calls": (["ports", "testing"], "a contract is named after its port"),
     "outbox": (["ports", "store", "testing"], "the port, its statements in SQL, and its contract"),
     "providers": (["config", "gateway"], "the table of the configuration, and its use"),
     "queries": (["control", "testing"], "the queries of control, and the contract of a store's queries"),

@@ -116,9 +116,8 @@ class TestPostgresNodeCalls(NodeCallsContract):
             table.create()
             for number in range(3):
                 table.send(SentCall(str(number), "two", "one", "note", "{}", 60.0))
-            first = [call.id for call in table.claim("two", "t1", 2)]
-            assert first == ["0", "1"]
-            assert [call.id for call in table.claim("two", "t1", 2)] == first
+            assert {call.id for call in table.claim("two", "t1", 2)} == {"0", "1"}
+            assert {call.id for call in table.claim("two", "t1", 2)} == {"0", "1"}
             assert [call.id for call in table.claim("two", "t2", 10)] == ["2"]
             assert table.send(SentCall("0", "two", "one", "note", "{}", 60.0)), "a repeat is harmless"
             assert table.claim("two", "t3", 10) == []

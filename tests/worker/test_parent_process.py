@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import pytest
 from tests.async_tests import in_loop
-from tests.worker.test_warm_pool import NOON, World, world
+from tests.worker.test_warm_pool import World, world
 
 from steadyhand.agents import BUILT_IN_AGENTS, Catalog
 from steadyhand.errors import NodeGone
 from steadyhand.job import Job, Run, State
 from steadyhand.ports import CallBody, LocalNodeCalls
-from steadyhand.testing.contracts.samples import change_job
+from steadyhand.testing.contracts.samples import NOON, change_job
 from steadyhand.worker.deps import WorkerDeps
 from steadyhand.worker.parent_process import ParentProcesses
 from steadyhand.worker.warm_pool import WarmPool

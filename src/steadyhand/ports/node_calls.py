@@ -90,6 +90,4 @@ class LocalNodeCalls:
 
 def unknown_kind(kind: str) -> SteadyhandError:
     """Return the error for a kind of calls that a node has no handler of: it runs another version."""
-    return SteadyhandError(
-        f"The node does not know calls of the kind {kind[:64]!r}.", code="unknown_call_kind"
-    )
+    return SteadyhandError(f"The node does not know calls of the kind {kind[:64]!r}.")

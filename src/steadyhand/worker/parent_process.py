@@ -40,7 +40,7 @@ class ParentProcesses:
                 self._due.put_nowait((node, parent.id, parent.run))
 
     async def run(self) -> None:
-        """Tell the other nodes, until cancelled."""
+        """Send the calls for those that are due, until cancelled."""
         while True:
             node, job_id, run = await self._due.get()
             try:

@@ -115,7 +115,11 @@ class WaitingClients:
             others = await calls.list_others()
         except SteadyhandError:
             return ()
-        answers = await asyncio.gather(*map(ask, others))
+        if not others:
+            return ()
+        async with asyncio.TaskGroup() as group:
+            asking = [group.create_task(ask(node)) for node in others]
+        answers = [task.result() for task in asking]
         return [answer for answer in answers if answer is not None]
 
     async def _serve_find(self, body: CallBody) -> CallBody:

@@ -92,7 +92,7 @@ class TakenCall:
 
 
 def channel_of(node: str) -> str:
-    """Return the channel on which a node is told of its calls and answers."""
+    """Return the channel for notifications of a node's calls and answers."""
     return f"steadyhand_calls_{hashlib.sha256(node.encode('utf-8', 'surrogatepass')).hexdigest()[:20]}"
 
 
@@ -125,7 +125,7 @@ class CallTable:
         return bool(self._run(_SEND, values)) or self.state(call.id) is not None
 
     def claim(self, node: str, token: str, most: int) -> Sequence[TakenCall]:
-        """Take the calls to a node, the oldest first."""
+        """Return the oldest calls to a node, which are `taken` from now on."""
         rows = self._run(_CLAIM, {"node": node, "token": token, "most": most})
         return [TakenCall(*row) for row in rows]
 

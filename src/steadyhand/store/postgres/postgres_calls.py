@@ -64,7 +64,7 @@ _ERRORS: Final[dict[str, type[SteadyhandError]]] = {
 T = TypeVar("T")
 
 
-class Notifications(Protocol):
+class CallChannels(Protocol):
     """The part of `store.postgres.listener.Listener` that is used here."""
 
     def on(self, channel: str, callback: Callable[[str | None], None]) -> None:
@@ -82,7 +82,7 @@ class PostgresNodeCalls:
         self,
         url: str,
         node: str,
-        listener: Notifications,
+        listener: CallChannels,
         *,
         list_alive: Callable[[], Awaitable[Sequence[str]]],
         poll_seconds: float = POLL_SECONDS,
@@ -105,6 +105,7 @@ class PostgresNodeCalls:
         self._handled: set[str] = set()
         self._token = secrets.token_hex(8)
         self._due = asyncio.Event()
+        self._begun = asyncio.Event()
         self._cleaned_at = -math.inf
         self._is_out = False
         self._log = structlog.get_logger("steadyhand.calls")
@@ -132,6 +133,7 @@ class PostgresNodeCalls:
         call = SentCall(secrets.token_hex(12), node, self.node, kind, text, timeout_seconds)
         deadline = time.monotonic() + timeout_seconds
         with self._opened(call) as answered:
+            await self._wait_for_table(timeout_seconds)
             await self._send(call, deadline)
             return await self._wait_for_reply(call, answered, deadline)
 
@@ -149,6 +151,14 @@ class PostgresNodeCalls:
         finally:
             self._open_bytes -= len(call.body)
             del self._open[call.id]
+
+    async def _wait_for_table(self, seconds: float) -> None:
+        """Wait for the begin of `run`. Raise `StoreUnavailable`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._begun.wait()
+        except TimeoutError as error:
+            raise StoreUnavailable("Calls between nodes cannot be stored now.") from error
 
     async def _send(self, call: SentCall, deadline: float) -> None:
         pauses = iter(_RETRY_SECONDS)
@@ -253,6 +263,7 @@ class PostgresNodeCalls:
                 self._log.warning("calls.postponed", reason=error.detail)
                 await asyncio.sleep(next(pauses, _RETRY_SECONDS[-1]))
             else:
+                self._begun.set()
                 return
 
     def _gone(self) -> str:
