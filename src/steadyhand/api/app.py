@@ -172,5 +172,6 @@ def create_app(
         redactor=options.redactor,
         is_classic=is_classic,
         on_response=options.on_response,
+        learn_key=keyring.learn if keyring.is_shared else None,
     )
     return app

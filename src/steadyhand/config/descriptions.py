@@ -24,6 +24,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "`~/.local/share/steadyhand`.",
     "service.database_url": "The database, `sqlite:///path` or `postgresql://..`; by default `steadyhand.db` in the "
     "data directory.",
+    "service.database_listen_url": "The address of the same Postgres for notifications, which need a connection to the "
+    "server itself; by default `database_url`. Set it if PgBouncer stands between.",
     "service.isolation": "The sandbox of agents; `none` lets them do all that their user can do.",
     "service.profile": "`classic` behaves as the earlier service did.",
     "service.agent_uid_base": "The first uid of agents, if the service is root.",

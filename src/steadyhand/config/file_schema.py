@@ -163,6 +163,7 @@ class ServiceTable(_Table):
     reattach_seconds: float = Field(default=0, ge=0, le=3_600)
     data_dir: Path | None = None
     database_url: str | None = None
+    database_listen_url: str | None = None
     isolation: Literal["none", "bwrap"] = "bwrap"
     profile: Literal["default", "classic"] = "default"
     agent_uid_base: int = Field(default=64_000, ge=1_000, le=2_000_000_000)

@@ -3,6 +3,9 @@
 Each port has one contract suite (`steadyhand.testing.contracts`). Each of its adapters passes that suite.
 """
 
+from steadyhand.ports.announcements import (
+    JobAnnouncement,
+)
 from steadyhand.ports.callback_endpoints import (
     CallbackEndpoints,
     EndpointChange,
@@ -66,6 +69,10 @@ from steadyhand.ports.outbox import (
     Outbox,
     PlanDeliveries,
     PlanPauseDeliveries,
+)
+from steadyhand.ports.page_sessions import (
+    PageSessions,
+    StoredSession,
 )
 from steadyhand.ports.phases import (
     PhaseName,
@@ -234,6 +241,7 @@ __all__ = [
     "IdempotencyKey",
     "Instructions",
     "IsInSession",
+    "JobAnnouncement",
     "JobEnd",
     "JobFilter",
     "JobObserver",
@@ -259,6 +267,7 @@ __all__ = [
     "Outbox",
     "OverlapPolicy",
     "OverlayLayers",
+    "PageSessions",
     "PauseReason",
     "PhaseName",
     "PhaseReporter",
@@ -295,6 +304,7 @@ __all__ = [
     "StopSignal",
     "Store",
     "StoredEndpoint",
+    "StoredSession",
     "TickClaim",
     "TickDraft",
     "TickKind",

@@ -143,6 +143,8 @@ async def _run_in_data_dir(
         )  # fmt: skip
         await service.keyring.load()
         await service.callbacks.endpoints.load()
+        if service.shared is not None:
+            await service.callbacks.secret.share(store.page_sessions.share_secret)
         await service.schedules.load()
         host, port = sock.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -177,6 +179,7 @@ async def _serve_until_stopped(
         work = group.create_task(service.worker.run(), name="worker")
         callbacks = group.create_task(service.callbacks.run(), name="callbacks")
         telemetry = group.create_task(service.telemetry.run(), name="telemetry")
+        shared = None if service.shared is None else group.create_task(service.shared.run(), name="shared")
         schedules = group.create_task(service.schedules.scheduler.run(), name="schedules")
         await stop.wait()
         schedules.cancel()  # a tick of the stop is for the next start
@@ -192,6 +195,8 @@ async def _serve_until_stopped(
         callbacks.cancel()
         telemetry.cancel()
         late_imports.cancel()
+        if shared is not None:
+            shared.cancel()
     structlog.get_logger("steadyhand").info("stopped")
 
 

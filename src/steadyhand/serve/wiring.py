@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from starlette.applications import Starlette
@@ -71,12 +72,21 @@ from steadyhand.serve.redaction import with_secret_refresh
 from steadyhand.serve.schedules_setup import ScheduleParts, create_schedules
 from steadyhand.serve.telemetry_setup import Telemetry, create_telemetry
 from steadyhand.steering import SteerBroker
-from steadyhand.store import SqlStore
+from steadyhand.store import SqlStore, is_postgres_url
+from steadyhand.store.announcements import (
+    ENDPOINTS_CHANNEL,
+    KEYS_CHANNEL,
+    SCHEDULES_CHANNEL,
+    SESSIONS_CHANNEL,
+)
 from steadyhand.tool_calls import ToolCallBroker
 from steadyhand.worker import ParkedJobs, Worker, WorkerConfig, WorkerDeps
 from steadyhand.workspace.checkout import GitCheckouts
 from steadyhand.workspace.git import GitSettings
 from steadyhand.workspace.in_place import directories_in_place
+
+if TYPE_CHECKING:
+    from steadyhand.serve.shared_state import SharedState
 
 CALLER_SCOPES: frozenset[Scope] = frozenset({"submit", "read", "cancel"})
 MIN_SECRET_LENGTH = 16
@@ -173,6 +183,7 @@ class Service:
     telemetry: Telemetry
     schedules: ScheduleParts
     gateway: Gateway | None = None
+    shared: "SharedState | None" = None
 
 
 def create_checkouts(
@@ -238,7 +249,9 @@ def build_service(
     found = found or FoundRuns()
     tables, metrics = settings.tables, metrics or create_metrics(settings)
     feed = EventFeed()
-    keyring = Keyring(configured_keys(settings), store, clock=clock)
+    shared = create_shared_state(settings)
+    relay_live = None if shared is None else shared.follow_events(store, feed)
+    keyring = Keyring(configured_keys(settings), store, is_shared=shared is not None, clock=clock)
     catalog, parking = settings.build_catalog(), ParkedJobs()
     telemetry = create_telemetry(settings, metrics, redactor, clock)
     ended = EndedJobs()
@@ -288,6 +301,7 @@ def build_service(
         endpoint_store=store,
         key_name=keyring.name_of,
         begin_span=telemetry.delivery_spans(store),
+        is_shared=shared is not None,
     )
     redactor.add(secret_values(settings))  # the local key may be new
     announce_secrets(settings)
@@ -341,7 +355,7 @@ def build_service(
         checkouts=checkouts,
         runners={"claude": runner},
         warm_runners={"claude": runner} if isinstance(runner, ClaudeRunner) and gateway is not None else {},
-        event_log=EventLog(store, feed, redactor, hold=True, observer=observer),
+        event_log=EventLog(store, feed, redactor, hold=True, observer=observer, relay_live=relay_live),
         catalog=catalog,
         config=WorkerConfig(
             node=tables.service.node,
@@ -415,7 +429,7 @@ def build_service(
         get_warm_processes=worker.warm_processes,
         get_warm_agents=worker.warm_agents,
         get_rejected_providers=(lambda: ()) if gateway is None else gateway.rejected_providers,
-        get_callback_secret=callbacks.secret_for,
+        get_callback_secret=callbacks.secret.secret_for,
         callback_endpoints=callbacks.endpoints,
         schedules=schedules.registry,
         redactor=redactor,
@@ -423,8 +437,14 @@ def build_service(
         scrape=scrape,
         node=tables.service.node,
         node_calls=node_calls,
+        page_sessions=None if shared is None else store.page_sessions,
         run_doctor=lambda: _run_doctor(settings),
     )
+    if shared is not None:
+        shared.refresh(KEYS_CHANNEL, keyring.refresh)
+        shared.refresh(ENDPOINTS_CHANNEL, callbacks.endpoints.load)
+        shared.refresh(SESSIONS_CHANNEL, store.page_sessions.check)
+        shared.wake(SCHEDULES_CHANNEL, ended.wake)
     app = create_app(
         control=control,
         keyring=keyring,
@@ -432,7 +452,9 @@ def build_service(
         tool_names=TOOL_NAMES,
         more_routes=() if settings.classic else web.create_routes(),
     )
-    return Service(app, worker, queue, feed, store, keyring, scrape, callbacks, telemetry, schedules, gateway)
+    return Service(
+        app, worker, queue, feed, store, keyring, scrape, callbacks, telemetry, schedules, gateway, shared
+    )
 
 
 async def _run_doctor(settings: Settings) -> AsyncGenerator[Sequence[DoctorCheck], None]:
@@ -441,6 +463,17 @@ async def _run_doctor(settings: Settings) -> AsyncGenerator[Sequence[DoctorCheck
     async with aclosing(doctor.iter_checks(settings)) as groups:
         async for checks in groups:
             yield checks
+
+
+def create_shared_state(settings: Settings) -> "SharedState | None":
+    """Return what nodes share by a database of Postgres; None if there is none, and so one node."""
+    url = database_url(settings)
+    if not is_postgres_url(url):
+        return None
+    from steadyhand.serve.shared_state import SharedState  # noqa: PLC0415  # its driver is an extra
+    from steadyhand.store.postgres.listener import Listener  # noqa: PLC0415
+
+    return SharedState(Listener(settings.tables.service.database_listen_url or url))
 
 
 def database_url(settings: Settings) -> str:

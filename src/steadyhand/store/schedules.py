@@ -24,6 +24,7 @@ from steadyhand.ports.schedules import (
     TickPage,
 )
 from steadyhand.store import reads
+from steadyhand.store.announcements import SCHEDULES_CHANNEL, announce
 from steadyhand.store.lists import MAX_SEQUENCE
 from steadyhand.store.mapping import from_microseconds, to_json, to_microseconds
 from steadyhand.store.outbox import PauseHook
@@ -241,6 +242,7 @@ def add_schedule(connection: Connection, schedule: Schedule, most: int) -> bool:
             connection.execute(insert(schedules), row)
     except IntegrityError as error:
         raise Conflict(f"There is a schedule {schedule.name!r} already.") from error
+    announce(connection, SCHEDULES_CHANNEL)
     return True
 
 
@@ -257,6 +259,7 @@ def save_schedule(connection: Connection, schedule: Schedule, revision: int, *, 
     )
     if saved.rowcount and schedule.paused is not None:
         _drop_all_waiting(connection, schedule.id)
+    announce(connection, SCHEDULES_CHANNEL)
     return saved.rowcount > 0
 
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from steadyhand.store.driver import POSTGRES
 
-NEWEST_REVISION = "0011"
+NEWEST_REVISION = "0012"
 """The newest migration. A database with this revision opens without Alembic."""
 
 METADATA = MetaData(
@@ -192,6 +192,7 @@ deliveries = Table(
     Column("error", Text),
     Column("url", Text),
     Column("body", Text, nullable=False),
+    Column("claimed_until", BigInteger),  # while a node sends it; on one node null
     Index("uq_deliveries_id", "id", unique=True),
     Index("ix_deliveries_job", "job", "state"),
     Index("ix_deliveries_schedule", "schedule", **_where("schedule IS NOT NULL")),
@@ -227,6 +228,30 @@ deleted_jobs = Table(
     Column("id", String(64), primary_key=True),
     Column("deleted_at", BigInteger, nullable=False),
     Index("ix_deleted_jobs_deleted_at", "deleted_at"),
+)
+
+page_sessions = Table(
+    "page_sessions",  # those of browsers, on many nodes
+    METADATA,
+    Column("digest", String(64), primary_key=True),
+    Column("key_digest", String(64), nullable=False),
+    Column("begun_at", BigInteger, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+)
+
+sign_in_links = Table(
+    "sign_in_links",  # on many nodes
+    METADATA,
+    Column("digest", String(64), primary_key=True),
+    Column("key_digest", String(64), nullable=False),
+    Column("until", BigInteger, nullable=False),
+)
+
+shared_secrets = Table(
+    "shared_secrets",  # those that the nodes of one database make for themselves
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
 )
 
 schedules = Table(

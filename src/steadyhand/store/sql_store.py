@@ -4,6 +4,7 @@ A read is one call in a thread; a whole batch of writes is one call. Nothing her
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
@@ -52,9 +53,11 @@ from steadyhand.store import (
 )
 from steadyhand.store.brief_jobs import BriefJobs
 from steadyhand.store.changed_jobs import ChangedJobs
+from steadyhand.store.commit_marks import create_marks
 from steadyhand.store.database_url import DEFAULT_NODE, is_postgres_url, require_psycopg
 from steadyhand.store.driver import SQLITE
 from steadyhand.store.outage import unavailable
+from steadyhand.store.page_sessions import SqlPageSessions
 from steadyhand.store.readers import Readers
 from steadyhand.store.schedule_store import SqlScheduleStore
 from steadyhand.store.sqlite import open_sqlite_engines, parse_sqlite_url
@@ -91,8 +94,14 @@ class SqlStore:
         self._read_engine = read_engine
         self._clock = clock
         changes = ChangedJobs()
+        self.origin = secrets.token_hex(8)
+        """The name of this store in what it announces to other nodes."""
         self._writer = writer or BatchWriter(
-            write_engine, linger_seconds=linger_seconds, on_commit=on_commit, before_commit=changes.publish
+            write_engine,
+            linger_seconds=linger_seconds,
+            on_commit=on_commit,
+            before_commit=changes.publish,
+            marks=create_marks(write_engine.dialect.name, self.origin),
         )
         self._failed_reads = 0
         self._readers = Readers(read_engine)
@@ -104,6 +113,7 @@ class SqlStore:
         self._has_older_jobs = True
         self._plan_deliveries: PlanDeliveries | None = None
         self._on_deliveries: Callable[[frozenset[str]], None] = lambda _circuits: None
+        self.page_sessions = SqlPageSessions(self._writer.submit, self._read)
         self.schedules = SqlScheduleStore(self._writer.submit, self._read, clock)
         self._insert_with_jobs: Callable[[Connection, Sequence[Job]], None] = lambda _connection, _jobs: None
         self._check_change: Callable[[Connection, Job, Job], None] | None = None
@@ -378,6 +388,10 @@ class SqlStore:
     ) -> tuple[Sequence[Delivery], datetime | None]:
         """Return the due deliveries of a circuit, and the time at which the next of the others is due."""
         return await self._read(lambda at: outbox.list_due(at, circuit, now, limit))
+
+    async def claim(self, delivery: Delivery, now: datetime, until: datetime) -> bool:
+        """Let no other node send a delivery before `until`; see `ports.Outbox.claim`."""
+        return await self._writer.submit(lambda at: outbox.claim(at, delivery, now, until))
 
     async def save_attempt(self, delivery: Delivery, result: AttemptResult) -> None:
         """Store the result of an attempt, after an outage if need be."""

@@ -29,7 +29,7 @@ from sqlalchemy import Connection, Engine
 
 from steadyhand.errors import SteadyhandError, StoreError, StoreUnavailable
 from steadyhand.store.changed_jobs import take_changed
-from steadyhand.store.commit_marks import create_marks
+from steadyhand.store.commit_marks import CommitMarks, create_marks
 from steadyhand.store.driver import undoes_transaction
 from steadyhand.store.outage import is_conflict, next_retry_seconds, outage_reason, unavailable
 
@@ -112,6 +112,7 @@ class BatchWriter:
         linger_seconds: float = LINGER_SECONDS,
         on_commit: Callable[[int, float], None] = lambda _operations, _seconds: None,
         before_commit: Callable[[int, Iterable[int]], None] = lambda _marker, _changed: None,
+        marks: CommitMarks | None = None,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[threading.Condition, float], object] = threading.Condition.wait,
     ) -> None:
@@ -134,7 +135,7 @@ class BatchWriter:
         # The rest belongs to the thread.
         self._held: list[_Operation] = []
         self._doubt: _Doubt | None = None
-        self._marks = create_marks(engine.dialect.name)
+        self._marks = marks or create_marks(engine.dialect.name)
         self._retry_seconds = 0.0
         self._try_began = self._outage_began = 0.0
         self._log = structlog.get_logger("steadyhand.store")

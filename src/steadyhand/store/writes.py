@@ -3,6 +3,7 @@
 Each may run again after a rollback, so none keeps state outside the database.
 """
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -15,10 +16,10 @@ from steadyhand.errors import Conflict, NotFound
 from steadyhand.events import Event, EventDraft
 from steadyhand.job import ENDED, Job, Run, State, with_store_fields
 from steadyhand.ports import AddResult, ApiKey, IdempotencyKey, ModelCall, RunOutput, TickClaim
-from steadyhand.store import derived, reads, schedules, usage_sums
+from steadyhand.store import announcements, derived, reads, schedules, usage_sums
 from steadyhand.store.bulk_insert import CompiledInsert
 from steadyhand.store.changed_jobs import note_changed
-from steadyhand.store.driver import POSTGRES, fetch_all
+from steadyhand.store.driver import POSTGRES, execute, fetch_all
 from steadyhand.store.mapping import (
     call_row,
     event_row,
@@ -84,6 +85,7 @@ def add_job(
 ) -> AddResult:
     """Store a new job, and delete idempotency keys older than a day; see `Store.add`."""
     if key is not None:
+        _lock_idempotency(connection, job.api_key_id, key.key)
         oldest = to_microseconds(now - reads.IDEMPOTENCY_TTL)
         connection.execute(_DELETE_OLD_KEYS, {"moment": oldest})
         replayed = reads.get_replayed(connection, job.api_key_id, key, now)
@@ -104,6 +106,15 @@ def add_job(
     return added
 
 
+def _lock_idempotency(connection: Connection, api_key_id: str, key: str) -> None:
+    """Let the same request on another node wait for this transaction. SQLite has one writer at a time."""
+    if connection.dialect.name == POSTGRES:
+        digest = hashlib.sha256(f"{api_key_id} {key}".encode("utf-8", "surrogatepass")).digest()
+        execute(
+            connection, "SELECT pg_advisory_xact_lock(?)", (int.from_bytes(digest[:8], "big", signed=True),)
+        )
+
+
 def add_jobs(
     connection: Connection, jobs_with_drafts: Sequence[tuple[Job, Sequence[EventDraft]]]
 ) -> list[AddResult]:
@@ -122,14 +133,12 @@ def add_jobs(
         ],
     )
     _INSERT_RUN.run(connection, [run_row(sequence, run) for sequence, (job, _) in stored for run in job.runs])
+    numbered = [(sequence, number_events(job.id, 0, drafts)) for sequence, (job, drafts) in stored]
     _INSERT_EVENT.run(
-        connection,
-        [
-            event_row(sequence, event)
-            for sequence, (job, drafts) in stored
-            for event in number_events(job.id, 0, drafts)
-        ],
+        connection, [event_row(sequence, event) for sequence, added in numbered for event in added]
     )
+    for (_, added), (job, _) in zip(numbered, jobs_with_drafts, strict=True):
+        announcements.announce_events(connection, job.id, added)
     return [
         AddResult(with_store_fields(job, len(drafts), sequence), replayed=False)
         for sequence, (job, drafts) in stored
@@ -172,6 +181,7 @@ def update_job(
     )
     _update_runs(connection, job.sequence, job.runs, changed.runs)
     _insert_events(connection, job.sequence, added)
+    announcements.announce_events(connection, job_id, added)
     if hook is not None:
         hook.add(connection, added, lambda: changed)
     return changed, added
@@ -246,6 +256,7 @@ def append_events(connection: Connection, appends: Sequence[EventAppend]) -> lis
     note_changed(connection, (row["job"] for row in rows))
     _INSERT_EVENT.run(connection, rows)
     for each, events_added in zip(appends, added, strict=True):
+        announcements.announce_events(connection, each.job_id, events_added)
         if each.hook is not None:
             each.hook.add(connection, events_added, partial(reads.get_job, connection, each.job_id))
     return added
@@ -313,6 +324,7 @@ def save_key(connection: Connection, key: ApiKey) -> None:
     connection.execute(insert(keys), key_row(key))
     if key.revoked_at is not None:
         connection.execute(delete(saved_items).where(saved_items.c.api_key_id == key.id))
+    announcements.announce(connection, announcements.KEYS_CHANNEL)
 
 
 def save_calls(connection: Connection, calls_to_save: Sequence[ModelCall]) -> list[None]:

@@ -21,6 +21,7 @@ from steadyhand.ports import (
     DoctorCheck,
     LocalNodeCalls,
     NodeCalls,
+    PageSessions,
     Schedules,
     Scope,
     ToolNames,
@@ -56,6 +57,7 @@ class ApiOptions:
     `scrape` returns the metrics of some scopes for an `Accept` header; without it there is no `/metrics`.
     `schedules` are the operations on schedules. `node` is the name of this service in the runs of jobs. `run_doctor`
     runs the checks of `steadyhand doctor`. By `node_calls` other nodes are asked for the clients that wait there.
+    `page_sessions` are those of all nodes, if there may be several.
     """
 
     profile: Literal["default", "classic"] = "default"
@@ -79,6 +81,7 @@ class ApiOptions:
     scrape: Callable[[str, frozenset[MetricScope]], Awaitable[Scrape]] | None = None
     schedules: Schedules | None = None
     node: str = ""
+    page_sessions: PageSessions | None = None
     run_doctor: Callable[[], AsyncGenerator[Sequence[DoctorCheck], None]] | None = None
     node_calls: NodeCalls = field(default_factory=LocalNodeCalls)
 

@@ -99,9 +99,14 @@ def _has_unescaped_password(url: str) -> bool:
     return "@" in rest.partition("?")[0]
 
 
+def name_of_connection(purpose: str) -> str:
+    """Return the name of a connection of this process in the server's list of activities."""
+    return f"steadyhand {purpose} of process {os.getpid()} on {socket.gethostname()}"[:63]
+
+
 def connect(parameters: dict[str, Any], purpose: str, **options: Any) -> psycopg.Connection[Any]:
     """Return a new connection that names this process and its purpose in the server's list of activities."""
-    name = f"steadyhand {purpose} of process {os.getpid()} on {socket.gethostname()}"[:63]
+    name = name_of_connection(purpose)
     connection: psycopg.Connection[Any] = psycopg.connect(
         **{"application_name": name, **parameters}, prepare_threshold=None, **options
     )

@@ -14,8 +14,8 @@ from steadyhand.store.schema import NEWEST_REVISION
 
 OLDEST_VERSION: Final = 150_000
 """The oldest release that is tested, as the server gives its number."""
-NEEDED_CONNECTIONS: Final = CONNECTIONS + 4
-"""Those for reads, one for writes, one for the lock, and two to spare."""
+NEEDED_CONNECTIONS: Final = CONNECTIONS + 5
+"""Those for reads, one for writes, one for the lock, one for notifications, and two to spare."""
 _NAME = "database"
 _STATE = (
     "SELECT current_setting('server_version'), current_setting('server_version_num')::integer, "
