@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from steadyhand.ports import CalendarPeriod, TokenCounts, UsageGroup, UsageQuery, UsageRow, UsageTotal
-from steadyhand.store.driver import execute, fetch_all
+from steadyhand.store.driver import POSTGRES, execute, fetch_all
 from steadyhand.store.mapping import MICROSECONDS_PER_DAY, to_microseconds
 from steadyhand.store.readers import check_time
 from steadyhand.store.schema import SUM_NAMES
@@ -58,6 +58,7 @@ _CALL_SUMS = (
 )
 _COLUMNS = (*_KEY_NAMES, *SUM_NAMES)
 _CALL_COLUMNS = ("settled", "day", *_NAMES, *_TOKEN_COLUMNS, "micros", "priced", "complete")
+_GREATEST_SUM = 2**63 - 1
 _NO_SUMS = (0,) * len(SUM_NAMES)
 _MAX_ROWS = 8 * 2 * len(_LEVELS)
 """The most sums in one statement: those of eight calls that have nothing in common."""
@@ -87,14 +88,23 @@ def add_calls(connection: Connection, added: Iterable[CallRow], removed: Iterabl
     # A statement for each row would release the interpreter's lock for each.
     for at in range(0, len(sum_rows), _MAX_ROWS):
         part = sum_rows[at : at + _MAX_ROWS]
-        execute(connection, _add_statement(len(part)), [value for row in part for value in row])
+        statement = _add_statement(len(part), connection.dialect.name)
+        execute(connection, statement, [value for row in part for value in row])
 
 
 @lru_cache(maxsize=_MAX_ROWS)
-def _add_statement(count: int) -> str:
-    """Return the statement that adds so many rows to the sums; each has a key of its own."""
+def _add_statement(count: int, dialect: str) -> str:
+    """Return the statement that adds so many rows to the sums; each has a key of its own.
+
+    Postgres refuses a sum that does not fit in a column. It is the greatest one then: SQLite makes it a fraction.
+    """
     row = f"({', '.join('?' * len(_COLUMNS))})"
-    added = ", ".join(f"{name} = usage_sums.{name} + excluded.{name}" for name in SUM_NAMES)
+    added = ", ".join(
+        f"{name} = least(usage_sums.{name}::numeric + excluded.{name}, {_GREATEST_SUM})"
+        if dialect == POSTGRES
+        else f"{name} = usage_sums.{name} + excluded.{name}"
+        for name in SUM_NAMES
+    )
     return (
         f"INSERT INTO usage_sums ({', '.join(_COLUMNS)}) VALUES {', '.join([row] * count)} "  # noqa: S608  # our own words
         f"ON CONFLICT ({', '.join(_KEY_NAMES)}) DO UPDATE SET {added}"
