@@ -117,7 +117,9 @@ def revision_remedy(revision: str | None) -> str | None:
     if revision == NEWEST_REVISION:
         return None
     if revision is not None and revision > NEWEST_REVISION:  # they count up, in four digits
-        return f"A newer Steadyhand made this schema; this one knows {NEWEST_REVISION}. Install that release or a newer one."
+        return (
+            f"A newer Steadyhand made this schema; this one knows {NEWEST_REVISION}. Install a newer release."
+        )
     return "Start the service once: it migrates an older database."
 
 

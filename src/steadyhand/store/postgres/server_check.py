@@ -106,5 +106,5 @@ def _check_schema(connection: psycopg.Connection[Any], detail: str) -> DoctorChe
             _NAME, ok=False, detail=f"{detail}; the user may not {', '.join(missing)}", remedy=remedy
         )
     revision = found[0] if found else None
-    remedy = revision_remedy(revision)
-    return DoctorCheck(_NAME, revision == NEWEST_REVISION, f"{detail}, schema {revision}", remedy)
+    ok, advice = revision == NEWEST_REVISION, revision_remedy(revision)
+    return DoctorCheck(_NAME, ok, f"{detail}, schema {revision}", advice)
