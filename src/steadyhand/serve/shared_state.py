@@ -13,8 +13,16 @@ from steadyhand.control.remote_events import RemoteEvents
 from steadyhand.control.remote_live import FOLLOWED_CHANNEL, RemoteLive, live_channel
 from steadyhand.errors import StoreError
 from steadyhand.event_log import EventFeed, LiveItem
+from steadyhand.keyring import Keyring
 from steadyhand.store import SqlStore
-from steadyhand.store.announcements import JOBS_CHANNEL, decode_jobs
+from steadyhand.store.announcements import (
+    ENDPOINTS_CHANNEL,
+    JOBS_CHANNEL,
+    KEYS_CHANNEL,
+    SCHEDULES_CHANNEL,
+    SESSIONS_CHANNEL,
+    decode_jobs,
+)
 from steadyhand.store.postgres.listener import Listener
 
 _RETRY_SECONDS = 1.0
@@ -69,6 +77,19 @@ class SharedState:
         self.listener.on(live_channel(origin), live.hear_text)
         self.tasks += [("remote events", remote.run), ("live text", live.run)]
         return live.relay
+
+    def follow_settings(
+        self,
+        store: SqlStore,
+        keyring: Keyring,
+        load_endpoints: Callable[[], Awaitable[None]],
+        wake_schedules: Callable[[], None],
+    ) -> None:
+        """Take over what other nodes change in keys, endpoints of callbacks, sessions of the page and schedules."""
+        self.refresh(KEYS_CHANNEL, keyring.refresh)
+        self.refresh(ENDPOINTS_CHANNEL, load_endpoints)
+        self.refresh(SESSIONS_CHANNEL, store.page_sessions.check)
+        self.wake(SCHEDULES_CHANNEL, wake_schedules)
 
     def refresh(self, channel: str, refresh: Callable[[], Awaitable[None]]) -> None:
         """Call `refresh` after each notification on a channel, and after each gap."""

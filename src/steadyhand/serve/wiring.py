@@ -73,12 +73,6 @@ from steadyhand.serve.schedules_setup import ScheduleParts, create_schedules
 from steadyhand.serve.telemetry_setup import Telemetry, create_telemetry
 from steadyhand.steering import SteerBroker
 from steadyhand.store import SqlStore, is_postgres_url
-from steadyhand.store.announcements import (
-    ENDPOINTS_CHANNEL,
-    KEYS_CHANNEL,
-    SCHEDULES_CHANNEL,
-    SESSIONS_CHANNEL,
-)
 from steadyhand.tool_calls import ToolCallBroker
 from steadyhand.worker import ParkedJobs, Worker, WorkerConfig, WorkerDeps
 from steadyhand.workspace.checkout import GitCheckouts
@@ -441,10 +435,7 @@ def build_service(
         run_doctor=lambda: _run_doctor(settings),
     )
     if shared is not None:
-        shared.refresh(KEYS_CHANNEL, keyring.refresh)
-        shared.refresh(ENDPOINTS_CHANNEL, callbacks.endpoints.load)
-        shared.refresh(SESSIONS_CHANNEL, store.page_sessions.check)
-        shared.wake(SCHEDULES_CHANNEL, ended.wake)
+        shared.follow_settings(store, keyring, callbacks.endpoints.load, ended.wake)
     app = create_app(
         control=control,
         keyring=keyring,
