@@ -55,7 +55,7 @@ class JobClient:
                 path = f"/v1/jobs/{job_id}/retry"
                 self._until_answered("retry", "POST", path, deadline, json={"after_run": len(job["runs"])})
                 self._until_ended(job_id, deadline)
-            path = f"/v1/jobs/{job_id}/events?limit=1000"
+            path = f"/v1/jobs/{job_id}/events?limit=500"
             self._until_answered("events", "GET", path, deadline)
 
     def _until_ended(self, job_id: str, deadline: float) -> dict[str, Any] | None:

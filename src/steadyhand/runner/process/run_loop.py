@@ -323,6 +323,11 @@ class RunLoop:
             # The service ended it, so neither of them describes the run.
             code = signal = None
             warnings.append(self._lingering_warning())
+        stop_reason = self._stop_reason()
+        if exit_status.lease_over:
+            # This process was frozen. The end says nothing of a run that had its result; any other was interrupted.
+            code = signal = None
+            stop_reason = stop_reason or (StopReason.SHUTDOWN if self.result is None else None)
         warnings += exit_warnings(exit_status)
         output = self.capture.to_run_output(self.result_line)
         stderr = self.capture.stderr_text()
@@ -334,7 +339,7 @@ class RunLoop:
             stderr += self.unknown_agent
             output = type(output)(output.output, stderr)
         evidence = RunEvidence(
-            stop_reason=self._stop_reason(),
+            stop_reason=stop_reason,
             exit_code=code,
             signal=signal,
             result=self.result,

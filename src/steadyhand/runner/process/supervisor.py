@@ -106,6 +106,8 @@ def supervise(channel: int, descriptors: list[int], sandbox_runtime: Any) -> Non
     _send_to_service(channel, started)
     code, signal = _run_until_exit(run, channel, sigchld_fd, held)
     ended = {"exited": code, "signal": signal, "felt": {} if sandbox is None else sandbox.limit_evidence()}
+    if run.lease_over:
+        ended["lease_over"] = True
     _send_to_service(channel, ended)
     kill_all(run.cgroup, sigchld_fd)
     if sandbox is not None:
@@ -178,6 +180,7 @@ def _run_until_exit(
         ready = poll.poll(_poll_ms(memory_ms, lease_until))
         is_over = lease_until is not None and time.monotonic() >= lease_until
         if not ready and (is_over or _exceeds_memory(run, memory_ms)):
+            run.lease_over = is_over
             return _exit_status_of(run, kill_main(run))
         for descriptor, _ in ready:
             if descriptor == sigchld_fd:

@@ -22,7 +22,8 @@ class ExitStatus:
     """The end of the agent: an exit code, or the signal that ended it.
 
     `unkillable` is True if a process may still be alive, `out_of_memory` if the kernel killed a process of the run at
-    its memory limit, `disk_full` if its disk is full. `forks_refused` counts the processes above its limit.
+    its memory limit, `disk_full` if its disk is full. `forks_refused` counts the processes above its limit. `lease_over`
+    is True if the supervisor ended it because this process was frozen.
     """
 
     code: int | None
@@ -31,6 +32,7 @@ class ExitStatus:
     out_of_memory: bool = False
     disk_full: bool = False
     forks_refused: int = 0
+    lease_over: bool = False
 
 
 class SupervisorChannel(asyncio.Protocol):
@@ -109,6 +111,7 @@ def _to_exit_status(message: Mapping[str, Any]) -> ExitStatus:
         limit_evidence.get("oom", 0) > 0,
         limit_evidence.get("full", 0) > 0,
         limit_evidence.get("forks_refused", 0),
+        message.get("lease_over", False),
     )
 
 
