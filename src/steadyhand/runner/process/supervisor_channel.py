@@ -1,7 +1,9 @@
 """The messages between the service and the supervisor of one run."""
 
 import asyncio
+import contextlib
 import marshal
+import os
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,8 +24,8 @@ class ExitStatus:
     """The end of the agent: an exit code, or the signal that ended it.
 
     `unkillable` is True if a process may still be alive, `out_of_memory` if the kernel killed a process of the run at
-    its memory limit, `disk_full` if its disk is full. `forks_refused` counts the processes above its limit. `lease_over`
-    is True if the supervisor ended it because this process was frozen.
+    its memory limit, `disk_full` if its disk is full. `forks_refused` counts the processes above its limit.
+    `lease_over` is True if the supervisor ended it because this process was frozen.
     """
 
     code: int | None
@@ -89,6 +91,19 @@ class SupervisorChannel(asyncio.Protocol):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(encode_frame(dict(message)))
 
+    def renew_lease(self, seconds: float) -> None:
+        """Let the agent live for so many seconds more, once it has started.
+
+        The transport does not do it: a write to a supervisor that has just ended would close it, and lose the message
+        about that end.
+        """
+        transport = self.transport
+        # Before its start the supervisor takes no other message; a frame must not come into the middle of another.
+        if transport is None or not self.started.done() or transport.get_write_buffer_size() > 0:
+            return
+        with contextlib.suppress(OSError):
+            os.write(transport.get_extra_info("socket").fileno(), encode_frame({"lease": seconds}))
+
     def set_killed(self, *, cleaned_up: bool) -> None:
         """Let nobody wait for the agent any more: it was killed, and no message will tell of it."""
         _resolve_future(self.exited, ExitStatus(None, signal.SIGKILL))
@@ -98,8 +113,7 @@ class SupervisorChannel(asyncio.Protocol):
 def renew_leases(seconds: float) -> None:
     """Let each agent of this process live for so many seconds more, unless this is called again before."""
     for channel in list(_open_channels):
-        if channel.started.done():  # before that the supervisor takes no other message
-            channel.send({"lease": seconds})
+        channel.renew_lease(seconds)
 
 
 def _to_exit_status(message: Mapping[str, Any]) -> ExitStatus:
