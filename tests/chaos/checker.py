@@ -119,7 +119,7 @@ def _check_events(calls: Sequence[Call], job: Mapping[str, Any]) -> Iterator[str
     if numbers != sorted(numbers):
         yield "an event of an earlier run comes after those of a later one"
     ends = [
-        event["run"] for event in events if event["type"] == "state_changed" and event["data"]["to"] in ENDED
+        event["run"] for event in events if event["type"] == "state.changed" and event["data"]["to"] in ENDED
     ]
     if len(ends) != len(set(ends)):
         yield "a run ended twice"
