@@ -1,36 +1,14 @@
 """Nodes that call each other over a database of Postgres, in one process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from psycopg import AsyncConnection, OperationalError, sql
-
+from steadyhand.ports import CallBody
 from steadyhand.queue.procrastinate.cancelling import cancel_until_done
+from steadyhand.store.postgres.listener import Listener
 from steadyhand.store.postgres.postgres_calls import PostgresNodeCalls
-
-
-class CallListener:
-    """Listens on one connection, and again on another one after an outage."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._callbacks: dict[str, Callable[[str | None], None]] = {}
-
-    def on(self, channel: str, callback: Callable[[str | None], None]) -> None:
-        self._callbacks[channel] = callback
-
-    async def run(self) -> None:
-        while True:
-            with suppress(OperationalError):
-                async with await AsyncConnection.connect(self._url, autocommit=True) as connection:
-                    for channel, callback in self._callbacks.items():
-                        await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-                        callback(None)
-                    async for notification in connection.notifies():
-                        self._callbacks[notification.channel](notification.payload)
-            await asyncio.sleep(0.1)
 
 
 @dataclass(slots=True)
@@ -47,7 +25,7 @@ class CallNodes:
 
     def start(self, name: str, *, seconds: float = 10.0) -> PostgresNodeCalls:
         """Start a node; without notifications it looks for calls each `seconds`."""
-        listener = CallListener(self.url)
+        listener = Listener(self.url)
         calls = PostgresNodeCalls(
             self.url,
             name,
@@ -59,6 +37,17 @@ class CallNodes:
         )
         self.alive.add(name)
         self.tasks[name] = [self.group.create_task(each.run(), name=name) for each in (listener, calls)]
+        return calls
+
+    async def start_ready(self, name: str) -> PostgresNodeCalls:
+        """Start a node, and return once it calls and is called."""
+        calls = self.start(name)
+
+        async def answer(body: CallBody) -> CallBody:
+            return body
+
+        calls.serve("ready", answer)
+        await calls.call(name, "ready", {}, 60)
         return calls
 
     async def stop(self, name: str) -> None:

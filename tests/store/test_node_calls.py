@@ -39,7 +39,7 @@ class TestPostgresNodeCalls(NodeCallsContract):
     @asynccontextmanager
     async def open(self) -> AsyncIterator[tuple[NodeCalls, NodeCalls]]:
         async with call_nodes(self.url) as nodes:
-            yield nodes.start("one"), nodes.start("two")
+            yield await nodes.start_ready("one"), await nodes.start_ready("two")
 
     def rows(self) -> list[tuple[object, ...]]:
         with psycopg.connect(self.url) as connection:
@@ -89,7 +89,7 @@ class TestPostgresNodeCalls(NodeCallsContract):
             return {}
 
         async with call_nodes(self.url) as nodes:
-            one = nodes.start("one")
+            one = await nodes.start_ready("one")
             nodes.alive.add("two")  # it looks alive, as one that hangs
             error = await expect_error(NodeGone, one.call("two", "note", {"late": True}, 1))
             assert not error.may_be_done

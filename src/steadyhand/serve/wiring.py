@@ -42,7 +42,6 @@ from steadyhand.ports import (
     Gateway,
     JobObserver,
     JobObservers,
-    LocalNodeCalls,
     ModelAccess,
     Queue,
     Runner,
@@ -65,6 +64,7 @@ from steadyhand.serve.callbacks_setup import Callbacks, create_callbacks
 from steadyhand.serve.gateway_setup import create_gateway, shared_limits_getter
 from steadyhand.serve.isolation import NO_ISOLATION, IsolationLevel
 from steadyhand.serve.metrics_setup import ScrapeService, ServiceReadings, create_metrics, create_scrape
+from steadyhand.serve.node_calls_setup import create_node_calls
 from steadyhand.serve.queue_setup import create_queue
 from steadyhand.serve.reattach import FoundRuns, held_runs_of
 from steadyhand.serve.redaction import log_short_secrets as announce_secrets
@@ -302,7 +302,7 @@ def build_service(
     steers = SteerBroker()
     tool_call_broker = ToolCallBroker(tables.openai.tool_result_seconds)
     cancellations = Cancellations()
-    node_calls = LocalNodeCalls(tables.service.node)
+    node_calls = create_node_calls(settings, shared)
     control = Control(
         node_calls=node_calls,
         read_update=AppendRequest.from_json,

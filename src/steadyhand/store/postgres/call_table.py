@@ -63,6 +63,12 @@ SELECT pg_notify(%(channel)s, id) FROM done
 _ABANDON: LiteralString = """
 UPDATE node_calls SET state = 'answered', reply = %s WHERE node = %s AND state = 'taken' RETURNING id, sender
 """
+_ALIVE: LiteralString = """
+SELECT node FROM queue_nodes
+WHERE greatest(lease_at, pg_postmaster_start_time()) > clock_timestamp() - make_interval(secs => %s)
+"""
+"""The nodes whose lease in the queue is young; that of each counts from the start of the database's server."""
+ALIVE_SECONDS: Final = 12.0
 
 CallState = Literal["sent", "taken", "answered"]
 
@@ -162,6 +168,10 @@ class CallTable:
             " OR expires_at < clock_timestamp() - make_interval(secs => %s)",
             (list(call_ids), KEPT_SECONDS),
         )
+
+    def list_alive(self) -> Sequence[str]:
+        """Return the names of the nodes that the queue takes for alive."""
+        return [name for (name,) in self._run(_ALIVE, (ALIVE_SECONDS,))]
 
     def close(self) -> None:
         """Close the connection."""

@@ -75,7 +75,7 @@ class CallChannels(Protocol):
 class PostgresNodeCalls:
     """Calls by the table. `run` is to run as a task for the whole life of the service, beside that of `listener`.
 
-    `list_alive` returns the names of the nodes that are alive, this one included or not.
+    `list_alive` returns the names of the nodes that are alive; without it the leases of the queue say so.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class PostgresNodeCalls:
         node: str,
         listener: CallChannels,
         *,
-        list_alive: Callable[[], Awaitable[Sequence[str]]],
+        list_alive: Callable[[], Awaitable[Sequence[str]]] | None = None,
         poll_seconds: float = POLL_SECONDS,
         recheck_seconds: float = RECHECK_SECONDS,
         dead_seconds: float = DEAD_SECONDS,
     ) -> None:
         self.node = node
-        self._list_alive = list_alive
+        self._list_alive = list_alive or self._read_alive
         self._poll_seconds = poll_seconds
         self._recheck_seconds = recheck_seconds
         self._dead_seconds = dead_seconds
@@ -197,6 +197,9 @@ class PostgresNodeCalls:
                     return await self._give_up(call, "is not alive")
             if time.monotonic() >= deadline:
                 return await self._give_up(call, f"did not answer in {call.seconds:g} s")
+
+    async def _read_alive(self) -> Sequence[str]:
+        return await self._in_thread(self._table.list_alive)
 
     async def _is_alive(self, node: str) -> bool:
         now = time.monotonic()

@@ -79,7 +79,7 @@ class NodeCallsContract:
         async with self.open() as (caller, called), asyncio.TaskGroup() as group:
             called.serve("begin", begin)
             calling = group.create_task(
-                expect_error(NodeGone, caller.call(called.node, "begin", {}, timeout_seconds=2))
+                expect_error(NodeGone, caller.call(called.node, "begin", {}, timeout_seconds=5))
             )
             await begun.wait()
             assert (await calling).may_be_done
