@@ -224,6 +224,16 @@ class StoreError(SteadyhandError):
     code = "store"
 
 
+class ArtifactTooLarge(StoreError):
+    """A file of a job that is larger than the stores of files take; `name` is that of the artifact."""
+
+    code = "artifact_too_large"
+
+    def __init__(self, detail: str, *, name: str) -> None:
+        super().__init__(detail)
+        self.name = name
+
+
 class StoreUnavailable(StoreError):
     """A failure of the store that a later try may not meet. The operation had no effect, unless the detail says so."""
 

@@ -55,6 +55,7 @@ FILE_NAMES: dict[str, tuple[list[str], str]] = {
     ),
     "jobs": (["api", "cli"], "routes and commands of the same resource"),
     "keys": (["api", "cli"], "routes and commands of the same resource"),
+    "artifacts": (["ports", "testing"], "a contract is named after its port"),
     "ledger": (["ports", "testing"], "a contract is named after its port"),
     "lifecycle": (["cli", "control"], "commands and operations that change the state of a job"),
     "saved_items": (

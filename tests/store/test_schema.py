@@ -49,7 +49,8 @@ def test_the_migrations_make_the_tables_of_the_schema(tmp_path: Path) -> None:
                 table.primary_key.columns.keys()
             )
             cascades = {each["options"].get("ondelete") for each in found.get_foreign_keys(table.name)}
-            assert cascades <= {"CASCADE"}
+            # The files of a deleted job are removed a few at a time: they know that they have none.
+            assert cascades <= ({"SET NULL"} if table.name == "artifacts" else {"CASCADE"})
     engine.dispose()
 
 

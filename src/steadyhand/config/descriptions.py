@@ -70,6 +70,11 @@ DESCRIPTIONS: Mapping[str, str] = {
     "retention.transcripts": "The time for which transcripts are kept.",
     "retention.kept_checkouts": "The time for which the checkout of a job is kept for a run that resumes it.",
     "retention.max_bytes": "The size of all kept files; the oldest go first.",
+    "artifacts.url": "The object store for the files of jobs, `file:///path`, `s3://bucket/path`, `gs://..` or "
+    "`az://..`; see docs/postgres.md. Without it, the files are in the database if that is Postgres, else on this "
+    "machine alone.",
+    "artifacts.database_bytes": "The largest file that is stored in the database; larger ones are objects.",
+    "artifacts.options": "The options of the object store, such as `aws_endpoint=https://s3.example.org`.",
     "git.author_name": "The name in commits of the service.",
     "git.author_email": "The address in commits of the service.",
     "git.credential_file": "The service's credentials for https repositories, as `git credential-store` has them.",

@@ -231,6 +231,19 @@ class RetentionTable(_Table):
     max_bytes: int | None = Field(default=None, ge=1_000_000)
 
 
+class ArtifactsTable(_Table):
+    """[artifacts]: the files that jobs leave, where several nodes share them."""
+
+    url: str | None = None
+    database_bytes: int = Field(default=8 * 1024**2, ge=0, le=1024**3)
+    options: StringList = ()
+
+    @property
+    def object_options(self) -> dict[str, str]:
+        """The options of the object store by name."""
+        return {name: value for name, _, value in (each.partition("=") for each in self.options)}
+
+
 class GitTable(_Table):
     """[git]: the author of commits, and the service's own access to repositories. Agents never see these files."""
 
@@ -441,6 +454,7 @@ class Tables(_Table):
     defaults: DefaultsTable = DefaultsTable()
     limits: LimitsTable = LimitsTable()
     retention: RetentionTable = RetentionTable()
+    artifacts: ArtifactsTable = ArtifactsTable()
     git: GitTable = GitTable()
     providers: dict[str, ProviderTable] = {}
     gateway: GatewayTable = GatewayTable()

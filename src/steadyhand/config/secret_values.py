@@ -64,10 +64,12 @@ def _iterate_secrets(settings: Settings) -> Iterator[Secret]:
             yield Secret(name, value.encode("utf-8", "surrogateescape"))
     yield from _database_secrets("database_url", tables.service.database_url)
     yield from _database_secrets("database_listen_url", tables.service.database_listen_url)
-    for agent in tables.agents.values():
-        for name, value in agent.env.items():
-            if name.upper().endswith(_SECRET_SUFFIXES):
-                yield Secret(name, value.encode())
+    variables = [agent.env for agent in tables.agents.values()]
+    for name, value in [
+        each for table in (*variables, tables.artifacts.object_options) for each in table.items()
+    ]:
+        if name.upper().endswith(_SECRET_SUFFIXES):
+            yield Secret(name, value.encode())
     files = {"admin.key": settings.data_dir / "admin.key"}
     files["callbacks.key"] = tables.callbacks.secret_file or settings.data_dir / "callbacks.key"
     files |= {f"providers.{each.name}": each.file for each in settings.providers if each.file is not None}

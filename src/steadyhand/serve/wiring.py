@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ from steadyhand.ports import (
     Scope,
     Store,
 )
+from steadyhand.ports.artifacts import Artifacts
 from steadyhand.redact import Redactor
 from steadyhand.retry import continues_parent
 from steadyhand.runner.claude import install
@@ -60,6 +62,7 @@ from steadyhand.runner.claude.tool_names import TOOL_NAMES
 from steadyhand.runner.process.kill_run import kill_leftover_run
 from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.schedules.ended_jobs import EndedJobs
+from steadyhand.serve.artifacts_setup import PROGRESS_SECONDS, open_artifacts
 from steadyhand.serve.callbacks_setup import Callbacks, create_callbacks
 from steadyhand.serve.gateway_setup import create_gateway, shared_limits_getter
 from steadyhand.serve.isolation import NO_ISOLATION, IsolationLevel
@@ -186,10 +189,16 @@ def create_checkouts(
     gateway: ModelGateway | None = None,
     *,
     redactor: Redactor,
+    artifacts: Artifacts | None = None,
 ) -> GitCheckouts:
     """Return the checkouts. At a sandboxed level, all git on the files of agents runs inside the sandbox."""
     git, catalog = settings.tables.git, settings.build_catalog()
-    return GitCheckouts(
+    create: Callable[..., GitCheckouts] = GitCheckouts
+    if artifacts is not None:
+        from steadyhand.workspace.shared_checkouts import SharedCheckouts  # noqa: PLC0415  # one node needs it not
+
+        create = partial(SharedCheckouts, artifacts=artifacts)
+    return create(
         settings.data_dir,
         agent_uid_base=settings.tables.service.agent_uid_base,
         git=GitSettings(
@@ -284,7 +293,8 @@ def build_service(
     )
     if gateway is not None:
         gateway.on_credential_change(queue.recheck)
-    checkouts = create_checkouts(settings, level, gateway, redactor=redactor)
+    artifacts = open_artifacts(settings, store)
+    checkouts = create_checkouts(settings, level, gateway, redactor=redactor, artifacts=artifacts)
     renderers = Renderers(lambda job: job_json(job, None), webhook_event)
     callbacks = create_callbacks(
         settings,
@@ -365,6 +375,7 @@ def build_service(
             keep_transcripts=tables.retention.transcripts,
             keep_checkouts=tables.retention.kept_checkouts,
             max_bytes=tables.retention.max_bytes,
+            progress_seconds=None if artifacts is None else PROGRESS_SECONDS,
             max_waiting_runs=tables.service.waiting_runs,
             max_waiting_runs_per_key=tables.service.max_waiting_runs_per_key,
             first_warm_slot=tables.service.slots,

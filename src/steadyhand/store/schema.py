@@ -19,6 +19,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -28,7 +29,7 @@ from sqlalchemy import (
 
 from steadyhand.store.driver import POSTGRES
 
-NEWEST_REVISION = "0012"
+NEWEST_REVISION = "0013"
 """The newest migration. A database with this revision opens without Alembic."""
 
 METADATA = MetaData(
@@ -252,6 +253,39 @@ shared_secrets = Table(
     METADATA,
     Column("name", String(64), primary_key=True),
     Column("value", Text, nullable=False),
+)
+
+artifacts = Table(
+    "artifacts",  # the files that jobs leave, where they are shared between nodes; see `artifact_rows`
+    METADATA,
+    Column("sequence", _SEQUENCE_TYPE, primary_key=True, autoincrement=True),
+    Column(
+        "job", _SEQUENCE_TYPE, ForeignKey("jobs.sequence", ondelete="SET NULL")
+    ),  # null once it is deleted
+    Column("name", String(32), nullable=False),
+    Column("run", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("object_key", String(255)),  # null if its chunks are in the database
+    Column("at", BigInteger, nullable=False),
+    Index("ix_artifacts_job", "job", "name"),
+    Index("ix_artifacts_unused", "sequence", **_where("job IS NULL OR state <> 'stored'")),
+    sqlite_autoincrement=True,
+)
+
+artifact_chunks = Table(
+    "artifact_chunks",
+    METADATA,
+    Column(
+        "artifact",
+        _SEQUENCE_TYPE,
+        ForeignKey("artifacts.sequence", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
 )
 
 schedules = Table(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection, Engine
 
@@ -40,6 +40,7 @@ from steadyhand.ports import (
     UsageQuery,
     UsageRow,
 )
+from steadyhand.ports.artifacts import Artifacts
 from steadyhand.store import (
     callback_endpoints,
     job_samples,
@@ -62,6 +63,9 @@ from steadyhand.store.readers import Readers
 from steadyhand.store.schedule_store import SqlScheduleStore
 from steadyhand.store.sqlite import open_sqlite_engines, parse_sqlite_url
 from steadyhand.store.writer import LINGER_SECONDS, BatchWriter
+
+if TYPE_CHECKING:
+    from steadyhand.store.shared_artifacts import Objects
 
 OPTIMIZE_SECONDS = 3600.0
 """The time between two refreshes of the statistics; the first one is that long after the start."""
@@ -288,6 +292,14 @@ class SqlStore:
     async def list_deleted(self, job_ids: Sequence[str]) -> Sequence[str]:
         """Return those of these jobs that were deleted in the last 30 days."""
         return await self._read(lambda at: reads.list_deleted(at, job_ids))
+
+    def open_artifacts(self, database_bytes: int, objects: "Objects | None") -> Artifacts:
+        """Return the files of jobs in this database and in a bucket; see `SharedArtifacts`."""
+        from steadyhand.store.shared_artifacts import SharedArtifacts  # noqa: PLC0415  # one node needs it not
+
+        return SharedArtifacts(
+            self._writer.submit, self._read, self._clock, database_bytes=database_bytes, objects=objects
+        )
 
     async def maintain(self) -> bool:
         """Add older jobs to the search index, or refresh statistics; return True if there is more to do at once."""

@@ -44,6 +44,8 @@ class WorkerConfig:
     keep_checkouts: timedelta | None = timedelta(days=1)
     """How long the checkout of an ended job is kept for a run that resumes it."""
     max_bytes: int | None = None
+    progress_seconds: float | None = None
+    """The shortest time between two times at which the work of a run is stored for other nodes; None is never."""
     max_waiting_runs: int = 8
     """How many processes may wait for results of their clients' tools beside the jobs that run."""
     max_waiting_runs_per_key: int = 16

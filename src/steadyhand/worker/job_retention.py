@@ -63,6 +63,7 @@ class Retention:
     async def _work(self) -> None:
         began = time.monotonic()
         has_more = True
+        await self._checkouts.save_pending()
         while has_more and time.monotonic() - began < WORK_SECONDS:
             has_more = await self._look_for_old_jobs()
             has_more = await self._store.maintain() or has_more

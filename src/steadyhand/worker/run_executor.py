@@ -61,6 +61,7 @@ from steadyhand.worker.run_cost import reported_call, with_metered_usage
 from steadyhand.worker.run_event_writer import RunEventWriter
 from steadyhand.worker.run_harvest import harvest_run
 from steadyhand.worker.run_phases import RunPhases
+from steadyhand.worker.run_progress import progress_saved
 from steadyhand.worker.run_scope import RunScope
 from steadyhand.worker.run_start import start_events, started_job
 from steadyhand.worker.stoppable import (
@@ -346,11 +347,13 @@ class RunExecutor:
             if scope.orphan is None:
                 group.create_task(self._save_checkout(job, checkout, events), name=f"checkout {job.id}")
 
-            def spawned(pid: int, started: int) -> None:
-                group.create_task(self._save_supervisor(job, pid, started), name=f"supervisor {job.id}")
-
             storing: list[asyncio.Task[None]] = []
             async with AsyncExitStack() as open_gateway:
+                note_holder = await open_gateway.enter_async_context(
+                    progress_saved(
+                        deps.checkouts, job, checkout, deps.config.progress_seconds, orphan=scope.orphan
+                    )
+                )
                 # It reads what the job has spent.
                 access = await read_patiently(
                     lambda: open_gateway.enter_async_context(self._open_gateway(context, scope, slot))
@@ -361,7 +364,7 @@ class RunExecutor:
                     context,
                     access,
                     ClientToolCaller(deps, self.waiting_runs, claim, events, scope.deadline),
-                    on_spawned=spawned,
+                    on_spawned=partial(self._spawned, group, job, note_holder),
                     earlier_files=session_files,
                 )
                 spec = replace(
@@ -467,6 +470,17 @@ class RunExecutor:
         if slot is not None and slot.access is not None:
             return slot.access.open_run(context, emit)
         return nullcontext() if gateway is None else gateway.open_run(context, emit, scope.orphan)
+
+    def _spawned(
+        self,
+        group: asyncio.TaskGroup,
+        job: Job,
+        note_holder: Callable[[int, int], None],
+        pid: int,
+        started: int,
+    ) -> None:
+        group.create_task(self._save_supervisor(job, pid, started), name=f"supervisor {job.id}")
+        note_holder(pid, started)
 
     async def _save_supervisor(self, job: Job, pid: int, started: int) -> None:
         try:

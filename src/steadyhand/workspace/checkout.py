@@ -13,6 +13,7 @@ from steadyhand.errors import WorkspaceError
 from steadyhand.job import Job, JobWarning
 from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import AgentFiles, Checkout, Harvest, Instructions, JobPaths, SandboxExec
+from steadyhand.ports.artifacts import FileName
 from steadyhand.redact import Redactor
 from steadyhand.retry import continues_parent
 from steadyhand.workspace.ahead import has_same_definitions, is_same_base, lay_refs
@@ -123,6 +124,12 @@ class GitCheckouts:
     async def has_session(self, job_id: str) -> bool:
         """Return True if the job has a config directory; the session is in it."""
         return await asyncio.to_thread(self.job_paths(job_id).config_dir.is_dir)
+
+    async def find_file(self, job_id: str, name: FileName) -> Path | None:
+        """Return the path of a file that a job has left; None if there is none."""
+        files = self.job_paths(job_id)
+        path = {"diff": files.diff, "bundle": files.bundle, "transcript": files.transcript}[name]
+        return path if await asyncio.to_thread(path.is_file) else None
 
     # --- definitions -----------------------------------------------------------------------
 
@@ -347,7 +354,13 @@ class GitCheckouts:
             return replace(checkout, warnings=(*checkout.warnings, _WORK_LOST))
         return checkout
 
-    # --- after the run ---------------------------------------------------------------------
+    # --- during and after the run ----------------------------------------------------------
+
+    async def save_progress(self, job: Job, checkout: Checkout) -> None:
+        """Do nothing: the files of a job are on this machine alone."""
+
+    async def save_pending(self) -> None:
+        """Do nothing, as `save_progress`."""
 
     async def harvest(self, checkout: Checkout) -> Harvest:
         """Store the diff, the commits and the transcript. Add a warning for each part that cannot be stored."""
