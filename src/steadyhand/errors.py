@@ -22,6 +22,8 @@
     ├── DataDirectoryBusy       another process owns the data directory
     │   └── DatabaseBusy        another service owns the database
     └── StoreError              the store failed
+        ├── SchemaTooNew        the database's schema needs a newer version of Steadyhand
+        ├── SchemaInUse         nodes that work on the database are too old for this version's schema
         └── StoreUnavailable    the store cannot be used for now: its disk is full, or another program holds it
 
 An error is created once, where it is noticed, and translated once, in the API or the CLI.
@@ -232,6 +234,18 @@ class ArtifactTooLarge(StoreError):
     def __init__(self, detail: str, *, name: str) -> None:
         super().__init__(detail)
         self.name = name
+
+
+class SchemaTooNew(StoreError):
+    """A database whose schema this version is too old for: it stays out until it is upgraded."""
+
+    code = "schema_too_new"
+
+
+class SchemaInUse(StoreError):
+    """A database that this version would migrate to a schema for which nodes that work on it are too old."""
+
+    code = "schema_in_use"
 
 
 class StoreUnavailable(StoreError):

@@ -347,6 +347,10 @@ class JobSpec:
     """The caller's name for the session, if any."""
     origin: Origin = "api"
     callback: JobCallback | None = None
+    labels: tuple[str, ...] = ()
+    """The labels that its node must have, beside those that the agent asks for."""
+    not_on_nodes: tuple[str, ...] = ()
+    """The names of the nodes that it must not run on, beside those of the agent."""
 
     @property
     def attachments(self) -> tuple[Mapping[str, Any], ...]:

@@ -453,13 +453,17 @@ def test_a_statement_of_sqlite_is_translated() -> None:
 
 
 def test_a_database_of_a_newer_version_is_refused(postgres: Postgres, postgres_url: str) -> None:
-    postgres.execute("UPDATE alembic_version SET version_num = '9999'", postgres_url.rpartition("/")[2])
+    for change in (
+        "UPDATE alembic_version SET version_num = '9999'",
+        "UPDATE schema_support SET oldest_revision = '9999'",
+    ):
+        postgres.execute(change, postgres_url.rpartition("/")[2])
 
     async def scenario() -> None:
         error = await expect_error(StoreError, open_store(postgres_url))
-        assert "another version" in str(error)
+        assert "too old for the database's schema, 9999" in str(error)
         error = await expect_error(StoreError, open_store(postgres_url))  # the lock is free again
-        assert "another version" in str(error)
+        assert "too old for the database's schema, 9999" in str(error)
 
     run(scenario)
 

@@ -81,18 +81,6 @@ def test_every_table_can_be_made_on_postgres_too() -> None:
         assert f"CREATE TABLE {table.name}" in text
 
 
-def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "jobs.db"
-    make(path)
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    error = asyncio.run(_refusal(path))
-    assert "another version" in str(error)
-    with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
-        assert connection.execute("SELECT count(*) FROM jobs").fetchall() == [(1,)]
-
-
 async def _refusal(path: Path) -> StoreError:
     return await expect_error(StoreError, open_store(f"sqlite:///{path}"))
 

@@ -37,6 +37,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "service.node": (
         "The name of this service in the runs of jobs. Services on one database of Postgres need a name each."
     ),
+    "service.labels": "The labels of this node, such as `gpu` or `zone=a`. Agents and jobs may ask for them.",
     "service.paused": "Accept jobs and start none.",
     "service.log_level": "The lowest level of log lines. Each job and request has lines at `info`.",
     "service.log_format": "The form of log lines; `auto` is text on a terminal and JSON elsewhere.",
@@ -137,6 +138,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "schedules.*.budget_usd": "The budget of each job in dollars.",
     "schedules.*.timeout_seconds": "The time that each job may run.",
     "schedules.*.idle_timeout_seconds": "The time that the agent may be silent.",
+    "schedules.*.labels": "The labels that a node must have to run the jobs, beside those of the agent.",
+    "schedules.*.not_on_nodes": "The names of nodes that do not run the jobs, beside those of the agent.",
     "schedules.*.expires_in_seconds": "The time that each job may wait in the queue.",
     "schedules.*.priority": "The priority of the jobs.",
     "schedules.*.max_turns": "The turns of the model in one run.",
@@ -201,6 +204,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "agents.*.live_seconds": (
         "The time that the process of a job stays after it for the next turn of the conversation."
     ),
+    "agents.*.labels": "The labels that a node must have to run its jobs.",
+    "agents.*.not_on_nodes": "The names of nodes that do not run its jobs.",
     "agents.*.warm": "The processes that wait for jobs of this agent; `auto` follows the jobs of the last hours.",
     "agents.*.lean": "Leave out of its context what a turn does not need: the CLI's memory and the state of the "
     "machine; with `tools = []` the CLI's own system prompt, too.",

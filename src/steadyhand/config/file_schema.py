@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from steadyhand.agents import DEFAULT_PROVIDER, Defaults, TrustLevel, WorkspaceMode
 from steadyhand.job import CallbackBody, CallbackEvent, Effort, OnInterrupt, Publish
 from steadyhand.money import MICROS_PER_DOLLAR
+from steadyhand.placement import LABEL_PATTERN, LABEL_RULE, MAX_LABELS, NODE_NAME_PATTERN, NODE_NAME_RULE
 from steadyhand.ports import MissedPolicy, OverlapPolicy
 from steadyhand.tool_calls import TOOL_RESULT_SECONDS
 
@@ -116,6 +117,24 @@ _BIND_ADDRESS = re.compile(
 )
 
 
+def _validate_labels(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(value) > MAX_LABELS:
+        raise ValueError(f"at most {MAX_LABELS} labels")
+    for label in value:
+        if LABEL_PATTERN.fullmatch(label) is None:
+            raise ValueError(f"{label!r} is not a label: {LABEL_RULE}")
+    return tuple(sorted(set(value)))
+
+
+def _validate_node_names(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(value) > MAX_LABELS:
+        raise ValueError(f"at most {MAX_LABELS} nodes")
+    for name in value:
+        if NODE_NAME_PATTERN.fullmatch(name) is None:
+            raise ValueError(f"{name!r} is not a node's name: {NODE_NAME_RULE}")
+    return tuple(sorted(set(value)))
+
+
 def _validate_bind_address(value: str) -> str:
     match = _BIND_ADDRESS.fullmatch(value)
     if match is None or int(match["port"]) > 65_535:  # noqa: PLR2004
@@ -143,6 +162,8 @@ SecretPaths = Annotated[tuple[SecretPath, ...], BeforeValidator(_split_list)]
 ModelList = Annotated[StringList, Field(min_length=1)]
 HostList = Annotated[StringList, AfterValidator(_validate_hosts)]
 FetchHosts = Annotated[StringList, AfterValidator(_validate_fetch_hosts)]
+LabelList = Annotated[StringList, AfterValidator(_validate_labels)]
+NodeNameList = Annotated[StringList, AfterValidator(_validate_node_names)]
 BindAddress = Annotated[str, AfterValidator(_validate_bind_address)]
 Dollars = Annotated[Decimal, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
@@ -169,6 +190,7 @@ class ServiceTable(_Table):
     agent_uid_base: int = Field(default=64_000, ge=1_000, le=2_000_000_000)
     warm_memory: Size = 1024**3
     node: str = "node-1"
+    labels: LabelList = ()
     paused: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "text", "json"] = "auto"
@@ -348,6 +370,8 @@ class AgentTable(_Table):
     disk: Size | None = None
     warm: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = 0
     live_seconds: float = Field(default=0, ge=0, le=86_400)
+    labels: LabelList = ()
+    not_on_nodes: NodeNameList = ()
     lean: bool = False
 
 
@@ -396,6 +420,8 @@ class ScheduleTable(_Table):
     publish: Publish | None = None
     on_interrupt: OnInterrupt | None = None
     metadata: dict[str, str] = {}
+    labels: LabelList = ()
+    not_on_nodes: NodeNameList = ()
     overlap: OverlapPolicy = "skip"
     missed: MissedPolicy = "once"
     max_usd: Dollars | None = None

@@ -90,6 +90,7 @@ class LocalQueue:
         self._clock = clock
         self._claiming = not paused
         self._draining = False
+        self._is_drained = False
         self._can_start = can_start
         self._running_limit = running_limit
         self._directory_of = directory_of
@@ -170,7 +171,9 @@ class LocalQueue:
             await self._changed.wait()
 
     def _try_claim(self) -> Claim | None:
-        if not self._claiming or self._draining or not self._free_slots or self._is_full():
+        if not self._claiming or self._is_drained or self._draining:
+            return None
+        if not self._free_slots or self._is_full():
             return None
         sort_key = self._next_startable()
         entry = None if sort_key is None else self._remove(sort_key[-1])
@@ -373,6 +376,11 @@ class LocalQueue:
 
     def recheck(self) -> None:
         """Check again which of the waiting jobs may start."""
+        self._wake_claimers()
+
+    def set_drained(self, *, drained: bool) -> None:
+        """Claim no jobs, or again some: what runs goes on, and new jobs are accepted."""
+        self._is_drained = drained
         self._wake_claimers()
 
     def drain(self) -> None:

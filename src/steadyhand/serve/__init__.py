@@ -139,13 +139,14 @@ async def _run_in_data_dir(
     try:
         service = build_service(
             settings, store, stop.is_set, cli, level,
-            redactor=redactor, clock=clock, metrics=metrics, found=found,
+            redactor=redactor, clock=clock, metrics=metrics, found=found, role="worker" if works_only else "serve",
         )  # fmt: skip
         await service.keyring.load()
         await service.callbacks.endpoints.load()
         if service.shared is not None:
             await service.callbacks.secret.share(store.page_sessions.share_secret)
         await service.schedules.load()
+        await service.nodes.load()
         host, port = sock.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         server_table = settings.tables.server

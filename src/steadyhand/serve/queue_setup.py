@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
 from steadyhand.job import Job
+from steadyhand.placement import Placement
 from steadyhand.ports import Queue
+from steadyhand.ports.nodes import NodeFigures, NodeInfo
 from steadyhand.queue.local import LocalQueue
 from steadyhand.runner.process.supervisor_channel import renew_leases
 from steadyhand.store import SqlStore, is_postgres_url
@@ -48,6 +50,9 @@ def create_queue(
     can_start: Callable[[Job], bool],
     running_limit: Callable[[str], int | None],
     directory_of: Callable[[Job], str | None],
+    placement_of: Callable[[Job], Placement],
+    info: NodeInfo,
+    get_figures: Callable[[], NodeFigures],
     on_accepted: Callable[[Job], None],
     on_lost: Callable[[str], Awaitable[None]],
 ) -> Queue:
@@ -61,7 +66,7 @@ def create_queue(
             max_queued=table.max_queued,
             max_suspended=table.waiting_runs,
             paused=table.paused,
-            can_start=can_start,
+            can_start=lambda job: placement_of(job).fits(info.name, info.labels) and can_start(job),
             running_limit=running_limit,
             directory_of=directory_of,
             on_accepted=on_accepted,
@@ -79,6 +84,9 @@ def create_queue(
         can_start=can_start,
         running_limit=running_limit,
         directory_of=directory_of,
+        placement_of=placement_of,
+        info=info,
+        get_figures=get_figures,
         on_accepted=on_accepted,
         on_lost=on_lost,
     )

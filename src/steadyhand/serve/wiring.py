@@ -51,6 +51,7 @@ from steadyhand.ports import (
     Store,
 )
 from steadyhand.ports.artifacts import Artifacts
+from steadyhand.ports.nodes import NodeRole, Nodes
 from steadyhand.redact import Redactor
 from steadyhand.retry import continues_parent
 from steadyhand.runner.claude import install
@@ -68,6 +69,7 @@ from steadyhand.serve.gateway_setup import create_gateway, shared_limits_getter
 from steadyhand.serve.isolation import NO_ISOLATION, IsolationLevel
 from steadyhand.serve.metrics_setup import ScrapeService, ServiceReadings, create_metrics, create_scrape
 from steadyhand.serve.node_calls_setup import create_node_calls
+from steadyhand.serve.nodes_setup import create_nodes, node_info, read_figures
 from steadyhand.serve.queue_setup import create_queue
 from steadyhand.serve.reattach import FoundRuns, held_runs_of
 from steadyhand.serve.redaction import log_short_secrets as announce_secrets
@@ -179,6 +181,7 @@ class Service:
     callbacks: Callbacks
     telemetry: Telemetry
     schedules: ScheduleParts
+    nodes: Nodes
     gateway: Gateway | None = None
     shared: "SharedState | None" = None
 
@@ -247,6 +250,7 @@ def build_service(
     clock: Callable[[], datetime] = utc_now,
     metrics: ServiceMetrics | None = None,
     found: FoundRuns | None = None,
+    role: NodeRole = "serve",
 ) -> Service:
     """Create all parts and connect them, but start none. `found` are the runs that an earlier service left."""
     found = found or FoundRuns()
@@ -281,11 +285,16 @@ def build_service(
     async def end_lost_run(job_id: str) -> None:
         await worker.end_lost_run(job_id)
 
+    info = node_info(settings, role)
+
     directories = directories_in_place(catalog.workspaces)
     queue = create_queue(
         settings,
         store,
         can_start=may_start,
+        placement_of=catalog.placement_of,
+        info=info,
+        get_figures=lambda: read_figures(queue, worker),
         running_limit=lambda key_id: keyring.limits_of(key_id).running,
         directory_of=lambda job: directories.get(job.workspace or ""),
         on_accepted=metrics.job_accepted,
@@ -396,6 +405,7 @@ def build_service(
         ended_after_stop=frozenset(found.ended_after_stop),
     )
     worker = Worker(worker_deps)
+    nodes = create_nodes(info, queue, store.drained_nodes, lambda: read_figures(queue, worker), clock)
     metrics.sources.append(
         ServiceReadings(
             settings,
@@ -407,6 +417,7 @@ def build_service(
             callbacks.deliverer.counts,
             callbacks.notification_counts,
             clock,
+            nodes.counts,
         )
     )
     scrape = create_scrape(metrics, settings.data_dir)
@@ -437,6 +448,7 @@ def build_service(
         get_callback_secret=callbacks.secret.secret_for,
         callback_endpoints=callbacks.endpoints,
         schedules=schedules.registry,
+        nodes=nodes,
         redactor=redactor,
         on_response=metrics.response_began,
         scrape=scrape,
@@ -455,7 +467,19 @@ def build_service(
         more_routes=() if settings.classic else web.create_routes(),
     )
     return Service(
-        app, worker, queue, feed, store, keyring, scrape, callbacks, telemetry, schedules, gateway, shared
+        app,
+        worker,
+        queue,
+        feed,
+        store,
+        keyring,
+        scrape,
+        callbacks,
+        telemetry,
+        schedules,
+        nodes,
+        gateway,
+        shared,
     )
 
 

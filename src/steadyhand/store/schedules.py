@@ -49,6 +49,7 @@ _JOB_SPEC_FIELDS = (
     "effort",
     "append_system_prompt",
 )
+_JOB_SPEC_LISTS = ("labels", "not_on_nodes")
 _MINE = schedule_ticks.c
 
 
@@ -58,6 +59,9 @@ def encode_spec(spec: ScheduleSpec) -> str:
     job_fields: dict[str, Any] = {name: getattr(job, name) for name in _JOB_SPEC_FIELDS}
     if job.command is not None:
         job_fields["command"] = [job.command.name, job.command.arguments]
+    for name in _JOB_SPEC_LISTS:
+        if getattr(job, name):
+            job_fields[name] = getattr(job, name)
     if job.callback is not None:
         job_fields["callback"] = [job.callback.url, job.callback.events, job.callback.body]
     document = {
@@ -80,6 +84,8 @@ def decode_spec(text: str) -> ScheduleSpec:
     command, callback = job.get("command"), job.get("callback")
     spec = JobSpec(
         **{name: job[name] for name in _JOB_SPEC_FIELDS if name in job},
+        labels=tuple(job.get("labels", ())),
+        not_on_nodes=tuple(job.get("not_on_nodes", ())),
         command=None if command is None else SlashCommand(*command),
         callback=None if callback is None else JobCallback(callback[0], tuple(callback[1]), callback[2]),
         origin="schedule",

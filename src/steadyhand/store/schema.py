@@ -29,7 +29,13 @@ from sqlalchemy import (
 
 from steadyhand.store.driver import POSTGRES
 
-NEWEST_REVISION = "0013"
+OLDEST_REVISION = "0014"
+"""The newest revision of the oldest code that works with this schema.
+
+A migration that only adds leaves it alone: nodes of the version before go on beside this one. One that takes something
+away, once no such code reads or writes it, raises it. See CONTRIBUTING.md.
+"""
+NEWEST_REVISION = "0014"
 """The newest migration. A database with this revision opens without Alembic."""
 
 METADATA = MetaData(
@@ -333,6 +339,22 @@ schedule_ticks = Table(
     Index("ix_schedule_ticks_job_id", "job_id"),
     Index("ix_schedule_ticks_open", "schedule", "sequence", **_where("settled = 0")),
     sqlite_autoincrement=True,
+)
+
+schema_support = Table(
+    "schema_support",  # one row: what the newest migration says to code that does not know it
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # 1
+    Column("oldest_revision", String(32), nullable=False),  # as `OLDEST_REVISION`
+)
+
+drained_nodes = Table(
+    "drained_nodes",  # those that take no new runs, whether they are there or not
+    METADATA,
+    Column("name", String(128), primary_key=True),
+    Column("drained_at", BigInteger, nullable=False),
+    Column("drained_by", String(64), nullable=False),
+    Column("until_restart", Integer, nullable=False),  # 0 or 1
 )
 
 # Without a reference to the job: the cost is kept after the job is deleted.

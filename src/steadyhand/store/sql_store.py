@@ -56,6 +56,7 @@ from steadyhand.store.brief_jobs import BriefJobs
 from steadyhand.store.changed_jobs import ChangedJobs
 from steadyhand.store.commit_marks import create_marks
 from steadyhand.store.database_url import DEFAULT_NODE, is_postgres_url, require_psycopg
+from steadyhand.store.drained_nodes import SqlDrainedNodes
 from steadyhand.store.driver import SQLITE
 from steadyhand.store.outage import unavailable
 from steadyhand.store.page_sessions import SqlPageSessions
@@ -119,6 +120,7 @@ class SqlStore:
         self._on_deliveries: Callable[[frozenset[str]], None] = lambda _circuits: None
         self.page_sessions = SqlPageSessions(self._writer.submit, self._read)
         self.schedules = SqlScheduleStore(self._writer.submit, self._read, clock)
+        self.drained_nodes = SqlDrainedNodes(self._writer.submit, self._read)
         self._insert_with_jobs: Callable[[Connection, Sequence[Job]], None] = lambda _connection, _jobs: None
         self._check_change: Callable[[Connection, Job, Job], None] | None = None
         self._monotonic = monotonic

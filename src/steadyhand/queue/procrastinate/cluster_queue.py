@@ -18,11 +18,13 @@ from steadyhand.errors import Conflict, RetryLater, StoreError, StoreUnavailable
 from steadyhand.events import EventDraft
 from steadyhand.job import Job, State
 from steadyhand.outcome import StopReason
+from steadyhand.placement import ANYWHERE, Placement
 from steadyhand.ports import AddResult, Claim, IdempotencyKey, KeyBacklog, QueueLoad, StopSignal
+from steadyhand.ports.nodes import NodeFigures, NodeInfo
 from steadyhand.ports.schedules import TickClaim
 from steadyhand.queue.new_jobs import NewJobs, RunDurations, draining_refusal, full_refusal
-from steadyhand.queue.procrastinate import engine as engine_module
 from steadyhand.queue.procrastinate.cancelling import cancel_until_done
+from steadyhand.queue.procrastinate.cluster_nodes import ClusterNodes
 from steadyhand.queue.procrastinate.engine import Connection, ProcrastinateEngine
 from steadyhand.queue.procrastinate.handed_runs import (
     HandedRun,
@@ -36,15 +38,13 @@ from steadyhand.queue.procrastinate.handed_runs import (
     suspend,
 )
 from steadyhand.queue.procrastinate.keeper import Keeper, LeaseTiming
+from steadyhand.queue.procrastinate.node_rows import begin, install_tables
 from steadyhand.queue.procrastinate.place import Place, PlaceState
-from steadyhand.queue.procrastinate.places import HELD, INSERT, SCHEMA, PlacesTransaction, read_all, values_of
+from steadyhand.queue.procrastinate.places import HELD, INSERT, PlacesTransaction, read_all, values_of
 from steadyhand.queue.procrastinate.places_copy import PlacesCopy
 from steadyhand.queue.procrastinate.queued_limits import check_queued
 from steadyhand.queue.procrastinate.turns import Turns, connect
 from steadyhand.retry import continues_parent
-
-_INSTALL_LOCK = 0x5EAD1
-"""The number of the advisory lock under which a node creates the tables."""
 
 _LEAVE_SECONDS = 5.0
 """The time for a node that stops to say so; without it others notice by its lease."""
@@ -56,6 +56,8 @@ class ProcrastinateQueue:
     """`ports.Queue`. Use it within `opened`. The parameters are those of `LocalQueue`; `capacity` is this node's.
 
     `listen_url` is the address for connections that listen, if that of the database does not keep sessions.
+    `placement_of` returns the demands of a job on its node. `info` and `get_figures` are what this node's heartbeat
+    tells of it. `nodes` are the nodes of all queues on this database.
     """
 
     def __init__(
@@ -73,6 +75,9 @@ class ProcrastinateQueue:
         running_limit: Callable[[str], int | None] = lambda _: None,
         queued_limit: Callable[[str], int | None] = lambda _: None,
         directory_of: Callable[[Job], str | None] = lambda _: None,
+        placement_of: Callable[[Job], Placement] = lambda _: ANYWHERE,
+        info: NodeInfo | None = None,
+        get_figures: Callable[[], NodeFigures] | None = None,
         on_accepted: Callable[[Job], None] = lambda _: None,
         timing: LeaseTiming = LeaseTiming(),  # noqa: B008  # it is frozen
         listen_url: str | None = None,
@@ -90,6 +95,7 @@ class ProcrastinateQueue:
         self._queued_limit = queued_limit
         self._retry_after = 1
         self._directory_of = directory_of
+        self._placement_of = placement_of
         self._on_accepted = on_accepted
         self._free_slots = list(range(capacity + max_suspended))
         self._claimers = 0
@@ -120,13 +126,14 @@ class ProcrastinateQueue:
             self._engine,
             self._turns,
             self._copy,
-            node=node,
-            capacity=capacity,
+            info=info or NodeInfo(node, slots=capacity),
+            get_figures=get_figures or (lambda: NodeFigures(len(self._running()), self.load().suspended)),
             timing=timing,
             on_lost=on_lost,
             on_cut_off=partial(self.stop_all, StopReason.SHUTDOWN),
             listen_url=listen_url or url,
         )
+        self.nodes = ClusterNodes(url, self._turns.submit, lambda: self._keeper.counts)
 
     # --- life ------------------------------------------------------------------------------
 
@@ -134,21 +141,23 @@ class ProcrastinateQueue:
     async def opened(self) -> AsyncIterator[None]:
         """Create the tables unless they are there, and take runs until the end of the context."""
         async with await connect(self._url) as connection:
-            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_INSTALL_LOCK,))
-            await engine_module.install(connection)
-            await connection.execute(SCHEMA)
+            await install_tables(connection)
+            await begin(connection, self._node)
+            await self._keeper.announce(connection)
             self._copy.replace_all(*await read_all(connection))
         self._store.store_with_jobs(self._insert_places)
         self._store.check_changes(self._check_change)
         failure: Exception | None = None
         async with asyncio.TaskGroup() as group:
+            keeping = self._keeper.start(group)
             tasks = [group.create_task(each) for each in (self._turns.run(), self._take_runs(group))]
-            tasks += self._keeper.start(group)
+            tasks += keeping
             try:
-                await self._turns.submit(lambda turn: turn.take_back_chosen(self._node))
+                await self._turns.submit(lambda turn: turn.take_back_ready(self._node, keep=0))
                 # A node that only serves has nothing to hear from the engine.
                 async with self._engine.working() if self._free_slots else nullcontext():
                     yield
+                await cancel_until_done(keeping)  # no heartbeat comes after the leave
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LEAVE_SECONDS):
                         await self._turns.submit(lambda turn: turn.leave(self._node))
@@ -220,6 +229,7 @@ class ProcrastinateQueue:
         connection.exec_driver_sql(INSERT, [values_of(self._place_of(job)) for job in jobs])
 
     def _place_of(self, job: Job, *, goes_on: bool = False) -> Place:
+        placement = self._placement_of(job)
         return Place(
             job_id=job.id,
             key_id=job.api_key_id,
@@ -230,6 +240,8 @@ class ProcrastinateQueue:
             parent_id=job.parent_job_id if continues_parent(job) else None,
             queued_at=job.queued_at or job.created_at,
             expires_in_seconds=job.spec.expires_in_seconds,
+            labels=placement.labels,
+            not_on_nodes=placement.not_on_nodes,
         )
 
     def _refusal(self) -> RetryLater | None:

@@ -11,11 +11,14 @@ from functools import partial
 import structlog
 from psycopg import OperationalError
 
+from steadyhand.clock import utc_now
 from steadyhand.errors import SteadyhandError
+from steadyhand.ports.nodes import NodeCounts, NodeFigures, NodeInfo
 from steadyhand.queue.procrastinate.engine import Connection, ProcrastinateEngine
 from steadyhand.queue.procrastinate.lease import CUT_OFF_SECONDS, DEAD_SECONDS, WRITE_SECONDS, Lease
+from steadyhand.queue.procrastinate.node_rows import write_heartbeat
 from steadyhand.queue.procrastinate.place import Place, PlaceState
-from steadyhand.queue.procrastinate.places import CHANNEL, PlacesTransaction, write_lease
+from steadyhand.queue.procrastinate.places import CHANNEL, PlacesTransaction
 from steadyhand.queue.procrastinate.places_copy import PlacesCopy
 from steadyhand.queue.procrastinate.turns import Turns, connect
 
@@ -68,8 +71,8 @@ class Keeper:
         turns: Turns,
         copy: PlacesCopy,
         *,
-        node: str,
-        capacity: int,
+        info: NodeInfo,
+        get_figures: Callable[[], NodeFigures],
         timing: LeaseTiming,
         on_lost: Callable[[str], Awaitable[None]],
         on_cut_off: Callable[[], None],
@@ -80,8 +83,12 @@ class Keeper:
         self._engine = engine
         self._turns = turns
         self._copy = copy
-        self._node = node
-        self._capacity = capacity
+        self._info = info
+        self._node = info.name
+        self._get_figures = get_figures
+        self._started_at = utc_now()
+        self.counts = NodeCounts(0)
+        """The nodes as the last heartbeat found them."""
         self._timing = timing
         self._on_lost = on_lost
         self._on_cut_off = on_cut_off
@@ -103,6 +110,12 @@ class Keeper:
     def is_cut_off(self) -> bool:
         """True while others may take this node for dead."""
         return self._lease.is_cut_off(time.monotonic())
+
+    async def announce(self, connection: Connection) -> None:
+        """Write the first heartbeat, with the labels, before the node wants its first job."""
+        await write_heartbeat(
+            connection, self._info, self._get_figures(), self._started_at, self._timing.dead
+        )
 
     def stop_writing(self) -> None:
         """Write the lease no more, as a node that is cut off; for tests."""
@@ -145,7 +158,9 @@ class Keeper:
             async with asyncio.timeout(self._timing.dead / 4):
                 if connection is None:
                     connection = await connect(self._url, autocommit=True)
-                answer = await write_lease(connection, self._node, self._capacity, self._timing.dead)
+                answer = await write_heartbeat(
+                    connection, self._info, self._get_figures(), self._started_at, self._timing.dead
+                )
         except (OperationalError, TimeoutError) as error:
             refused = any(part in str(error) for part in _REFUSALS)
             self._lease.note_failed(began, refused=refused)
@@ -158,12 +173,15 @@ class Keeper:
                         await connection.close()
             return None
         self._lease.note_written(began, time.monotonic())
+        self.counts = answer.counts
         if self._is_out:
             self._is_out = False
             self._engine.restart()
         self.capacity_elsewhere = answer.capacity_elsewhere
         if self._copy.is_behind(answer.change):
             self._turns.refresh(None)
+        if answer.is_new:
+            self._turns.ask()  # nothing was chosen for it meanwhile
         if answer.has_dead and self._lease.may_judge(time.monotonic()):
             self._reap_due.set()
         return connection
