@@ -253,8 +253,7 @@ def build_service(
     role: NodeRole = "serve",
 ) -> Service:
     """Create all parts and connect them, but start none. `found` are the runs that an earlier service left."""
-    found = found or FoundRuns()
-    tables, metrics = settings.tables, metrics or create_metrics(settings)
+    found, tables, metrics = found or FoundRuns(), settings.tables, metrics or create_metrics(settings)
     feed = EventFeed()
     shared = create_shared_state(settings)
     relay_live = None if shared is None else shared.follow_events(store, feed)
