@@ -51,7 +51,7 @@ class Artifacts(Protocol):
         ...
 
     async def remove_unused(self) -> bool:
-        """Remove some of what no job has any more; return True if there may be more of it."""
+        """Remove some of the files that no job has any more; return True if there may be more of them."""
         ...
 
     async def remove_older(self, names: Collection[str], moment: datetime, spared: Collection[str]) -> None:

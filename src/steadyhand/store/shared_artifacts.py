@@ -233,7 +233,7 @@ class SharedArtifacts:
             number += 1
 
     async def remove_unused(self) -> bool:
-        """Remove some of what no job has any more: objects first, so that none is forgotten.
+        """Remove some of the files that no job has any more: objects first, so that none is forgotten.
 
         Without a bucket in the configuration, rows with objects wait for one.
         """

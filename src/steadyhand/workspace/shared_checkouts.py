@@ -1,4 +1,4 @@
-"""Checkouts of a node among many: what a job leaves is stored where every node reaches it, as it comes.
+"""Checkouts of a node among many: the files of a job are stored where every node reaches them, as they come.
 
 The files in the job's folder are as they are on one machine. `run` in that folder is the number of the last run that
 this node prepared: if a later one is stored, another node has gone on with the job, and the folder is brought up to
@@ -183,7 +183,7 @@ class SharedCheckouts(GitCheckouts):
             await asyncio.to_thread(remove_tree, results.root)
 
     async def harvest(self, checkout: Checkout) -> Harvest:
-        """Store what a run has left: in the job's folder, and for the other nodes."""
+        """Store the results of a run: in the job's folder, and for the other nodes."""
         harvest = await super().harvest(checkout)
         files = checkout.paths
         self._signatures.pop(files.root.name, None)
