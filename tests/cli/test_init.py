@@ -165,6 +165,7 @@ def test_a_unit_names_any_path_as_it_is(tmp_path: Path, *, is_root: bool) -> Non
     assert lines["ReadWritePaths"] == f'"{tmp_path}/c d%%h $HOME \\"q\\" \\\\t/data"'
     quoted = f'"{tmp_path}/c d%%h $$HOME \\"q\\" \\\\t/steadyhand.toml"'
     assert lines["ExecStart"] == f'"{tmp_path}/a b%%h $HOME/steadyhand" --config {quoted} serve'
+    assert lines["ExecReload"] == "/bin/kill -USR2 $MAINPID"
     assert lines["TimeoutStopSec"] == "61"
     assert ("User" in lines, lines["Type"]) == (not is_root, "notify")
 

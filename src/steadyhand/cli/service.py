@@ -29,6 +29,9 @@ ConfigFile = Annotated[
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", metavar="DIR", help="Where the service keeps its data.")
 ]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Take the place of the service that runs on the data directory.")
+]
 
 
 @app.command()
@@ -42,6 +45,7 @@ def serve(
         bool, typer.Option("--no-work", help="Accept jobs and run none: other nodes on the database do.")
     ] = False,
     classic: Annotated[bool, typer.Option("--classic", help="Behave as the earlier service did.")] = False,
+    replace: Replace = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the service until SIGTERM, Ctrl-C or the end of its terminal.
@@ -64,7 +68,7 @@ def serve(
             "service.concurrency": 0 if no_work else None,
         },
     )
-    _run(settings, works_only=False, as_json=as_json)
+    _run(settings, works_only=False, replace_running=replace, as_json=as_json)
 
 
 @app.command()
@@ -74,6 +78,7 @@ def worker(
     host: Annotated[str | None, typer.Option(help="The address for health and metrics.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Its port; 0 takes a free one.")] = None,
     data_dir: DataDir = None,
+    replace: Replace = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the jobs that other nodes accept into the same database of Postgres, until SIGTERM or Ctrl-C.
@@ -88,10 +93,10 @@ def worker(
 
     overrides = {"server.host": host, "server.port": port, "service.data_dir": data_dir}
     settings = configuration.load_settings(config or global_config_file(), overrides)
-    _run(settings, works_only=True, as_json=as_json)
+    _run(settings, works_only=True, replace_running=replace, as_json=as_json)
 
 
-def _run(settings: "Settings", *, works_only: bool, as_json: bool) -> None:
+def _run(settings: "Settings", *, works_only: bool, replace_running: bool, as_json: bool) -> None:
     from steadyhand import serve as service  # noqa: PLC0415  # it is loaded by now
 
     def announce(url: str) -> None:
@@ -100,7 +105,7 @@ def _run(settings: "Settings", *, works_only: bool, as_json: bool) -> None:
         else:
             typer.echo(f"Steadyhand listens on {url}")
 
-    service.serve(settings, announce=announce, works_only=works_only)
+    service.serve(settings, announce=announce, replace_running=replace_running, works_only=works_only)
 
 
 @app.command()

@@ -33,6 +33,8 @@ Type=notify
 NotifyAccess=main
 {user}WorkingDirectory={directory}
 ExecStart={command}
+# The service starts the next one, which takes its place: no request is refused.
+ExecReload=/bin/kill -USR2 $MAINPID
 # The credential of the model, as NAME=value; the file has mode 0600.
 EnvironmentFile=-{environment}
 Restart=on-failure

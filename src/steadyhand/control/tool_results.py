@@ -82,12 +82,14 @@ class ToolResultSubmitter:
         self, job: Job, state: ToolCallState, results: Mapping[str, ToolOutput], update: JobUpdate | None
     ) -> ToolResultsAnswer | None:
         """Pass the results to the process that waits for them; return None if no process waits any more."""
-        pending = self._deps.tool_calls.get(job.id)
+        pending = await self._deps.tool_calls.find(job.id)
         if pending is None or pending.ids != state.open_ids(job.run):
             return None
         _check_call_ids(results, pending.ids)
         if not pending.accept():
             return None
+        if pending.save is not None:
+            await pending.save(results)
         undelivered = None if pending.has_slot else _late_results_prompt(state.calls, results)
 
         def change(old: Job) -> Job:

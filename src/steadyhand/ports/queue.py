@@ -209,8 +209,8 @@ class Queue(Protocol):
         """Check again which of the waiting jobs may start, after an obstacle is gone."""
         ...
 
-    def drain(self) -> None:
-        """Accept and claim no more jobs."""
+    def drain(self, *, accepts_jobs: bool = False) -> None:
+        """Claim no more jobs, and accept none unless another service is about to go on with them."""
         ...
 
     async def close(self) -> None:

@@ -216,7 +216,7 @@ class Checkouts(Protocol):
         ...
 
     async def rejoin(self, job: Job, workspace: Workspace) -> Checkout:
-        """Return the private checkout of a run that an earlier service left and whose agent still works in it.
+        """Return the checkout of a run that an earlier service left and whose agent still works in it.
 
         Call it after `remove_leftovers`, which has to spare the job. Raises `WorkspaceError` without one.
         """

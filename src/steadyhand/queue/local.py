@@ -91,6 +91,7 @@ class LocalQueue:
         self._claiming = not paused
         self._draining = False
         self._is_drained = False
+        self._accepts_jobs = True
         self._can_start = can_start
         self._running_limit = running_limit
         self._directory_of = directory_of
@@ -125,7 +126,7 @@ class LocalQueue:
         self._enqueue(job)
 
     def _refusal(self) -> RetryLater | None:
-        if self._draining:
+        if not self._accepts_jobs:
             return draining_refusal()
         if self._active + len(self._waiting) + len(self._new_jobs) < self._capacity + self._max_queued:
             return None
@@ -383,9 +384,10 @@ class LocalQueue:
         self._is_drained = drained
         self._wake_claimers()
 
-    def drain(self) -> None:
-        """Accept and claim no more jobs; waiting jobs stay queued in the store."""
+    def drain(self, *, accepts_jobs: bool = False) -> None:
+        """Claim no more jobs, and accept none unless `accepts_jobs`; waiting jobs stay queued in the store."""
         self._draining = True
+        self._accepts_jobs = accepts_jobs
 
     async def close(self) -> None:
         """Drain, and wait until the store has answered to each new job; cancel what it does not answer in time."""

@@ -75,6 +75,7 @@ def create_gateway(
         metrics=metrics,
         tracing=tracing,
         adopted=_gateway_sockets(orphans),
+        repeated_runs=[(each.job_id, each.run) for each in orphans if each.exit is None],
         expected_tokens=[str(each.facts["token"]) for each in orphans if "token" in each.facts],
         retry_limits=RetryLimits(gateway_table.max_wait_seconds, gateway_table.max_waits_seconds),
     )
@@ -87,7 +88,7 @@ def _gateway_sockets(orphans: Sequence[OrphanedRun]) -> Mapping[int | None, sock
         listener = orphan.take_gateway_listener()
         if listener is None:
             continue
-        key = orphan.facts.get("slot") if orphan.sandboxed else None
+        key = orphan.place if orphan.sandboxed else None
         if key in sockets:
             listener.close()  # all runs on loopback have the same one
         else:

@@ -6,7 +6,7 @@ A read is one call in a thread; a whole batch of writes is one call. Nothing her
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -61,6 +61,7 @@ from steadyhand.store.driver import SQLITE
 from steadyhand.store.outage import unavailable
 from steadyhand.store.page_sessions import SqlPageSessions
 from steadyhand.store.readers import Readers
+from steadyhand.store.repeated_calls import settle_repeated_calls
 from steadyhand.store.schedule_store import SqlScheduleStore
 from steadyhand.store.sqlite import open_sqlite_engines, parse_sqlite_url
 from steadyhand.store.writer import LINGER_SECONDS, BatchWriter
@@ -336,6 +337,10 @@ class SqlStore:
     async def settle_calls_of_run(self, job_id: str, run: int) -> int:
         """Settle the open calls of a run whose node is dead, and return their number."""
         return await self._writer.submit(lambda at: open_calls.settle_of_run(at, job_id, run))
+
+    async def settle_repeated_calls(self, runs: Collection[tuple[str, int]]) -> int:
+        """See `Ledger.settle_repeated_calls`."""
+        return await self._writer.submit(lambda at: settle_repeated_calls(at, runs))
 
     async def list_calls(self, job_id: str, limit: int) -> Sequence[ModelCall]:
         """Return the newest calls of a job, the oldest of them first."""

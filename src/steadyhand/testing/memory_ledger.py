@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC
 
@@ -39,6 +39,13 @@ class MemoryLedger:
     def _settle(self, open_calls: Sequence[ModelCall]) -> int:
         for call in open_calls:
             self.calls[call.id] = replace(call, settled=True, complete=False, micros=call.reserved_micros)
+        return len(open_calls)
+
+    async def settle_repeated_calls(self, runs: Collection[tuple[str, int]]) -> int:
+        """Settle what these runs left open at nothing."""
+        open_calls = [c for c in self.calls.values() if not c.settled and (c.job_id, c.run) in runs]
+        for call in open_calls:
+            self.calls[call.id] = replace(call, settled=True, complete=False, micros=0)
         return len(open_calls)
 
     async def list_calls(self, job_id: str, limit: int) -> Sequence[ModelCall]:

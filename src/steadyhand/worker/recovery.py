@@ -16,7 +16,6 @@ from steadyhand.job import Job, Outcome, OutcomeType, State
 from steadyhand.ports import Claim, JobFilter, OrphanedRun
 from steadyhand.retry import is_resumable, requeued
 from steadyhand.worker.deps import WorkerDeps
-from steadyhand.worker.hold import is_in_place
 from steadyhand.worker.job_end import RUNNING
 from steadyhand.worker.results import node_death_outcome
 from steadyhand.worker.run_executor import QUEUED, RunExecutor
@@ -85,6 +84,8 @@ class Recovery:
     async def _recover_running(self, job: Job, orphan: OrphanedRun | None) -> None:
         claim = await self._claim_again(job, orphan)
         if claim is not None:
+            if orphan is not None and job.spec.tools:
+                self._deps.tool_calls.expect(job.id)
             self.taken_up.append((claim, orphan))
             return
         if orphan is not None:
@@ -113,9 +114,8 @@ class Recovery:
 
         A run that would be held has a record before its agent gets the prompt.
         """
-        held_runs, agent = self._deps.held_runs, self._deps.catalog.agent(job.agent)
-        is_held = not job.spec.tools and not is_in_place(self._deps.catalog.workspace(job.workspace))
-        if held_runs is None or not is_held or agent.warm or agent.live_seconds:
+        agent = self._deps.catalog.agent(job.agent)
+        if self._deps.held_runs is None or agent.warm or agent.live_seconds:
             return False
         run = job.runs[-1]
         if job.begin != "fresh" or run.supervisor is not None or (job.id, job.run) in self._deps.lost_runs:

@@ -188,7 +188,9 @@ class RunExecutor:
             finally:
                 scope.deadline.cancel()
             await self._finish(job, checkout, result, events)
-            if self._deps.held_runs is not None:
+            if slot is not None and slot.agent is not None and slot.is_kept:
+                slot.agent.end_hold()
+            elif self._deps.held_runs is not None:
                 await self._deps.held_runs.remove(job.id, job.run)
 
     async def _read_beginning(self, job: Job) -> TakenUp:
@@ -204,9 +206,12 @@ class RunExecutor:
         stored = await read_patiently(lambda: StoredEvents.read(self._deps.store, job))
         self._log.info("run.taken_up", job=job.id, run=job.run, ended=orphan.exit is not None)
         async with AsyncExitStack() as stack:
-            scope = await self._open_scope(job, claim, stack, TakenUp(orphan, stored, self._clock))
+            results = await held_runs.read_results(job.id, job.run)
+            taken_up = TakenUp(orphan, stored, self._clock, results)
+            scope = await self._open_scope(job, claim, stack, taken_up)
             try:
                 checkout = await self._deps.checkouts.rejoin(job, self._workspace(job))
+                checkout = replace(checkout, slot=orphan.place)
                 result = await self._run_agent(job, checkout, scope)
             except RunError as error:
                 await held_runs.end(orphan)
@@ -216,6 +221,7 @@ class RunExecutor:
                 self.lost_ends += 1  # it goes on by the rules of the start
                 return
             finally:
+                self._deps.tool_calls.forget_expected(job.id)
                 scope.deadline.cancel()
             await self._finish(job, checkout, result, scope.events)
             await held_runs.remove(job.id, job.run)
@@ -247,7 +253,9 @@ class RunExecutor:
         seconds_left = max(0.0, job.timeout_seconds - job.used_seconds)
         if taken_up is not None:
             seconds_left = taken_up.seconds_left(job)
-        return RunScope(claim, events, RunDeadline(claim.stop, seconds_left), secrets, taken_up)
+        waited = 0.0 if taken_up is None else taken_up.stored.waited_seconds
+        deadline = RunDeadline(claim.stop, seconds_left, waited)
+        return RunScope(claim, events, deadline, secrets, taken_up)
 
     async def _end_unstarted(
         self,
@@ -363,14 +371,14 @@ class RunExecutor:
                 spec = self._run_spec(
                     context,
                     access,
-                    ClientToolCaller(deps, self.waiting_runs, claim, events, scope.deadline),
+                    ClientToolCaller(deps, self.waiting_runs, claim, events, scope.deadline, scope.taken_up),
                     on_spawned=partial(self._spawned, group, job, note_holder),
                     earlier_files=session_files,
                 )
                 spec = replace(
                     spec,
                     orphan=scope.orphan,
-                    hold=hold_spec(deps.held_runs, context, access, scope, slot),
+                    hold=hold_spec(deps, context, access, scope, slot),
                     on_kept=partial(self._note_kept, job.id),
                 )
                 early = EarlyAnswer(events, job, access, self._clock)

@@ -180,13 +180,14 @@ class Worker:
 
     # --- shutdown --------------------------------------------------------------------------
 
-    async def drain(self) -> None:
+    async def drain(self, *, accepts_jobs: bool = False) -> None:
         """Stop claiming; let runs end by themselves for `drain_seconds`, then stop them.
 
-        Runs that may outlive the service are waited for no longer than the others, and left to the next service.
+        Runs that may outlive the service are waited for no longer than the others, and left to the next service. With
+        `accepts_jobs` that service also gets the jobs that come meanwhile.
         """
         self._draining = True
-        self._queue.drain()
+        self._queue.drain(accepts_jobs=accepts_jobs)
         self._executor.warm_pool.close()
         await self._until_left_alone(self._deps.config.drain_seconds)
         others = [job_id for job_id in self._tasks if job_id not in self._executor.leave_functions]

@@ -390,16 +390,24 @@ class GitCheckouts:
         return await self._to_checkout(files, slot, created)
 
     async def rejoin(self, job: Job, workspace: Workspace) -> Checkout:
-        """Return the private checkout in which the agent of an earlier service still works; nothing in it changes."""
+        """Return the checkout in which the agent of an earlier service still works; nothing in it changes."""
         files = self.job_paths(job.id)
         note = await asyncio.to_thread(read_note, files)
-        if note is None or note.in_place:
-            raise WorkspaceError("The run has no checkout of its own.")
+        if note is None or note.in_place != _is_in_place(workspace):
+            raise WorkspaceError("The run has no checkout.")
+        if note.in_place:
+            return await self._rejoin_in_place(workspace, files, note)
         if job.is_on_uncommitted:
             workspace = without_repository_rights(workspace)
         slot = 0 if note.user is None or self._base_uid is None else note.user - self._base_uid
         created = await self.factory.rejoin(job, workspace, files, note)
         return replace(await self._to_checkout(files, slot, created), uid=note.user, warnings=())
+
+    async def _rejoin_in_place(self, workspace: Workspace, files: JobPaths, note: CheckoutNote) -> Checkout:
+        checkout = await self._in_place.prepare(workspace, files, 0, update=False)
+        instructions = await self._in_place.instructions(workspace)
+        definitions = {**instructions.definitions, **self._own_definitions()}
+        return replace(checkout, uid=note.user, commit=note.commit, definitions=definitions, warnings=())
 
     async def list_retained(self) -> Mapping[str, datetime]:
         """Return the jobs that have a checkout, each with the time of its last preparation."""

@@ -90,6 +90,7 @@ class ProcrastinateQueue:
         self._clock = clock
         self._claiming = not paused
         self._draining = False
+        self._accepts_jobs = True
         self._can_start = can_start
         self._running_limit = running_limit
         self._queued_limit = queued_limit
@@ -245,7 +246,7 @@ class ProcrastinateQueue:
         )
 
     def _refusal(self) -> RetryLater | None:
-        if self._draining:
+        if not self._accepts_jobs:
             return draining_refusal()
         self._retry_after = self._estimate_retry_after()  # for the writer's thread
         load = self.load()
@@ -591,9 +592,10 @@ class ProcrastinateQueue:
 
     # --- the end ---------------------------------------------------------------------------
 
-    def drain(self) -> None:
-        """Accept and claim no more jobs; waiting jobs keep their places."""
+    def drain(self, *, accepts_jobs: bool = False) -> None:
+        """Claim no more jobs, and accept none unless `accepts_jobs`; waiting jobs keep their places."""
         self._draining = True
+        self._accepts_jobs = accepts_jobs
         self._turns.ask()
 
     async def close(self) -> None:

@@ -110,8 +110,8 @@ class RunLoop:
 
     def keep(self) -> None:
         """Let the run outlive the service from now on, if it is to be held: the agent has its prompt."""
-        self.process.keep()
-        if self.process.is_kept:
+        self.process.hold.keep()
+        if self.process.hold.is_kept:
             self.spec.on_kept(self.process.leave)
 
     @property
@@ -286,7 +286,7 @@ class RunLoop:
 
     async def _handle_stop(self, protocol: AgentProtocol) -> None:
         await self.stop.wait()
-        self.process.end_keeping()
+        self.process.hold.drop()  # the service is about to stop it
         if self.stop.reason is StopReason.DEADLINE and self._waits_for_background:
             # The work is done: what the agent left running is stopped as it would be a little later.
             self._mark_stopped_after_result()
