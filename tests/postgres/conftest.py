@@ -125,3 +125,8 @@ def make_service_in(
         )
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _nodes(make_service_in: MakeService) -> None:
+    """Let each test have the parameter of `make_service_in`, also one that asks for its service while it runs."""
