@@ -5,12 +5,13 @@ import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 import pytest
 
 from steadyhand.errors import RetryLater, StoreError
+from steadyhand.job import Run, State
 from steadyhand.outcome import StopReason
 from steadyhand.ports import AddResult, Claim, IdempotencyKey, JobFilter
 from steadyhand.queue.procrastinate.cluster_queue import ProcrastinateQueue
@@ -145,6 +146,45 @@ class TestManyNodes:
             await becomes(lambda: one.position(high.id) == 1)
             assert (await claimed(one)).job == high
             assert (await claimed(two)).job == low
+
+    @async_test
+    async def test_the_next_turn_and_a_resumed_run_go_to_their_former_node_if_it_wants_one(self) -> None:
+        async with self.cluster() as cluster, cluster.nodes("one", "two") as (one, two):
+            parent = (await one.enqueue(make_job(), accepted_draft())).job
+            claim = await claimed(two)
+            await cluster.store.update_job(
+                parent.id,
+                frozenset({State.QUEUED}),
+                lambda old: replace(
+                    old, state=State.COMPLETED, runs=(Run(1, State.COMPLETED, node="two"),), begin="resume"
+                ),
+            )
+            await two.release(claim)
+            for _ in range(2):
+                async with asyncio.TaskGroup() as group:
+                    waiting = group.create_task(claimed(one))
+                    await one.settle()
+                    claiming = group.create_task(claimed(two))
+                    await two.settle()
+                    turn = make_job(parent_job_id=parent.id, begin="resume")
+                    added = (await one.enqueue(turn, accepted_draft())).job
+                    assert (await claiming).job == added, "though the other one wants it as much"
+                    other = (await one.enqueue(make_job(), accepted_draft())).job
+                    assert (await waiting).job == other
+                await two.release(claiming.result())
+                await one.release(waiting.result())
+            async with asyncio.TaskGroup() as group:
+                waiting = group.create_task(claimed(one))
+                await one.settle()
+                claiming = group.create_task(claimed(two))
+                await two.settle()
+                await one.requeue(replace(parent, begin="resume"))
+                assert (await claiming).job.id == parent.id
+                waiting.cancel()
+            # Without a slot on its former node it starts elsewhere at once.
+            turn = (await one.enqueue(make_job(parent_job_id=parent.id), accepted_draft())).job
+            await two.release(claiming.result())
+            assert (await claimed(one)).job == turn
 
     @async_test
     async def test_a_limit_of_a_key_above_one_holds_for_all_nodes_together(self) -> None:

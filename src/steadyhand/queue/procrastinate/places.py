@@ -94,6 +94,11 @@ _WANTING: LiteralString = """SELECT node, labels, wanted - (SELECT count(*) FROM
     FROM queue_nodes WHERE wanted > 0 AND lease_at > clock_timestamp() - make_interval(secs => %s)
         AND NOT EXISTS (SELECT 1 FROM drained_nodes WHERE drained_nodes.name = queue_nodes.node)"""
 """The living nodes that take new runs and want some, with the number that they lack."""
+_FORMER_NODE: LiteralString = """(SELECT former.node FROM runs AS former JOIN jobs AS job ON job.sequence = former.job
+    WHERE job.id = coalesce(it.parent_id, it.job_id)
+        AND (it.parent_id IS NOT NULL OR strpos(job.record, '"begin":"resume"') > 0)
+    ORDER BY former.number DESC LIMIT 1)"""
+"""The node that has the process, the files and the mirror of the turn before, or of the run that is resumed."""
 _FITS: LiteralString = "it.labels <@ wanting.labels AND wanting.node <> ALL (it.not_on_nodes)"
 
 
@@ -384,11 +389,12 @@ class PlacesTransaction:
         return await cursor.fetchone() is not None
 
     async def _next_place(self, full_keys: Sequence[str], blocked: Sequence[str]) -> tuple[Place, str] | None:
-        """Return the first place that may start and fits a node, and the fitting one that wants most more."""
+        """Return the first place that may start, and the fitting node: its former one, or who wants most more."""
         query: LiteralString = f"""WITH wanting AS MATERIALIZED (
                 SELECT * FROM ({_WANTING}) AS each WHERE missing > 0)
             SELECT {_COLUMNS}, (SELECT wanting.node FROM wanting WHERE {_FITS}
-                ORDER BY missing DESC, cardinality(wanting.labels), wanting.node LIMIT 1) AS chosen
+                ORDER BY (wanting.node = {_FORMER_NODE}) IS TRUE DESC,
+                    missing DESC, cardinality(wanting.labels), wanting.node LIMIT 1) AS chosen
             FROM queue_places AS it
             WHERE state = 'waiting' AND key_id <> ALL(%s) AND job_id <> ALL(%s)
                 AND EXISTS (SELECT 1 FROM wanting WHERE {_FITS})
