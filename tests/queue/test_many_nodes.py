@@ -217,6 +217,17 @@ class TestManyNodes:
             assert await one.cancel(job.id) == "unknown"
 
     @async_test
+    async def test_the_runs_of_a_key_that_wait_for_their_client_are_known_on_all_nodes(self) -> None:
+        async with self.cluster() as cluster, cluster.nodes("one", "two") as (one, two):
+            await one.enqueue(make_job(), accepted_draft())
+            claim = await claimed(two)
+            two.suspend(claim)
+            await becomes(lambda: one.suspended_elsewhere("k_one") == 1)
+            assert (one.suspended_elsewhere("k_two"), two.suspended_elsewhere("k_one")) == (0, 0)
+            two.resume(claim)
+            await becomes(lambda: one.suspended_elsewhere("k_one") == 0)
+
+    @async_test
     async def test_a_job_that_waits_is_withdrawn_from_any_node(self) -> None:
         async with self.cluster() as cluster, cluster.nodes("one", "two") as (one, two):
             job = (await one.enqueue(make_job(), accepted_draft())).job

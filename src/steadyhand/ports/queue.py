@@ -201,6 +201,10 @@ class Queue(Protocol):
         """Return the backlog of a key; a job that is not stored yet counts as waiting."""
         ...
 
+    def suspended_elsewhere(self, key_id: str) -> int:
+        """Return the number of a key's claims on other nodes that are suspended."""
+        ...
+
     def active_jobs(self) -> Sequence[Job]:
         """Return the jobs claimed on this node, without the suspended ones, as they were when they were claimed."""
         ...

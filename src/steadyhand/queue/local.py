@@ -371,6 +371,10 @@ class LocalQueue:
             startable = min(startable, limit - sum(running))
         return KeyBacklog(waiting, max(0, startable), self._estimate_retry_after())
 
+    def suspended_elsewhere(self, key_id: str) -> int:  # noqa: ARG002  # of the port
+        """Return 0: there is no other node."""
+        return 0
+
     def active_jobs(self) -> Sequence[Job]:
         """Return the claimed jobs, without the suspended ones, as they were when they were claimed."""
         return [active.claim.job for active in self._running_claims()]

@@ -9,11 +9,12 @@ from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
 from steadyhand.job import Job
 from steadyhand.placement import Placement
-from steadyhand.ports import Queue
+from steadyhand.ports import KeyWaitingRuns, Queue
 from steadyhand.ports.nodes import NodeFigures, NodeInfo
 from steadyhand.queue.local import LocalQueue
 from steadyhand.runner.process.supervisor_channel import renew_leases
 from steadyhand.store import SqlStore, is_postgres_url
+from steadyhand.tool_calls import ToolCallBroker
 
 MAX_REATTACH_SECONDS = 6.0
 """The longest time for which a run outlives a service that shares its database: others end it 12 s after its lease."""
@@ -90,6 +91,19 @@ def create_queue(
         on_accepted=on_accepted,
         on_lost=on_lost,
     )
+
+
+def count_waiting_runs(queue: Queue, tool_calls: ToolCallBroker) -> Callable[[str], KeyWaitingRuns]:
+    """Return a function that counts the runs of a key which wait for results of its tools, on all nodes.
+
+    The time until the first of them goes on is known for those of this node alone.
+    """
+
+    def count(key_id: str) -> KeyWaitingRuns:
+        here, elsewhere = tool_calls.waiting_runs(key_id), queue.suspended_elsewhere(key_id)
+        return here._replace(runs=here.runs + elsewhere)
+
+    return count
 
 
 @asynccontextmanager

@@ -70,7 +70,7 @@ from steadyhand.serve.isolation import NO_ISOLATION, IsolationLevel
 from steadyhand.serve.metrics_setup import ScrapeService, ServiceReadings, create_metrics, create_scrape
 from steadyhand.serve.node_calls_setup import create_node_calls
 from steadyhand.serve.nodes_setup import create_nodes, node_info, read_figures
-from steadyhand.serve.queue_setup import create_queue
+from steadyhand.serve.queue_setup import count_waiting_runs, create_queue
 from steadyhand.serve.reattach import FoundRuns, held_runs_of
 from steadyhand.serve.redaction import log_short_secrets as announce_secrets
 from steadyhand.serve.redaction import with_secret_refresh
@@ -345,7 +345,7 @@ def build_service(
             get_limits=keyring.limits_of,
             get_backlog=queue.backlog,
             get_spending=spending_from_ledger(store, clock) if gateway is None else gateway.spent_by_key,
-            get_waiting_runs=tool_call_broker.waiting_runs,
+            get_waiting_runs=count_waiting_runs(queue, tool_call_broker),
             max_waiting_runs=tables.service.max_waiting_runs_per_key,
             clock=clock,
         ),

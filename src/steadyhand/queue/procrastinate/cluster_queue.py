@@ -576,6 +576,10 @@ class ProcrastinateQueue:
         waiting += self._new_jobs.count(key_id)
         return KeyBacklog(waiting, max(0, startable), self._estimate_retry_after())
 
+    def suspended_elsewhere(self, key_id: str) -> int:
+        """Return the number of a key's claims on other nodes that wait for their client."""
+        return self._copy.suspended_elsewhere(self._node, key_id)
+
     def active_jobs(self) -> Sequence[Job]:
         """Return the jobs claimed on this node, without the suspended ones, as they were when they were claimed."""
         return [each.job for each in self._running()]
