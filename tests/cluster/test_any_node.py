@@ -1,5 +1,6 @@
 """Requests about one job come to any node: results of tools, messages, next turns, and clients that come back."""
 
+import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -122,3 +123,33 @@ def test_a_message_to_a_running_turn_comes_to_any_node(
     assert types == ["steer.accepted", "steer.used"]
     late = front.client.post(f"/v1/jobs/{job_id}/steer", json=body)
     assert (late.status_code, late.json()["code"]) == (409, "not_running")
+
+
+def test_the_next_turn_goes_to_the_node_of_the_turn_before_or_resumes_elsewhere(
+    make_cluster: MakeCluster, common_dir: Path
+) -> None:
+    cluster = make_cluster(serving=(), working=(), both=("one", "two"), env={"STEADYHAND_CONCURRENCY": "1"})
+    one, two = cluster["one"], cluster["two"]
+    turn = one.wait_until_ended(one.submit("[[standin: text=first]]", workspace="scratch")["id"], 60)
+    home = turn["runs"][-1]["node"]
+    for node, text in ((two, "second"), (one, "third"), (two, "fourth")):
+        body = {"prompt": f"[[standin: text={text}]]"}
+        turn = node.wait_until_ended(
+            node.client.post(f"/v1/jobs/{turn['id']}/turns", json=body).json()["id"], 60
+        )
+        assert (turn["answer"], turn["runs"][-1]["node"]) == (text, home)
+    # While its node is busy it resumes on the other one.
+    away = "two" if home == "one" else "one"
+    gates = [common_dir / name for name in ("left", "right")]
+    held = [one.submit(f"[[standin: say=on wait_for={gate} text=off]]")["id"] for gate in gates]
+    for job_id in held:
+        wait_until(lambda job=job_id: one.get_job(job)["state"] == "running", 60)  # type: ignore[misc]  # bound at once
+    busy = {one.get_job(job_id)["runs"][-1]["node"]: gate for job_id, gate in zip(held, gates, strict=True)}
+    body = {"prompt": "[[standin: history]]"}
+    last = one.client.post(f"/v1/jobs/{turn['id']}/turns", json=body).json()["id"]
+    busy[away].touch()
+    job = two.wait_until_ended(last, 60)
+    busy[home].touch()
+    assert (job["state"], job["runs"][-1]["node"]) == ("completed", away)
+    texts = [text for _, text in json.loads(job["answer"])]
+    assert [text for text in texts if "standin" not in text] == ["first", "second", "third", "fourth"]
