@@ -23,7 +23,7 @@ from bench.rows import Row, interleave, percentile
 from bench.worlds import Broken, child_environment, made_in
 from steadyhand.clock import utc_now
 from steadyhand.event_log import EventFeed, EventLog
-from steadyhand.events import EventDraft, Message
+from steadyhand.events import Event, EventDraft, Message
 from steadyhand.redact import NO_REDACTION
 from steadyhand.serve.shared_state import SharedState
 from steadyhand.store import SqlStore, open_store
@@ -143,7 +143,7 @@ async def _follow(asked: dict[str, Any]) -> list[tuple[int, int]]:
     store = SqlStore(write, read, clock=utc_now)
     feed, shared = EventFeed(), SharedState(Listener(asked["url"]))
     shared.follow_events(store, feed)
-    came: list[tuple[int, int]] = []
+    came: dict[int, int] = {}
     sharing = asyncio.create_task(shared.run())
     try:
         with feed.subscribe(asked["job"]) as subscription:
@@ -153,12 +153,14 @@ async def _follow(asked: dict[str, Any]) -> list[tuple[int, int]]:
                 items = await subscription.receive()
                 at = time.monotonic_ns()
                 # The first event of the job is that of its acceptance.
-                came += [(item.seq - 1, at) for item in items if hasattr(item, "seq")]
+                for item in items:
+                    if isinstance(item, Event):
+                        came.setdefault(item.seq - 1, at)
     finally:
         sharing.cancel()
         await asyncio.gather(sharing, return_exceptions=True)
         await store.close()
-    return came
+    return sorted(came.items())
 
 
 async def _follow_bare(asked: dict[str, Any]) -> list[tuple[int, int]]:

@@ -299,7 +299,7 @@ class EventLog:
         """Create it; `redactor` removes secrets from all that is stored or published.
 
         With `hold` every write waits for the end of an outage of the store; without it, it raises `StoreUnavailable`.
-        `relay_live` gets what is published live, for followers on other nodes.
+        `relay_live` gets each live item, for followers on other nodes.
         """
         self._store = store
         self._feed = feed

@@ -80,7 +80,7 @@ class Keyring:
             self._index(key)
 
     async def refresh(self) -> None:
-        """Load what other nodes have changed."""
+        """Load the changes of other nodes."""
         async with self._lock:  # not between a change here and its write
             await self.load()
 

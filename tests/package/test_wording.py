@@ -58,6 +58,8 @@ FILE_NAMES: dict[str, tuple[list[str], str]] = {
     "artifacts": (["ports", "testing"], "a contract is named after its port"),
     "ledger": (["ports", "testing"], "a contract is named after its port"),
     "lifecycle": (["cli", "control"], "commands and operations that change the state of a job"),
+    "announcements": (["ports", "store"], "the type, and how it goes over a notification"),
+    "page_sessions": (["ports", "store"], "the port, and its statements in SQL"),
     "saved_items": (
         ["control", "ports", "store", "testing"],
         "the operations, the port, its statements in SQL, and its contract",

@@ -21,7 +21,7 @@ _PAGE = 500
 
 
 class RemoteEvents:
-    """Publishes what other nodes store. It belongs to one event loop; `run` is its only task."""
+    """Publishes the events that other nodes store. It belongs to one event loop; `run` is its only task."""
 
     def __init__(self, store: Store, feed: EventFeed) -> None:
         self._store = store
@@ -32,7 +32,7 @@ class RemoteEvents:
         self._woken = asyncio.Event()
 
     def hear(self, announced: Sequence[JobAnnouncement] | None) -> None:
-        """Take what another node has announced; None may be anything."""
+        """Note the jobs that another node has announced; None may be any job."""
         if announced is None:
             self._due.clear()
             self._feed.mark_gap()

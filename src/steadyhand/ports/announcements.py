@@ -1,4 +1,4 @@
-"""What another node has stored."""
+"""Announcements of other nodes about the events that they have stored."""
 
 from dataclasses import dataclass
 

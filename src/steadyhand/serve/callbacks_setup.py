@@ -183,7 +183,7 @@ class ServiceSecret:
         return derive_secret(self._secret, api_key_id)
 
     async def share(self, share: Callable[[str, str], Awaitable[str]]) -> None:
-        """Take the secret that all nodes of a database have, unless the settings name a file.
+        """Use the secret that all nodes of a database have, unless the settings name a file.
 
         `share` stores a secret by its name if there is none, and returns the one that is stored.
         """

@@ -1,4 +1,4 @@
-"""Wires the state that several nodes share by one Postgres: who hears of the changes of others, and what it then does.
+"""Wires the state that several nodes share by one Postgres: who hears of the changes of others, and the reads that follow.
 
 With SQLite there is one process, and none of this exists.
 """
@@ -57,7 +57,7 @@ class Refresher:
 
 @dataclass(slots=True)
 class SharedState:
-    """The listener of this process, and what it wakes."""
+    """The listener of this process, and the tasks that it wakes."""
 
     listener: Listener
     tasks: list[tuple[str, Callable[[], Awaitable[None]]]] = field(default_factory=list)
@@ -85,7 +85,7 @@ class SharedState:
         load_endpoints: Callable[[], Awaitable[None]],
         wake_schedules: Callable[[], None],
     ) -> None:
-        """Take over what other nodes change in keys, endpoints of callbacks, sessions of the page and schedules."""
+        """Follow the changes of keys, endpoints of callbacks, sessions of the page and schedules on other nodes."""
         self.refresh(KEYS_CHANNEL, keyring.refresh)
         self.refresh(ENDPOINTS_CHANNEL, load_endpoints)
         self.refresh(SESSIONS_CHANNEL, store.page_sessions.check)

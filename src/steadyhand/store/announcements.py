@@ -1,4 +1,4 @@
-"""What a transaction announces to other nodes: which jobs have new events, and which tables of settings have changed.
+"""Announcements of a transaction to other nodes: jobs that have new events, and tables of settings that have changed.
 
 On Postgres each is a notification of the transaction itself, so it comes with the commit or not at all. It is a hint:
 who hears it reads the tables. On SQLite one process is the only one, and nothing is announced.

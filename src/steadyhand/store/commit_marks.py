@@ -52,7 +52,7 @@ class SqliteMarks:
 class PostgresMarks:
     """Postgres's own number of the transaction: it can say what became of it, also that it still commits.
 
-    The same statement announces to other nodes what the transaction has changed.
+    The same statement announces the changes of the transaction to other nodes.
     """
 
     def __init__(self, origin: str | None = None) -> None:
@@ -80,5 +80,5 @@ class PostgresMarks:
 
 
 def create_marks(dialect: str, origin: str | None = None) -> CommitMarks:
-    """Return the marks of a database. `origin` is the name of the store in what it announces."""
+    """Return the marks of a database. `origin` is the name of the store in its announcements."""
     return PostgresMarks(origin) if dialect == POSTGRES else SqliteMarks()

@@ -113,7 +113,7 @@ def _check_access(engine: Engine) -> DoctorCheck:
 
 
 def revision_remedy(revision: str | None) -> str | None:
-    """Return what to do about the schema of a database; None if it is the one of this release."""
+    """Return the remedy for the schema of a database; None if it is the one of this release."""
     if revision == NEWEST_REVISION:
         return None
     if revision is not None and revision > NEWEST_REVISION:  # they count up, in four digits

@@ -101,7 +101,7 @@ class SqlStore:
         self._clock = clock
         changes = ChangedJobs()
         self.origin = secrets.token_hex(8)
-        """The name of this store in what it announces to other nodes."""
+        """The name of this store in its announcements to other nodes."""
         self._writer = writer or BatchWriter(
             write_engine,
             linger_seconds=linger_seconds,

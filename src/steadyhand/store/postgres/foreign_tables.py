@@ -15,7 +15,7 @@ _SEARCH_TABLE: Final = "job_texts"
 
 
 def foreign_tables(rows: Iterable[Sequence[Any]]) -> str | None:
-    """Return what such a database is, if it has these tables and no schema of ours; None if none is in the way."""
+    """Return a description of a database with such tables and no schema of ours; None if none is in the way."""
     own = {*METADATA.tables, _SEARCH_TABLE}
     found = [f"`{name}`" for (name, *_) in rows if name in own]
     if not found:

@@ -78,7 +78,7 @@ class Listener:
     def send(self, channel: str, payload: str) -> None:
         """Send a notification that belongs to no transaction, soon; none is sent while there is no connection.
 
-        What is written to a table is announced in the transaction that writes it, and not here.
+        A change of a table is announced in the transaction that makes it, and not here.
         """
         if len(payload.encode()) > MAX_PAYLOAD_BYTES:
             raise ValueError("the payload of a notification is too long")

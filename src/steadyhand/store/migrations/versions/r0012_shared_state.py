@@ -1,4 +1,4 @@
-"""What several nodes share: sessions of browsers, sign-in links, secrets, and which node sends a delivery."""
+"""State that nodes share: sessions of browsers, sign-in links, secrets, and the claims of deliveries."""
 
 import sqlalchemy as sa
 from alembic import op
