@@ -66,13 +66,13 @@ class RemoteLive:
     # --- the node of the followers ---------------------------------------------------------
 
     async def run(self) -> None:
-        """Tell other nodes which jobs are followed here, until cancelled."""
+        """Notify other nodes of the jobs that are followed here, until cancelled."""
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             self.tell_of_all()
 
     def tell_of_all(self) -> None:
-        """Tell other nodes of all jobs that are followed here."""
+        """Notify other nodes of all jobs that are followed here."""
         for payload in _payloads(self._origin, [json.dumps(job_id) for job_id in self._feed.followed_jobs()]):
             self._send(FOLLOWED_CHANNEL, payload)
 

@@ -1,4 +1,4 @@
-"""Wires the state that several nodes share by one Postgres: who hears of the changes of others, and the reads that follow.
+"""Wires the state that nodes share by one Postgres: who hears of the changes of others, and the reads that follow.
 
 With SQLite there is one process, and none of this exists.
 """
