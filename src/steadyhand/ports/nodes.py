@@ -78,11 +78,11 @@ class DrainedNodes(Protocol):
     """The stored part of `Nodes` for one node. Methods raise `StoreError`."""
 
     async def begin(self, name: str) -> Drained | None:
-        """Return the state of a node that starts; what holds until its restart ends here."""
+        """Return the state of a node that starts; one that holds until its restart ends here."""
         ...
 
     async def write_drained(self, name: str, drained: Drained | None, by: str) -> Drained | None:
-        """Store the state of a node and return what is stored then; `by` is the id of the key that asked.
+        """Store the state of a node and return the stored one; `by` is the id of the key that asked.
 
         One that is drained already keeps its time.
         """
@@ -116,7 +116,7 @@ class Nodes(Protocol):
         ...
 
     async def drain(self, name: str, *, until_restart: bool, by: str) -> NodeState:
-        """Let a node take no new runs, and return it. What it runs goes on. A repeat keeps the time.
+        """Let a node take no new runs, and return it. Its runs go on. A repeat keeps the time.
 
         The state outlives a restart of the node unless it is `until_restart`. `by` is the id of the key that asks.
         Raise `NotFound` (`node_not_found`) for a name that no listed node has.

@@ -1,4 +1,4 @@
-"""What this node tells of itself, and the nodes that its callers see."""
+"""The state that this node tells of itself, and the nodes that its callers see."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ from steadyhand.worker import Worker
 
 
 def node_info(settings: Settings, role: NodeRole = "serve") -> NodeInfo:
-    """Return what stays the same of this node while it runs."""
+    """Return the part of this node's state that stays while it runs."""
     table = settings.tables.service
     return NodeInfo(
         table.node,

@@ -20,14 +20,14 @@ class SqlDrainedNodes:
         self._read = read
 
     async def begin(self, name: str) -> Drained | None:
-        """Return the state of a node that starts; what holds until its restart ends here."""
+        """Return the state of a node that starts; one that holds until its restart ends here."""
         found = await self._read(lambda connection: _find(connection, name))
         if found is None or not found.until_restart:
             return found
         return await self._write(lambda connection: _store(connection, name, None, ""))
 
     async def write_drained(self, name: str, drained: Drained | None, by: str) -> Drained | None:
-        """Store the state of a node and return what is stored then."""
+        """Store the state of a node and return the stored one."""
         return await self._write(lambda connection: _store(connection, name, drained, by))
 
 

@@ -46,7 +46,7 @@ async def list_nodes(request: Request) -> Response:
 
 @router.post("/{name}/drain", operation_id="drainNode", summary="Drain a node", **operations.DRAIN_NODE)
 async def drain_node(request: Request, name: NodeName) -> Response:
-    """Let a node take no new runs, until it is undrained: also after a restart. What it runs goes on.
+    """Let a node take no new runs, until it is undrained: also after a restart. Its runs go on.
 
     It still accepts jobs, which wait or run on other nodes.
     """

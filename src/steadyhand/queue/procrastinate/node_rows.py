@@ -38,7 +38,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def install_tables(connection: Connection) -> None:
-    """Create the tables of the queue, or add what they lack, in the connection's transaction. Others may be at work."""
+    """Create the tables of the queue, or add the columns that they lack, in the connection's transaction.
+
+    Other nodes may be at work.
+    """
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_INSTALL_LOCK,))
     await engine.install(connection)
     await connection.execute(SCHEMA)
@@ -157,7 +160,7 @@ def _to_state(row: dict[str, Any]) -> NodeState:
 
 
 async def drain(name: str, drained: Drained, by: str, turn: PlacesTransaction) -> bool:
-    """Let a node take no new runs; what was only chosen for it waits. Return False if there is no such node."""
+    """Let a node take no new runs; jobs that were only chosen for it wait. Return False if there is no such node."""
     if not await _is_known(turn.connection, name):
         return False
     await turn.connection.execute(
