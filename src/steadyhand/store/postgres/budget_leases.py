@@ -5,11 +5,13 @@ call changes in the transaction that stores it, and the shares of the others fro
 its node is alive. The open calls of runs that no living node has count as their reservations.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Collection, Sequence
 from datetime import date, datetime
 from typing import Any, Final
 
+from steadyhand.errors import StoreError
 from steadyhand.ports.cluster_limits import BudgetLease, LeaseRequest, SharedBudget
 from steadyhand.ports.ledger import period_bounds
 from steadyhand.store.postgres.limits_connection import IS_ALIVE, LimitsConnection
@@ -44,6 +46,11 @@ class PostgresBudgetLeases:
     async def clear(self) -> None:
         """Remove the shares that an earlier process of this node had."""
         await self._connection.run(["DELETE FROM budget_leases WHERE node = %s"], (self._node,))
+
+    async def close(self) -> None:
+        """Remove the shares of this node, if the database answers: else they end with its lease."""
+        with contextlib.suppress(StoreError):
+            await self.clear()
 
     async def lease(self, requests: Sequence[LeaseRequest]) -> Sequence[BudgetLease]:
         """Change the node's shares, all in one transaction. Raise `StoreError` if the database does not answer."""
