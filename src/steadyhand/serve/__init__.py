@@ -214,6 +214,7 @@ async def _run_in_data_dir(
                 (create_metrics_server(service.scrape, listeners["metrics"]), listeners["metrics"])
             )
         async with (
+            contextlib.nullcontext() if service.limits is None else service.limits.opened(),
             contextlib.nullcontext() if service.gateway is None else service.gateway.serving(),
             queue_opened(service.queue),
         ):

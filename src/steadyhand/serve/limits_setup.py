@@ -6,17 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steadyhand.config.settings import Settings
-from steadyhand.ports import KeyWaitingRuns
 from steadyhand.store import is_postgres_url
 
 if TYPE_CHECKING:
+    from steadyhand.serve.shared_state import SharedState
     from steadyhand.store.postgres.budget_leases import PostgresBudgetLeases
     from steadyhand.store.postgres.credential_states import PostgresCredentialStates
     from steadyhand.store.postgres.key_rates import PostgresKeyRates
     from steadyhand.store.postgres.limits_connection import LimitsConnection
-
-_RETRY_AFTER_SECONDS = 60
-"""The seconds after which a caller tries again whose runs wait on other nodes, which do not say for how long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +48,16 @@ class SharedLimits:
         await self.rates.run()
 
 
-def create_shared_limits(settings: Settings, may_use: Callable[[], bool]) -> SharedLimits | None:
+def create_shared_limits(
+    settings: Settings, shared: "SharedState | None", *, may_use: Callable[[], bool]
+) -> SharedLimits | None:
     """Return the limits of a service whose database other nodes may use, else None.
 
-    `may_use` returns False while others may take this node for dead.
+    They hear of other nodes by the `shared` state. `may_use` returns False while others may take this node for dead.
     """
     table = settings.tables.service
     url = table.database_url or ""
-    if not is_postgres_url(url):
+    if shared is None or not is_postgres_url(url):
         return None
     from steadyhand.queue.procrastinate.lease import DEAD_SECONDS  # noqa: PLC0415  # it needs an extra
     from steadyhand.store.postgres.budget_leases import PostgresBudgetLeases  # noqa: PLC0415
@@ -67,23 +66,12 @@ def create_shared_limits(settings: Settings, may_use: Callable[[], bool]) -> Sha
     from steadyhand.store.postgres.limits_connection import LimitsConnection  # noqa: PLC0415
 
     connection = LimitsConnection(url)
-    return SharedLimits(
+    limits = SharedLimits(
         connection,
         PostgresBudgetLeases(connection, table.node, dead_seconds=DEAD_SECONDS, may_use=may_use),
         PostgresKeyRates(connection),
         PostgresCredentialStates(connection, table.node, dead_seconds=DEAD_SECONDS),
     )
-
-
-def waiting_runs_of_all(
-    here: Callable[[str], KeyWaitingRuns], count_elsewhere: Callable[[str], int]
-) -> Callable[[str], KeyWaitingRuns]:
-    """Return a function that counts the waiting runs of a key on this node and on all others."""
-
-    def count(key_id: str) -> KeyWaitingRuns:
-        waiting, elsewhere = here(key_id), count_elsewhere(key_id)
-        if not elsewhere:
-            return waiting
-        return KeyWaitingRuns(waiting.runs + elsewhere, waiting.retry_after or _RETRY_AFTER_SECONDS)
-
-    return count
+    limits.listen(shared.listener.on)
+    shared.tasks.append(("rates", limits.run))
+    return limits

@@ -50,6 +50,7 @@ def create_queue(
     *,
     can_start: Callable[[Job], bool],
     running_limit: Callable[[str], int | None],
+    queued_limit: Callable[[str], int | None],
     directory_of: Callable[[Job], str | None],
     placement_of: Callable[[Job], Placement],
     info: NodeInfo,
@@ -57,7 +58,10 @@ def create_queue(
     on_accepted: Callable[[Job], None],
     on_lost: Callable[[str], Awaitable[None]],
 ) -> Queue:
-    """Return the queue of a service. `on_lost` ends the run of a job whose node died."""
+    """Return the queue of a service. `on_lost` ends the run of a job whose node died.
+
+    `queued_limit` is for a queue of many nodes; alone, the check of a request is exact.
+    """
     table = settings.tables.service
     url = table.database_url or ""
     if not shares_database(settings):
@@ -84,6 +88,7 @@ def create_queue(
         paused=table.paused,
         can_start=can_start,
         running_limit=running_limit,
+        queued_limit=queued_limit,
         directory_of=directory_of,
         placement_of=placement_of,
         info=info,
@@ -104,6 +109,11 @@ def count_waiting_runs(queue: Queue, tool_calls: ToolCallBroker) -> Callable[[st
         return here._replace(runs=here.runs + elsewhere)
 
     return count
+
+
+def is_cut_off(queue: Queue) -> bool:
+    """Return True while other nodes may take this one for dead."""
+    return not isinstance(queue, LocalQueue) and bool(getattr(queue, "is_cut_off", False))
 
 
 @asynccontextmanager

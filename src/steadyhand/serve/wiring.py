@@ -67,10 +67,11 @@ from steadyhand.serve.artifacts_setup import PROGRESS_SECONDS, open_artifacts
 from steadyhand.serve.callbacks_setup import Callbacks, create_callbacks
 from steadyhand.serve.gateway_setup import create_gateway, shared_limits_getter
 from steadyhand.serve.isolation import NO_ISOLATION, IsolationLevel
+from steadyhand.serve.limits_setup import SharedLimits, create_shared_limits
 from steadyhand.serve.metrics_setup import ScrapeService, ServiceReadings, create_metrics, create_scrape
 from steadyhand.serve.node_calls_setup import create_node_calls
 from steadyhand.serve.nodes_setup import create_nodes, node_info, read_figures
-from steadyhand.serve.queue_setup import count_waiting_runs, create_queue
+from steadyhand.serve.queue_setup import count_waiting_runs, create_queue, is_cut_off
 from steadyhand.serve.reattach import FoundRuns, held_runs_of
 from steadyhand.serve.redaction import log_short_secrets as announce_secrets
 from steadyhand.serve.redaction import with_secret_refresh
@@ -184,6 +185,7 @@ class Service:
     nodes: Nodes
     gateway: Gateway | None = None
     shared: "SharedState | None" = None
+    limits: SharedLimits | None = None
 
 
 def create_checkouts(
@@ -263,6 +265,7 @@ def build_service(
     ended = EndedJobs()
     observers: list[JobObserver] = [metrics, ended, *([telemetry.tracing] if telemetry.traces else [])]
     observer: JobObserver = JobObservers(*observers)
+    limits = create_shared_limits(settings, shared, may_use=lambda: not is_cut_off(queue))
     gateway = create_gateway(
         settings,
         store,
@@ -272,6 +275,8 @@ def build_service(
         tracing=telemetry.tracing,
         orphans=found.orphans,
         clock=clock,
+        leases=None if limits is None else limits.leases,
+        credential_states=None if limits is None else limits.credentials,
     )
 
     def may_start(job: Job) -> bool:
@@ -295,6 +300,7 @@ def build_service(
         info=info,
         get_figures=lambda: read_figures(queue, worker),
         running_limit=lambda key_id: keyring.limits_of(key_id).running,
+        queued_limit=lambda key_id: keyring.limits_of(key_id).queued,
         directory_of=lambda job: directories.get(job.workspace or ""),
         on_accepted=metrics.job_accepted,
         on_lost=end_lost_run,
@@ -344,8 +350,12 @@ def build_service(
         admission=Admission(
             get_limits=keyring.limits_of,
             get_backlog=queue.backlog,
-            get_spending=spending_from_ledger(store, clock) if gateway is None else gateway.spent_by_key,
+            # With several nodes the gateway of this one does not know what the others have spent.
+            get_spending=spending_from_ledger(store, clock)
+            if gateway is None or limits is not None
+            else gateway.spent_by_key,
             get_waiting_runs=count_waiting_runs(queue, tool_call_broker),
+            rates=None if limits is None else limits.rates,
             max_waiting_runs=tables.service.max_waiting_runs_per_key,
             clock=clock,
         ),
@@ -479,6 +489,7 @@ def build_service(
         nodes,
         gateway,
         shared,
+        limits,
     )
 
 

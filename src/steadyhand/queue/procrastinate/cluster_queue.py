@@ -557,10 +557,6 @@ class ProcrastinateQueue:
         """True while other nodes may take this one for dead."""
         return self._keeper.is_cut_off
 
-    def count_suspended_elsewhere(self, key_id: str) -> int:
-        """Return the number of a key's runs that wait for their client on other nodes."""
-        return self._copy.count_suspended_elsewhere(self._node, key_id)
-
     def backlog(self, key_id: str) -> KeyBacklog:
         """Return the backlog of a key; the slot of an ending job counts as free."""
         waiting = sum(place.key_id == key_id for place in self._copy.waiting())

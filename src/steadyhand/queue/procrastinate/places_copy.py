@@ -90,13 +90,6 @@ class PlacesCopy:
             if place.state is PlaceState.RUNNING and place.node != node
         )
 
-    def count_suspended_elsewhere(self, node: str, key_id: str) -> int:
-        """Return the number of a key's suspended places on other nodes."""
-        return sum(
-            place.state is PlaceState.SUSPENDED and place.node != node and place.key_id == key_id
-            for place in self._places.values()
-        )
-
     def suspended_elsewhere(self, node: str, key_id: str) -> int:
         """Return the number of a key's runs that wait for their client on other nodes."""
         return sum(
