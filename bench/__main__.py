@@ -26,9 +26,11 @@ from bench import (
     harvesting,
     health,
     node_events,
+    nodes_at_work,
     passing,
     redacting,
     sealing,
+    sharing,
     starting,
     startup,
     two_nodes,
@@ -81,6 +83,9 @@ ROWS: Mapping[str, tuple[int, Measure]] = {
     "harvest-new": (5, harvesting.measure_new),
     "history": (5, aging.measure),
     "cluster": (3, two_nodes.measure),
+    "cluster-rate": (2, nodes_at_work.measure_rate),
+    "cluster-idle": (2, nodes_at_work.measure_idle),
+    "budget-shares": (3, sharing.measure_budgets),
 }
 """Each row's number of pairs, and what takes it."""
 COMPARISON = "comparison"
