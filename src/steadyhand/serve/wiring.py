@@ -309,12 +309,11 @@ def build_service(
         gateway.on_credential_change(queue.recheck)
     artifacts = open_artifacts(settings, store)
     checkouts = create_checkouts(settings, level, gateway, redactor=redactor, artifacts=artifacts)
-    renderers = Renderers(lambda job: job_json(job, None), webhook_event)
     callbacks = create_callbacks(
         settings,
         store,
         redactor,
-        renderers,
+        Renderers(lambda job: job_json(job, None), webhook_event),
         clock,
         endpoint_store=store,
         key_name=keyring.name_of,
