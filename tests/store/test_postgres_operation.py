@@ -250,7 +250,7 @@ def test_a_user_with_too_few_connections_is_told_so_by_the_doctor_and_by_each_re
     found = look(url, tmp_path)
     assert not found.ok
     assert "at most 3 connections" in found.detail
-    assert "10" in (found.remedy or "")
+    assert "11" in (found.remedy or "")
 
     async def scenario() -> None:
         store = await open_store(url)
@@ -262,7 +262,7 @@ def test_a_user_with_too_few_connections_is_told_so_by_the_doctor_and_by_each_re
         await store.close()
 
     run(scenario)
-    postgres.execute("ALTER ROLE few CONNECTION LIMIT 10")
+    postgres.execute("ALTER ROLE few CONNECTION LIMIT 11")
     assert look(url, tmp_path).ok
     postgres.execute(f"REASSIGN OWNED BY few TO {USER}", postgres_database)
     postgres.execute("DROP ROLE few")
