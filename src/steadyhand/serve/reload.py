@@ -60,7 +60,7 @@ class Reload:
         return None
 
     def hand_over(self, pid: int) -> None:
-        """Tell the manager the pid of the next service, which is about to take over."""
+        """Send the manager the pid of the next service, which is about to take over."""
         self._has_handed_over = True
         service_manager.notify(f"MAINPID={pid}")
 

@@ -107,7 +107,7 @@ class ProcessHold:
             self.send_keep(is_kept=False)
 
     def send_keep(self, *, is_kept: bool) -> None:
-        """Tell the supervisor."""
+        """Let the supervisor know if it keeps the agent after the service."""
         self._channel.send({"keep": is_kept})
 
     # --- notes -----------------------------------------------------------------------------------
