@@ -150,7 +150,7 @@ async def run_service(
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """What a service has when it begins to work in its data directory."""
+    """The parts that a service has when it begins to work in its data directory."""
 
     settings: Settings
     lifetime: Lifetime

@@ -278,7 +278,7 @@ class Inheritance:
         return connections
 
     async def take_over(self) -> None:
-        """Say that this service is ready, receive the open connections and wait for the end of the other one.
+        """Announce that this service is ready, receive the open connections and wait for the end of the other one.
 
         Raises `ConfigError`.
         """
