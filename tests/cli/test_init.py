@@ -189,6 +189,18 @@ def test_a_unit_ends_the_runs_with_the_service_unless_they_may_outlive_it(
     assert ("DelegateSubgroup" in lines) == bool(reattach_seconds)
 
 
+def test_the_unit_of_a_worker_runs_that_command_and_is_else_the_same(tmp_path: Path) -> None:
+    texts = [
+        systemd_unit(
+            Installation(["/bin/true"], tmp_path / "f.toml", tmp_path, "root", True, 1, role=role)
+        ).splitlines()
+        for role in ("serve", "worker")
+    ]
+    changed = [pair for pair in zip(*texts, strict=True) if pair[0] != pair[1]]
+    config = f"ExecStart=/bin/true --config {tmp_path}/f.toml"
+    assert changed == [(f"{config} serve", f"{config} worker")]
+
+
 @pytest.mark.parametrize("path", ["/a\nExecStart=/bin/sh", "/a\x00b", "/a\x7f", "/trailing ", "/back\\"])
 def test_a_path_that_could_be_more_than_a_path_is_refused(path: str) -> None:
     installation = Installation(["/bin/true"], Path(path) / "f", Path("/data"), "daemon", True, 1)
