@@ -45,9 +45,9 @@ class ProcessorGroup:
         try:
             yield cls(folder)
         finally:
-            for left in (folder / "cgroup.procs").read_text("ascii").split():
+            for still_there in (folder / "cgroup.procs").read_text("ascii").split():
                 with suppress(OSError):  # it may just have ended
-                    (parent / "cgroup.procs").write_text(left, "ascii")
+                    (parent / "cgroup.procs").write_text(still_there, "ascii")
             with suppress(OSError):
                 folder.rmdir()
 

@@ -111,7 +111,7 @@ def node_of(job: dict[str, Any]) -> str:
     return name
 
 
-def test_a_job_that_one_node_of_compose_accepts_is_done_by_another(world: World) -> None:
+def test_the_nodes_of_compose_share_jobs_and_a_drained_one_gets_none(world: World) -> None:
     variables = {"POSTGRES_PASSWORD": "-", "STEADYHAND_API_KEY": KEY, "ANTHROPIC_API_KEY": DUMMY_API_KEY}
     with ExitStack() as stack:
         nodes = {}
@@ -121,7 +121,11 @@ def test_a_job_that_one_node_of_compose_accepts_is_done_by_another(world: World)
             nodes[name].healthy(BUSY_SECONDS)
         for name in ("worker-1", "worker-2"):
             start_model(nodes[name])
-        assert node_of(run_job(nodes["serve"])) in {"worker-1", "worker-2"}
+        first = node_of(run_job(nodes["serve"]))
+        (other,) = {"worker-1", "worker-2"} - {first}
+        drained = nodes[first].execute("steadyhand", "drain", "--wait", "--until-restart")
+        assert drained.returncode == 0, drained.stdout + drained.stderr
+        assert [node_of(run_job(nodes["serve"])) for _ in range(2)] == [other, other]
         for each in nodes.values():
             assert each.execute("touch", "/usr/of-mine").returncode != 0, "the root is read-only"
             assert each.stop() == 0, each.log
@@ -150,7 +154,7 @@ def as_service(pod: dict[str, Any]) -> ComposeService:
     )
 
 
-def test_the_pods_of_the_chart_run_a_job_in_the_sandbox(world: World) -> None:
+def test_the_pods_of_the_chart_run_a_job_in_the_sandbox_and_their_hook_drains(world: World) -> None:
     rendered = render(
         {**FULL, "config": "", "secretFiles": [], "extraEnv": [], "workers": {"drainSeconds": 30}}
     )
@@ -177,5 +181,8 @@ def test_the_pods_of_the_chart_run_a_job_in_the_sandbox(world: World) -> None:
         doctor = nodes["worker"].execute("steadyhand", "doctor")
         assert "bwrap: tried" in doctor.stdout, doctor.stdout + doctor.stderr
         assert node_of(run_job(nodes["serve"])) == "worker"
+        hook = container_of(rendered.pod("worker"))["lifecycle"]["preStop"]["exec"]["command"]
+        stopping = nodes["worker"].execute(*hook)
+        assert stopping.returncode == 0, stopping.stdout + stopping.stderr
         for each in nodes.values():
             assert each.stop() == 0, each.log

@@ -29,7 +29,7 @@ FULL: Mapping[str, Any] = {
         "annotations": {"example.org/buffering": "off"},
     },
     "serve": {"podAnnotations": {"example.org/team": "a"}, "tolerations": [{"operator": "Exists"}]},
-    "workers": {"nodeSelector": {"pool": "agents"}},
+    "workers": {"labels": ["gpu", "zone=a"], "nodeSelector": {"pool": "agents"}},
     "autoscaling": {"enabled": True, "postgres": {"secretName": "steadyhand-keda", "key": "url"}},
     "networkPolicy": {
         "scrapers": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],

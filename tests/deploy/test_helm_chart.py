@@ -74,7 +74,7 @@ def test_a_field_that_kubernetes_does_not_know_is_found(rendered: dict[str, Rend
         ({"database": {"secretName": "a", "url": "postgresql://user:secret@host/db"}}, "url"),
         ({**SMALLEST, "workers": {"isolation": "docker"}}, "isolation"),
         ({**SMALLEST, "workers": {"seccompProfile": {"type": "RuntimeDefault"}}}, "seccompProfile"),
-        ({**SMALLEST, "workers": {"drainSeconds": "1h"}}, "drainSeconds"),
+        ({**SMALLEST, "workers": {"labels": ["a,b"]}}, "labels"),
         ({**SMALLEST, "ingress": {"enabled": True}}, "host"),
         ({**SMALLEST, "autoscaling": {"enabled": True, "trigger": "prometheus"}}, "serverAddress"),
         ({**SMALLEST, "replicas": 3}, "replicas"),
@@ -167,6 +167,13 @@ def test_secrets_are_named_and_never_made(rendered: dict[str, Rendered], name: s
         assert mounted == {volume["name"] for volume in pod["volumes"]} - {"data"}
 
 
+def drain_of(rendered: Rendered) -> list[str]:
+    """Return the words of `steadyhand` that a worker's stop begins with."""
+    words: list[str] = container_of(rendered.pod("worker"))["lifecycle"]["preStop"]["exec"]["command"]
+    assert words[0] == "steadyhand"
+    return words[1:]
+
+
 # --- what the service has ------------------------------------------------------------------------------
 
 
@@ -184,7 +191,7 @@ def test_each_command_of_a_container_is_one_of_the_command_line(
     rendered: dict[str, Rendered], name: str
 ) -> None:
     commands = [container_of(pod)["args"] for pod in rendered[name].pods()]
-    for command in commands:
+    for command in (*commands, drain_of(rendered[name])):
         group: Any = typer.main.get_command(app)
         group.get_command(None, command[0]).make_context(command[0], command[1:])
 
@@ -204,7 +211,7 @@ def test_probes_ask_the_routes_for_them(rendered: dict[str, Rendered]) -> None:
 def test_a_stop_of_a_worker_drains_it_and_waits_longer_than_the_drain(rendered: dict[str, Rendered]) -> None:
     longer = render({**SMALLEST, "workers": {"drainSeconds": 7200}})
     for each, seconds in ((rendered["smallest"], 3600), (longer, 7200)):
-        assert environment_of(each.pod("worker"))["STEADYHAND_SERVICE__DRAIN_SECONDS"] == str(seconds)
+        assert drain_of(each) == ["drain", "--wait", "--until-restart", "--timeout", f"{seconds}s"]
         assert each.pod("worker")["terminationGracePeriodSeconds"] >= seconds + 90
 
 
