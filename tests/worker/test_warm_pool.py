@@ -53,9 +53,6 @@ class _Agent:
     async def exited(self) -> None:
         await self.ended.wait()
 
-    def end_hold(self) -> None:
-        pass
-
 
 @dataclass
 class _Runner:
@@ -173,8 +170,6 @@ async def world(
         "warm_runners": {"claude": runner},
         "gateway": _Gateway(),
         "config": _Config(warm_memory=memory),
-        "orphans": (),
-        "held_runs": None,
     }
     deps = cast("WorkerDeps", type("Deps", (), fakes)())
     available = [PLENTY]

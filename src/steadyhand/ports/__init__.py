@@ -3,9 +3,6 @@
 Each port has one contract suite (`steadyhand.testing.contracts`). Each of its adapters passes that suite.
 """
 
-from steadyhand.ports.announcements import (
-    JobAnnouncement,
-)
 from steadyhand.ports.callback_endpoints import (
     CallbackEndpoints,
     EndpointChange,
@@ -44,15 +41,6 @@ from steadyhand.ports.ledger import (
     UsageTotal,
     period_bounds,
 )
-from steadyhand.ports.node_calls import (
-    MAX_CALL_BYTES,
-    MAX_OPEN_CALLS,
-    CallBody,
-    CallHandler,
-    LocalNodeCalls,
-    NodeCalls,
-    unknown_kind,
-)
 from steadyhand.ports.observer import (
     NO_OBSERVER,
     JobObserver,
@@ -69,10 +57,6 @@ from steadyhand.ports.outbox import (
     Outbox,
     PlanDeliveries,
     PlanPauseDeliveries,
-)
-from steadyhand.ports.page_sessions import (
-    PageSessions,
-    StoredSession,
 )
 from steadyhand.ports.phases import (
     PhaseName,
@@ -188,8 +172,6 @@ from steadyhand.ports.workspace import (
 __all__ = [
     "ALL_SCOPES",
     "DEFAULT_PATH",
-    "MAX_CALL_BYTES",
-    "MAX_OPEN_CALLS",
     "MISSED_LIMIT",
     "NOTIFICATION_CIRCUIT",
     "NO_LIMITS",
@@ -207,9 +189,7 @@ __all__ = [
     "BudgetPeriod",
     "BudgetScope",
     "CalendarPeriod",
-    "CallBody",
     "CallClientTools",
-    "CallHandler",
     "CallbackEndpoints",
     "CheckCaps",
     "Checkout",
@@ -241,7 +221,6 @@ __all__ = [
     "IdempotencyKey",
     "Instructions",
     "IsInSession",
-    "JobAnnouncement",
     "JobEnd",
     "JobFilter",
     "JobObserver",
@@ -255,19 +234,16 @@ __all__ = [
     "KeyLimits",
     "KeyWaitingRuns",
     "Ledger",
-    "LocalNodeCalls",
     "MissedPolicy",
     "ModelAccess",
     "ModelApi",
     "ModelCall",
     "Mount",
-    "NodeCalls",
     "OnListening",
     "OrphanedRun",
     "Outbox",
     "OverlapPolicy",
     "OverlayLayers",
-    "PageSessions",
     "PauseReason",
     "PhaseName",
     "PhaseReporter",
@@ -304,7 +280,6 @@ __all__ = [
     "StopSignal",
     "Store",
     "StoredEndpoint",
-    "StoredSession",
     "TickClaim",
     "TickDraft",
     "TickKind",
@@ -328,5 +303,4 @@ __all__ = [
     "phases_reported_to",
     "report_phase",
     "report_progress",
-    "unknown_kind",
 ]

@@ -223,12 +223,9 @@ class Store(Protocol):
         ...
 
     async def append_events(
-        self, job_id: str, drafts: Sequence[EventDraft], *, hold: bool = False, run: int | None = None
+        self, job_id: str, drafts: Sequence[EventDraft], *, hold: bool = False
     ) -> Sequence[Event]:
-        """Store events with their numbers; they are durable when this returns. Callers may share a commit.
-
-        With the number of a `run` they are stored only while it goes on; else raise `Conflict`.
-        """
+        """Store events with their numbers; they are durable when this returns. Callers may share a commit."""
         ...
 
     async def list_events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[Event]:

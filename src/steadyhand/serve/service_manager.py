@@ -5,12 +5,7 @@ import socket
 
 import structlog
 
-READY, STOPPING, RELOADING = "READY=1", "STOPPING=1", "RELOADING=1"
-
-
-def is_managed() -> bool:
-    """Return True if a manager started this process and is told its state."""
-    return os.environ.get("NOTIFY_SOCKET", "").startswith(("/", "@"))
+READY, STOPPING = "READY=1", "STOPPING=1"
 
 
 def notify(state: str) -> None:
@@ -18,9 +13,9 @@ def notify(state: str) -> None:
 
     A manager that does not take it is logged: the service works without it.
     """
-    if not is_managed():
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
         return
-    address = os.environ["NOTIFY_SOCKET"]
     if address.startswith("@"):
         address = "\0" + address[1:]  # an abstract address
     try:
