@@ -1,4 +1,4 @@
-"""Telling after a failed commit whether it was made: an answer that got lost is no sign."""
+"""The marks that show after a failed commit whether it was made: an answer that got lost is no sign."""
 
 import random
 from typing import Protocol

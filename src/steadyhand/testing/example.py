@@ -24,7 +24,7 @@ class Item:
 
 
 def total(basket):
-    """What the whole basket costs, in cents."""
+    """Return the price of the whole basket, in cents."""
     return sum(item.price_cents for item in basket)
 ''',
     "test_shop.py": """\
