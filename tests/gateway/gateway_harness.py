@@ -5,7 +5,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -36,7 +36,7 @@ from steadyhand.testing.service import PLAIN_HTTP
 CANARY = "sk-ant-canary-the-real-key"
 KEY = Credential("api_key", CANARY)
 QUICK_TIMEOUTS = ProxyTimeouts(head=0.5, connect=2, idle=5, linger=0.2)
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 30.0
 SHORT_SLEEP = 30.0
 SOCKET_INSIDE = "/run/steadyhand/model.sock"
 
@@ -235,6 +235,7 @@ async def serve_host(
                         writer.write(answer)
             else:
                 await answer(reader, writer)
+            await close_when_sent(writer)
         except OSError:
             pass
         finally:
@@ -247,6 +248,14 @@ async def serve_host(
         yield found
     finally:
         server.close()
+
+
+async def close_when_sent(writer: asyncio.StreamWriter) -> None:
+    """Close a connection once its peer took what was written: an abort would drop what waits in this process."""
+    writer.close()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            await writer.wait_closed()
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
