@@ -16,11 +16,11 @@ RUN apt-get update -qq \
         bubblewrap ca-certificates git openssh-client python3-venv \
     && rm -rf /var/lib/apt/lists/*
 # Dependencies are installed first: after a change of the code alone, the engine takes this step from its cache.
-# The claude CLI is in the claude-agent-sdk wheel.
+# The claude CLI is in the claude-agent-sdk wheel. A service on SQLite loads nothing of what many nodes need.
 COPY pyproject.toml constraints.txt /tmp/steadyhand/
 RUN python3 -m venv /opt/steadyhand \
     && cd /tmp/steadyhand \
-    && python3 -c "import tomllib as t; print(*t.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > needs.txt \
+    && python3 -c "import tomllib as t; p = t.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['postgres'], sep='\n')" > needs.txt \
     && /opt/steadyhand/bin/python -m pip install --quiet --no-cache-dir -c constraints.txt -r needs.txt \
     && rm -r /tmp/steadyhand
 COPY --from=build /wheels /tmp/wheels

@@ -17,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE :=
 QUICK := $(wildcard tests/test_*.py) $(addprefix tests/,api/classic api/native api/openapi api/transport config docs \
 	gateway/money queue redact store worker)
 
-.PHONY: check check-tests compile-tests demo docs recording test test-long bench bench-publish serve lint format setup clients man release demo-release bench-queue-engines
+.PHONY: check check-tests compile-tests demo docs recording test test-long bench bench-publish serve lint format setup clients man release demo-release bench-queue-engines chaos
 
 demo: $(STAMP)
 	$(BIN)/steadyhand demo
@@ -28,6 +28,12 @@ test: $(TEST_STAMP)
 
 test-long: $(TEST_STAMP) clients
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# Three nodes under faults: SEEDS runs of a few minutes each. It can be interrupted: what is done is not run again.
+SEEDS := 20
+FORM := full
+chaos: $(TEST_STAMP)
+	$(BIN)/python -m tests.chaos.run --seeds $(SEEDS) --form $(FORM)
 
 # What to run while working on the code; `make test` has all of it.
 check: $(STAMP)

@@ -25,11 +25,15 @@ from bench import (
     half_open,
     harvesting,
     health,
+    node_events,
+    nodes_at_work,
     passing,
     redacting,
     sealing,
+    sharing,
     starting,
     startup,
+    two_nodes,
     warming,
     watching,
 )
@@ -52,6 +56,7 @@ ROWS: Mapping[str, tuple[int, Measure]] = {
     "gateway-cpu": (6, passing.measure_cpu),
     "followers": (3, following.measure_followers),
     "chats": (3, following.measure_chats),
+    "node-events": (3, node_events.measure),
     "page": (2, watching.measure_page),
     "thousand": (3, watching.measure_thousand),
     "long": (2, watching.measure_long),
@@ -77,6 +82,10 @@ ROWS: Mapping[str, tuple[int, Measure]] = {
     "harvest-growth": (10, harvesting.measure_growth),
     "harvest-new": (5, harvesting.measure_new),
     "history": (5, aging.measure),
+    "cluster": (3, two_nodes.measure),
+    "cluster-rate": (2, nodes_at_work.measure_rate),
+    "cluster-idle": (2, nodes_at_work.measure_idle),
+    "budget-shares": (3, sharing.measure_budgets),
 }
 """Each row's number of pairs, and what takes it."""
 COMPARISON = "comparison"

@@ -63,4 +63,14 @@ GROWTH: Mapping[str, str] = {
     "harvest-unchanged": "Does not grow with the tree: the upper layer tells that nothing changed.",
     "harvest-growth": "Grows with the change, not with the tree.",
     "harvest-new": "Grows with the new files: git hashes, packs and checks each of them.",
+    "cluster-start": "Constant on an idle cluster: one transaction chooses the job, one begins its run.",
+    "cluster-start-p99": "As `cluster-start`; the flushes of the database's disk bound it.",
+    "cluster-cancel": "Constant: one notification, and the first step of the stop.",
+    "node-events": "Constant for each event: one notification, and one read for all followers on a node.",
+    "node-events-p99": "As `node-events`; the flushes of the database's disk bound it.",
+    "cluster-rate": "Grows with the workers until the transactions of the queue, one after the other, or the "
+    "cores of the machine bound it.",
+    "cluster-idle-statements": "Constant for each node: its lease, and the heartbeat of the engine.",
+    "cluster-idle-cpu": "Constant for each node; a change of any node is read by all.",
+    "budget-shares": "One transaction for 12 calls far below the limit, and one for each call near it.",
 }

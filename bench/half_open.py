@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from bench.rows import Row, percentile
 from bench.worlds import Broken, made_in
-from steadyhand.serve.http_server import ConnectionLimits
+from steadyhand.serve.connection_table import ConnectionLimits
 from steadyhand.testing.cli import SYSTEM_PATH, install_standin
 from steadyhand.testing.service import Service
 

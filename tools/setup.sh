@@ -5,8 +5,8 @@
 set -eu
 venv=$1
 for_tests=${2:-}
-extras=dev,docs,notify,postgres
-[ "$for_tests" != bench ] || extras=dev,docs,notify,postgres,bench
+extras=dev,docs,notify,objects,postgres
+[ "$for_tests" != bench ] || extras=dev,docs,notify,objects,postgres,bench
 [ "$for_tests" != queue-engines ] || extras=dev,postgres,queue-engines
 
 need() { # need COMMAND PACKAGE

@@ -8,7 +8,7 @@ Public names, each loaded at its first use:
   `UsageGroup`, `UsageTokens`, `UsageCost`, `Response`, `ResponseFault`, `ToolCall`, `CallbackReceiver`,
   `CallbackDelivery`, `CallbackEndpoint`, `CallbackSecret`, `Steer`, `BulkResult`, `BulkItem`, `BulkFault`, `BulkStop`,
   `Forecast`, `CostForecast`, `TimeForecast`, `BudgetForecast`, `BurnRate`, `ToolList`, `ToolRow`,
-  `Schedule`, `ScheduledJob`, `SchedulePause`, `ScheduleTick` and `ResultPage`.
+  `Schedule`, `ScheduledJob`, `SchedulePause`, `ScheduleTick`, `Node`, `QueueReason` and `ResultPage`.
 - Their errors: `SteadyhandError` and its kinds `InvalidRequest` (with `FieldError`), `Unauthenticated`, `Forbidden`,
   `NotFound`, `Conflict`, `RetryLater`, `QueryTooSlow`, `ServiceUnreachable` and `JobNotCompleted`.
 
@@ -52,9 +52,11 @@ if TYPE_CHECKING:
         Key,
         KeyLimits,
         NewKey,
+        Node,
         NotFound,
         Outcome,
         QueryTooSlow,
+        QueueReason,
         RefChange,
         Response,
         ResponseFault,
@@ -117,9 +119,11 @@ __all__ = [
     "Key",
     "KeyLimits",
     "NewKey",
+    "Node",
     "NotFound",
     "Outcome",
     "QueryTooSlow",
+    "QueueReason",
     "RefChange",
     "Response",
     "ResponseFault",

@@ -1,6 +1,7 @@
 """Limits of a key on new work: its agents and workspaces, its rate, its waiting jobs, its budgets.
 
 A key without limits costs one lookup. Rates are counted in this process by a monotonic clock; a restart forgets them.
+Where several nodes share a database, `KeyRates` counts them there.
 """
 
 import math
@@ -9,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from steadyhand.agents import SCRATCH_WORKSPACE
 from steadyhand.errors import Forbidden, RetryLater
@@ -23,6 +25,7 @@ from steadyhand.ports import (
     UsageQuery,
     period_bounds,
 )
+from steadyhand.ports.cluster_limits import KeyRates
 
 _SECOND_NS = 1_000_000_000
 _WINDOW_NS = 60 * _SECOND_NS
@@ -49,11 +52,14 @@ class RateCharge:
     """The entry of an admitted request in the rate window of its key."""
 
     window: deque[int] | None = None
+    take_back: Callable[[], None] | None = None
 
     def undo(self) -> None:
         """Remove the entry, because the request failed or was a repeat."""
         if self.window:
             self.window.pop()
+        if self.take_back is not None:
+            self.take_back()
 
 
 _NO_CHARGE = RateCharge()
@@ -71,7 +77,8 @@ class Admission:
     """Checks requests for work against the limits of their keys. It belongs to one event loop.
 
     `get_limits` and `get_backlog` are called for each request; `monotonic_ns` is a monotonic clock in nanoseconds.
-    `max_waiting_runs` is the number of a key's runs that may wait for results of its tools.
+    `max_waiting_runs` is the number of a key's runs that may wait for results of its tools. `rates` are those of all
+    nodes; None counts in this process.
     """
 
     def __init__(
@@ -84,7 +91,9 @@ class Admission:
         max_waiting_runs: int = 16,
         clock: Callable[[], datetime],
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        rates: KeyRates | None = None,
     ) -> None:
+        self._rates = rates
         self._get_limits = get_limits
         self._get_backlog = get_backlog
         self._get_spending = get_spending
@@ -129,14 +138,22 @@ class Admission:
     async def charge(self, key_id: str) -> RateCharge:
         """Count one request for work, or raise `RetryLater` (`budget_exhausted`, `too_many_jobs`, `rate_limited`).
 
-        It does not await after it has counted, so the queue does not change between this check and the admission.
+        Without `rates` it does not await after it has counted, so the queue does not change between this check and the
+        admission. With several nodes the queue checks again as it stores the job.
         """
         limits = self._get_limits(key_id)
         if limits is NO_LIMITS:
             return _NO_CHARGE
         await self._check_budgets(key_id, limits)
         self._check_queued(key_id, limits)
-        return _NO_CHARGE if limits.per_minute is None else self._charge_rate(key_id, limits.per_minute)
+        if limits.per_minute is None:
+            return _NO_CHARGE
+        if self._rates is None:
+            return self._charge_rate(key_id, limits.per_minute)
+        retry_after = await self._rates.charge(key_id, limits.per_minute)
+        if retry_after is not None:
+            raise _rate_limited(limits.per_minute, retry_after)
+        return RateCharge(take_back=partial(self._rates.undo, key_id))
 
     async def _check_budgets(self, key_id: str, limits: KeyLimits) -> None:
         periods: tuple[tuple[CalendarPeriod, int | None], ...] = (
@@ -164,12 +181,7 @@ class Admission:
             return
         backlog = self._get_backlog(key_id)
         if backlog.waiting + 1 - backlog.startable > limits.queued:
-            raise RetryLater(
-                f"This key may have {_pluralize(limits.queued, 'job')} waiting. "
-                f"Try again in {backlog.retry_after} s.",
-                code="too_many_jobs",
-                retry_after=backlog.retry_after,
-            )
+            raise queued_refusal(limits.queued, backlog.retry_after)
 
     def _charge_rate(self, key_id: str, limit: int) -> RateCharge:
         window = self._windows.setdefault(key_id, deque())
@@ -178,13 +190,26 @@ class Admission:
             window.popleft()
         if len(window) >= limit:
             retry_after = max(1, -((now - window[-limit] - _WINDOW_NS) // _SECOND_NS))
-            raise RetryLater(
-                f"This key may request work {_pluralize(limit, 'time')} a minute. Try again in {retry_after} s.",
-                code="rate_limited",
-                retry_after=retry_after,
-            )
+            raise _rate_limited(limit, retry_after)
         window.append(now)
         return RateCharge(window)
+
+
+def queued_refusal(limit: int, retry_after: int) -> RetryLater:
+    """Return the refusal of a job of a key that has as many waiting ones as it may."""
+    return RetryLater(
+        f"This key may have {_pluralize(limit, 'job')} waiting. Try again in {retry_after} s.",
+        code="too_many_jobs",
+        retry_after=retry_after,
+    )
+
+
+def _rate_limited(limit: int, retry_after: int) -> RetryLater:
+    return RetryLater(
+        f"This key may request work {_pluralize(limit, 'time')} a minute. Try again in {retry_after} s.",
+        code="rate_limited",
+        retry_after=retry_after,
+    )
 
 
 def _pluralize(count: int, noun: str) -> str:

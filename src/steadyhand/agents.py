@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from steadyhand.errors import InvalidRequest
-from steadyhand.job import OnInterrupt, Publish
+from steadyhand.job import Job, OnInterrupt, Publish
 from steadyhand.money import MICROS_PER_DOLLAR
+from steadyhand.placement import Placement, combine
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NAME_RULE = "a letter or digit, then at most 63 letters, digits, dots, dashes or underscores"
@@ -94,6 +95,10 @@ class Agent:
     """How many processes wait for jobs of the agent; `auto` is by the jobs of the last hours."""
     live_seconds: float = 0
     """How long a process stays after a job for the next turn of its conversation."""
+    labels: tuple[str, ...] = ()
+    """The labels that a node must have to run its jobs."""
+    not_on_nodes: tuple[str, ...] = ()
+    """The names of the nodes that do not run its jobs."""
 
 
 SCRATCH_WORKSPACE = "scratch"
@@ -178,6 +183,13 @@ class Catalog:
     def agent(self, name: str) -> Agent:
         """Return the agent of this name; one that is not configured needs a definition of that name."""
         return self.agents.get(name) or Agent(name, definition=name)
+
+    def placement_of(self, job: Job) -> Placement:
+        """Return the demands of a job and its agent on a node."""
+        agent, spec = self.agents.get(job.agent), job.spec
+        if agent is None:
+            return combine((spec.labels, spec.not_on_nodes))
+        return combine((agent.labels, agent.not_on_nodes), (spec.labels, spec.not_on_nodes))
 
     def workspace(self, name: str | None) -> Workspace:
         """Return a configured workspace, the scratch one for None, or one for a path or a URL."""

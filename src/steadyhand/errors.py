@@ -8,6 +8,7 @@
     │   ├── NotFound            it does not exist, or belongs to another caller
     │   ├── Conflict            its state does not allow the operation
     │   ├── RetryLater          full or draining; has the time of the next try
+    │   │   └── NodeGone        another node that is needed is dead or does not answer
     │   └── QueryTooSlow        a list or a sum that takes too long
     ├── RunError                Steadyhand could not run a job: it ends as `error`
     │   ├── WorkspaceError      the repository or its checkout
@@ -21,6 +22,8 @@
     ├── DataDirectoryBusy       another process owns the data directory
     │   └── DatabaseBusy        another service owns the database
     └── StoreError              the store failed
+        ├── SchemaTooNew        the database's schema needs a newer version of Steadyhand
+        ├── SchemaInUse         nodes that work on the database are too old for this version's schema
         └── StoreUnavailable    the store cannot be used for now: its disk is full, or another program holds it
 
 An error is created once, where it is noticed, and translated once, in the API or the CLI.
@@ -127,6 +130,19 @@ class RetryLater(CallerError):
         self.retry_after = retry_after
 
 
+class NodeGone(RetryLater):
+    """Another node that does not answer a call, because it is dead, cut off or too busy.
+
+    `may_be_done` is False if it certainly has not done what it was called for.
+    """
+
+    code = "node_gone"
+
+    def __init__(self, detail: str, *, may_be_done: bool = False, retry_after: int = 15) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self.may_be_done = may_be_done
+
+
 class QueryTooSlow(CallerError):
     """A list or a sum that was interrupted, because it took too long; with narrower filters it takes less."""
 
@@ -208,6 +224,28 @@ class StoreError(SteadyhandError):
     """A failure of the store."""
 
     code = "store"
+
+
+class ArtifactTooLarge(StoreError):
+    """A file of a job that is larger than the stores of files take; `name` is that of the artifact."""
+
+    code = "artifact_too_large"
+
+    def __init__(self, detail: str, *, name: str) -> None:
+        super().__init__(detail)
+        self.name = name
+
+
+class SchemaTooNew(StoreError):
+    """A database whose schema this version is too old for: it stays out until it is upgraded."""
+
+    code = "schema_too_new"
+
+
+class SchemaInUse(StoreError):
+    """A database that this version would migrate to a schema for which nodes that work on it are too old."""
+
+    code = "schema_in_use"
 
 
 class StoreUnavailable(StoreError):

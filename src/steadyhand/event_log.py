@@ -85,6 +85,11 @@ class Subscription:
             self.lagged = True
         self._wake()
 
+    def lag(self) -> None:
+        """Set `lagged`: events may have been missed."""
+        self.lagged = True
+        self._wake()
+
     def close(self) -> None:
         """End the feed: the service is stopping."""
         self.closed = True
@@ -163,6 +168,8 @@ class EventFeed:
         self._subscriptions: dict[str, set[Subscription]] = {}
         self._watchers: set[JobChanges] = set()
         self._closed = False
+        self.on_followed: Callable[[str], None] | None = None
+        """Is called for each job that is followed and was not before."""
         self.change_number = secrets.randbelow(_FIRST_NUMBERS)
         """Counts the changes of jobs. It begins anywhere: a number of an earlier service is another one."""
 
@@ -174,6 +181,8 @@ class EventFeed:
         subscription = Subscription(write_live, pulse)
         if self._closed:
             subscription.close()
+        if job_id not in self._subscriptions and self.on_followed is not None:
+            self.on_followed(job_id)
         self._subscriptions.setdefault(job_id, set()).add(subscription)
         try:
             yield subscription
@@ -187,6 +196,10 @@ class EventFeed:
     def followers(self) -> int:
         """The number of followers of all jobs on this node."""
         return sum(map(len, self._subscriptions.values()))
+
+    def followed_jobs(self) -> Sequence[str]:
+        """Return the jobs that have followers on this node."""
+        return list(self._subscriptions)
 
     def follower_count(self, job_id: str) -> int:
         """Return the number of followers of a job on this node."""
@@ -222,6 +235,16 @@ class EventFeed:
         for subscription in self._subscriptions.get(job_id, ()):
             for item in items:
                 subscription.push(item)
+
+    def mark_gap(self, job_id: str | None = None) -> None:
+        """Let the followers of a job read the store, as events may have been missed; without a job, all of them."""
+        for followed in self._subscriptions if job_id is None else (job_id,):
+            for subscription in self._subscriptions.get(followed, ()):
+                subscription.lag()
+        if job_id is None:
+            self.change_number += 1
+            for changes in self._watchers:
+                changes.add_any()
 
     def close(self) -> None:
         """End every feed, now and later."""
@@ -271,14 +294,17 @@ class EventLog:
         *,
         hold: bool = False,
         observer: JobObserver = NO_OBSERVER,
+        relay_live: Callable[[LiveItem], None] | None = None,
     ) -> None:
         """Create it; `redactor` removes secrets from all that is stored or published.
 
         With `hold` every write waits for the end of an outage of the store; without it, it raises `StoreUnavailable`.
+        `relay_live` gets each live item, for followers on other nodes.
         """
         self._store = store
         self._feed = feed
         self._hold = hold
+        self._relay_live = relay_live
         self.redactor = redactor
         self.observer = observer
 
@@ -312,9 +338,9 @@ class EventLog:
                 log_state_change(job, body.target)
         return job
 
-    async def append(self, job_id: str, drafts: Sequence[EventDraft]) -> None:
-        """Store events and publish them to the job's followers."""
-        events = await self._store.append_events(job_id, self._redact(drafts), hold=self._hold)
+    async def append(self, job_id: str, drafts: Sequence[EventDraft], *, run: int | None = None) -> None:
+        """Store events and publish them to the job's followers. With a `run` raise `Conflict` if it is over."""
+        events = await self._store.append_events(job_id, self._redact(drafts), hold=self._hold, run=run)
         self._feed.publish(job_id, events)
         self.observer.events_stored(events)
 
@@ -324,6 +350,8 @@ class EventLog:
         Secrets span pieces of text: `RunEventWriter` removes them. A progress is in the service's own words.
         """
         self._feed.publish(item.job_id, [item])
+        if self._relay_live is not None:
+            self._relay_live(item)
 
     def live_text_seconds(self, job_id: str) -> float:
         """Return the time in which pieces of a job's live text are published together."""

@@ -134,12 +134,14 @@ class Outcome:
 
     `model_status` is the HTTP status with which the model's service refused the last call for good. `is_permanent` is
     True if the run failed before the agent by a fault that a new run meets again, such as a missing repository.
+    `node_died` is True if the node of the run died.
     """
 
     type: OutcomeType
     detail: str | None = None
     model_status: int | None = None
     is_permanent: bool | None = None
+    node_died: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +347,10 @@ class JobSpec:
     """The caller's name for the session, if any."""
     origin: Origin = "api"
     callback: JobCallback | None = None
+    labels: tuple[str, ...] = ()
+    """The labels that its node must have, beside those that the agent asks for."""
+    not_on_nodes: tuple[str, ...] = ()
+    """The names of the nodes that it must not run on, beside those of the agent."""
 
     @property
     def attachments(self) -> tuple[Mapping[str, Any], ...]:

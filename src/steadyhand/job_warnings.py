@@ -29,6 +29,7 @@ class WarningCode(StrEnum):
     LFS_POINTERS = "lfs_pointers"
     MODEL_ERROR = "model_error"
     NESTED_REPOSITORY = "nested_repository"
+    NOT_SHARED = "not_shared"
     NO_LIMIT = "no_limit"
     PROCESS_LIMIT = "process_limit"
     PROCESSES_STUCK = "processes_stuck"
@@ -70,6 +71,7 @@ WARNINGS: Mapping[WarningCode, str] = {
     WarningCode.LFS_POINTERS: "Files of Git LFS are pointers in the checkout, without their content.",
     WarningCode.MODEL_ERROR: "The agent reports an error of the model's service.",
     WarningCode.NESTED_REPOSITORY: "The history of repositories inside the checkout was left out, not their files.",
+    WarningCode.NOT_SHARED: "A file of the job is too large for the other nodes; only its own node has it.",
     WarningCode.NO_LIMIT: "The job asked for the nearest limit, and none is set: it has the largest value.",
     WarningCode.PROCESS_LIMIT: "The agent started more processes than it may have; the excess was refused.",
     WarningCode.PROCESSES_STUCK: "A process of the agent could not be killed.",

@@ -5,8 +5,10 @@ A secret is returned once, when it is created; only its SHA-256 is stored.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
+import math
 import secrets
 import string
 from collections.abc import Callable, Iterable, Sequence
@@ -14,13 +16,15 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from steadyhand.clock import utc_now
-from steadyhand.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
+from steadyhand.errors import Conflict, InvalidRequest, NotFound, StoreError, Unauthenticated
 from steadyhand.ports import NO_LIMITS, ApiKey, KeyLimits, Scope, Store
 
 ID_LENGTH = 10
 SECRET_LENGTH = 43
 """Letters and digits: 256 bits, and no character that is special in a shell, a URL or a double click."""
 MAX_GRACE = timedelta(days=7)
+LEARN_SECONDS = 0.5
+"""The least time between two reads of the keys for secrets that are not known."""
 _SECRET_ALPHABET = string.ascii_letters + string.digits
 _ID_ALPHABET = string.ascii_lowercase + string.digits
 
@@ -38,10 +42,22 @@ class Keyring:
     """The API keys of the service. Without a key no request is accepted. It belongs to one event loop."""
 
     def __init__(
-        self, fixed: Iterable[ApiKey], store: Store, *, clock: Callable[[], datetime] = utc_now
+        self,
+        fixed: Iterable[ApiKey],
+        store: Store,
+        *,
+        is_shared: bool = False,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        """Create it with `fixed` keys, which cannot be changed here; of two with one secret the later one counts."""
+        """Create it with `fixed` keys, which cannot be changed here; of two with one secret the later one counts.
+
+        With `is_shared` other nodes change the stored keys as well: they are read before a change, and again by
+        `refresh`.
+        """
         self._store = store
+        self.is_shared = is_shared
+        self._looked_at = -math.inf
+        self._learn_lock = asyncio.Lock()
         self._clock = clock
         self._fixed = list(fixed)
         self._keys: dict[str, ApiKey] = {}
@@ -55,9 +71,35 @@ class Keyring:
     async def load(self) -> None:
         """Load the stored keys. Call it before the first request."""
         for key in await self._store.list_keys():
-            self._index(key)
+            known = self._keys.get(key.id)
+            if key == known:
+                continue
+            if known is None or known.revoked_at is None or key.revoked_at is not None:
+                self._index(key)  # one that was revoked here stays so, even if that could not be stored
         for key in self._fixed:  # a fixed key wins over a stored one with the same secret
             self._index(key)
+
+    async def refresh(self) -> None:
+        """Load the changes of other nodes."""
+        async with self._lock:  # not between a change here and its write
+            await self.load()
+
+    async def learn(self, token: bytes) -> None:
+        """Load the keys if a secret is not known: another node may have created it a moment ago.
+
+        Strangers cannot make it read more often than once in `LEARN_SECONDS`; they wait as long.
+        """
+        if not self.is_shared or not token or secret_digest(token) in self._by_digest:
+            return
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        async with self._learn_lock:
+            if self._looked_at > asked_at:  # a read that began since then is enough
+                return
+            await asyncio.sleep(max(0.0, self._looked_at + LEARN_SECONDS - loop.time()))
+            self._looked_at = loop.time()
+            with contextlib.suppress(StoreError):  # then it is a secret that is not known here
+                await self.refresh()
 
     def _index(self, key: ApiKey) -> None:
         for digest in [digest for digest, entry in self._by_digest.items() if entry[1] == key.id]:
@@ -150,6 +192,7 @@ class Keyring:
         With `unique` raise `InvalidRequest` (`key_exists`) if another valid key has the name.
         """
         async with self._lock:
+            await self._load_if_shared()
             if unique:
                 self._check_name_is_free(name)
             key_id = f"k_{_random_text(ID_LENGTH, _ID_ALPHABET)}"
@@ -166,6 +209,7 @@ class Keyring:
         Raise `NotFound`, and `Conflict` for a fixed key and for the last one with the scope `admin`.
         """
         async with self._lock:
+            await self._load_if_shared()
             key = self._get_changeable(key_id)
             if key.revoked_at is not None:
                 return key
@@ -185,6 +229,7 @@ class Keyring:
         Raise `NotFound`, and `Conflict` for a fixed or revoked key.
         """
         async with self._lock:
+            await self._load_if_shared()
             key = self._get_changeable(key_id)
             if key.revoked_at is not None:
                 raise Conflict("This key is revoked; make another.")
@@ -198,6 +243,10 @@ class Keyring:
             )
             await self._save(rotated)
             return rotated, secret
+
+    async def _load_if_shared(self) -> None:
+        if self.is_shared:
+            await self.load()
 
     def _check_name_is_free(self, name: str) -> None:
         for key in self._keys.values():

@@ -5,6 +5,9 @@ from datetime import datetime
 
 from steadyhand.job import Job, Outcome, OutcomeType, StartMode, State, transition
 
+MAX_NODE_DEATHS = 2
+"""A job during whose runs so many nodes died is not run again by itself: it may be the cause."""
+
 MAX_ANCESTORS = 100
 """The maximum number of earlier jobs in which files and a session are looked for."""
 
@@ -14,13 +17,20 @@ def recovery_start_mode(job: Job, outcome: Outcome, *, planned: bool) -> StartMo
 
     `planned` is False after a crash. A run of an agent is not idempotent, so a crash repeats it only on request.
     """
-    if outcome.type != OutcomeType.INTERRUPTED:
+    if outcome.type != OutcomeType.INTERRUPTED or count_node_deaths(job, outcome) >= MAX_NODE_DEATHS:
         return None
     if job.on_interrupt == "restart":
         return "fresh"
     if job.on_interrupt == "resume" or (job.on_interrupt == "auto" and planned):
         return "resume"
     return None
+
+
+def count_node_deaths(job: Job, outcome: Outcome | None = None) -> int:
+    """Return the number of runs of a job whose nodes died; with an `outcome`, as if its newest run had that one."""
+    runs = job.runs if outcome is None else job.runs[:-1]
+    outcomes = [run.outcome for run in runs]
+    return sum(bool(each is not None and each.node_died) for each in (*outcomes, outcome))
 
 
 def is_resumable(job: Job) -> bool:

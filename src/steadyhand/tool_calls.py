@@ -4,8 +4,8 @@ import asyncio
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -14,6 +14,8 @@ from steadyhand.events import Event, ToolCallsAnswered, ToolCallsRequested
 from steadyhand.job import ToolOutput
 from steadyhand.ports import ClientToolCall, KeyWaitingRuns, Store
 
+EXPECTED_SECONDS = 30.0
+"""Seconds for which results wait until a run of an earlier service is taken up."""
 TOOL_RESULT_SECONDS = 600
 """Seconds that a client's tool calls wait for their results by default."""
 
@@ -73,6 +75,9 @@ class RunSlot(Protocol):
         ...
 
 
+SaveResults = Callable[[Mapping[str, ToolOutput]], Awaitable[None]]
+
+
 class PendingCalls:
     """The calls of one turn that wait for their results."""
 
@@ -87,6 +92,8 @@ class PendingCalls:
         """True once the process that waits is being stopped: its session takes the results."""
         self.has_slot = True
         """False if the results have to wait until the run has its slot again."""
+        self.save: SaveResults | None = None
+        """Keeps the results for a later service, before they are stored as accepted."""
         self.kept_in_job = False
         """True if the job holds the results, because the process does not get them at once."""
         self._results: asyncio.Future[Mapping[str, ToolOutput]] = asyncio.get_running_loop().create_future()
@@ -141,6 +148,8 @@ class ToolCallBroker:
         self.timeout_seconds = timeout_seconds
         self._pending: dict[str, PendingCalls] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._expected: dict[str, asyncio.Event] = {}
+        """The jobs whose runs an earlier service left and that may have calls: each until its calls wait here."""
 
     def lock_for(self, job_id: str) -> asyncio.Lock:
         """Return the lock to hold while results are passed to a job."""
@@ -152,10 +161,30 @@ class ToolCallBroker:
     ) -> Iterator[PendingCalls]:
         """Let these calls of a job of a key wait for the length of the block."""
         pending = self._pending[job_id] = PendingCalls(calls, key_id)
+        self.forget_expected(job_id)
         try:
             yield pending
         finally:
             del self._pending[job_id]
+
+    def expect(self, job_id: str) -> None:
+        """Let results for a job wait until the calls of its run, which an earlier service left, wait here again."""
+        self._expected[job_id] = asyncio.Event()
+
+    def forget_expected(self, job_id: str) -> None:
+        """Let results for a job wait no longer: its calls wait, or will not."""
+        expected = self._expected.pop(job_id, None)
+        if expected is not None:
+            expected.set()
+
+    async def find(self, job_id: str) -> PendingCalls | None:
+        """Return the calls of a job that wait, or None; wait, for a bounded time, for those of an earlier service."""
+        expected = self._expected.get(job_id)
+        if expected is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EXPECTED_SECONDS):
+                    await expected.wait()
+        return self._pending.get(job_id)
 
     def get(self, job_id: str) -> PendingCalls | None:
         """Return the calls of a job that wait, or None."""

@@ -54,6 +54,7 @@ from steadyhand.ports import (
     SteerInbox,
     StopSignal,
 )
+from steadyhand.ports.artifacts import FileName
 from steadyhand.queue import LocalQueue
 from steadyhand.redact import NO_REDACTION, Redactor
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
@@ -93,6 +94,17 @@ class FakeCheckouts:
 
     async def prepare_ahead(self, job: Job, workspace: Workspace, slot: int) -> Checkout:
         return await self.prepare(job, workspace, slot)
+
+    async def find_file(self, job_id: str, name: FileName) -> Path | None:
+        files = self.job_paths(job_id)
+        path = {"diff": files.diff, "bundle": files.bundle, "transcript": files.transcript}[name]
+        return path if path.is_file() else None
+
+    async def save_progress(self, job: Job, checkout: Checkout) -> None:
+        pass
+
+    async def save_pending(self) -> None:
+        pass
 
     async def list_job_ids(self) -> Sequence[str]:
         return ()

@@ -33,6 +33,7 @@ NOT_ON_THE_PATH = {
     "steadyhand_model_unpriced_calls_total",
     "steadyhand_provider_blocked",
     "steadyhand_provider_rejected",
+    "steadyhand_node_drained",
     "steadyhand_runs_suspended",
     "steadyhand_store_failures_total",
     "steadyhand_callbacks_circuits_open",

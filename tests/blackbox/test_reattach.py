@@ -1,5 +1,6 @@
 """Runs that outlive their service: it is killed at any moment, started again in time, and they go on as before."""
 
+import json
 import random
 import sqlite3
 import time
@@ -18,7 +19,8 @@ from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import MakeService, Service, wait_until
 
 REATTACH_SECONDS = 3
-CONFIG = f"[service]\nreattach_seconds = {REATTACH_SECONDS}\nconcurrency = 6\n"
+"""The time of a run in the tests in which no service comes."""
+CONFIG = "[service]\nreattach_seconds = 30\nconcurrency = 6\n"
 NEVER_KEPT_SECONDS = 1.0
 LEVELS = {"bwrap": {}, "none": UNSANDBOXED}
 STEPS = [f"Step {n} of eight, in a few words that come one after the other." for n in range(1, 9)]
@@ -28,6 +30,25 @@ ANSWERS = {
     "background": ["I start it.", "I will be told when it is done.", "The build is done."],
 }
 """The messages of each scenario, once each."""
+KINDS_CONFIG = """
+[service]
+reattach_seconds = 30
+concurrency = 12
+[agents.claude]
+workspace = "default"
+[agents.warm]
+workspace = "default"
+warm = 1
+[agents.parked]
+workspace = "default"
+provider = "other"
+[providers.other]
+base_url = "{url}"
+api_key_file = "{key}"
+[workspaces.slow]
+repository = "{repository}"
+setup = ["sleep 2; echo made > made-by-setup.txt"]
+"""
 STREAM = "slow"
 """A scenario with one message that comes in pieces for ten seconds."""
 
@@ -45,9 +66,19 @@ def service(make_service: MakeService, level: str, scripted_model: ScriptedModel
         yield started
 
 
+@pytest.fixture
+def impatient(make_service: MakeService, level: str, scripted_model: ScriptedModel) -> Iterator[Service]:
+    """A service whose runs wait for the next one for a short time."""
+    config = f"[service]\nreattach_seconds = {REATTACH_SECONDS}\n"
+    with make_service(
+        claude=cli_path(), model=scripted_model.url, env=LEVELS[level], config=config
+    ) as started:
+        yield started
+
+
 def submit(service: Service, scenario: str, mark: str, **fields: Any) -> str:
     prompt = f"[[scenario:{scenario}]] {mark}"
-    return str(service.submit(prompt, workspace="default", agent="claude", **fields)["id"])
+    return str(service.submit(prompt, **{"workspace": "default", "agent": "claude", **fields})["id"])
 
 
 def wait_until_running(service: Service, *job_ids: str) -> None:
@@ -70,10 +101,12 @@ def wait_for_event(service: Service, job_id: str, event_type: str, **data: str) 
     wait_until(is_there, 30, interval=0.005)
 
 
-def stored_calls(service: Service, job_id: str) -> list[tuple[int, int]]:
-    """The calls of a job in the ledger: (settled, micro-dollars)."""
+def stored_calls(service: Service, job_id: str) -> list[tuple[int, int, int]]:
+    """Return the calls of a job in the ledger: (settled, complete, micro-dollars)."""
     with closing(sqlite3.connect(f"file:{service.data_dir}/steadyhand.db?mode=ro", uri=True)) as database:
-        return database.execute("SELECT settled, micros FROM calls WHERE job_id = ?", (job_id,)).fetchall()
+        return database.execute(
+            "SELECT settled, complete, micros FROM calls WHERE job_id = ?", (job_id,)
+        ).fetchall()
 
 
 def check_whole(
@@ -93,53 +126,143 @@ def check_whole(
         assert len(tools) == len(set(tools))
     turns = [event["data"]["turns"] for event in events if event["type"] == "usage"]
     assert all(one <= two for one, two in pairwise(turns[:-1])), turns
-    calls = stored_calls(service, job_id)
-    assert [settled for settled, _ in calls] == [1] * len(calls)
-    assert len(calls) == sum(mark in request.prompt for request in model.requests)
+    check_calls(stored_calls(service, job_id), [each for each in model.requests if mark in each.prompt])
     return job
+
+
+def check_calls(calls: list[tuple[int, int, int]], requests: list[Any]) -> None:
+    """Hold that each request of an agent is counted once, however often it was made because it was cut."""
+    distinct = len({json.dumps(request.body, sort_keys=True) for request in requests})
+    assert [settled for settled, _, _ in calls] == [1] * len(calls)
+    whole = sum(complete for _, complete, _ in calls)
+    # One that ended just before a kill may not have been stored as ended.
+    assert distinct - 1 <= whole <= distinct, (calls, len(requests))
+    # One that had just begun at a kill may not have been stored at all.
+    assert len(requests) - 1 <= len(calls) <= len(requests), (calls, len(requests))
 
 
 def messages(service: Service, job_id: str) -> list[str]:
     return [event["data"]["text"] for event in service.events(job_id) if event["type"] == "message"]
 
 
-def run_through_a_kill(service: Service, model: ScriptedModel, seed: int) -> None:
-    """Kill the service at a random moment of four runs, start it again, and hold that each ends as if nothing was."""
-    generator = random.Random(seed)  # noqa: S311  # for a test's variety
-    kinds = [*ANSWERS, STREAM]
-    jobs = {kind: submit(service, kind, f"{kind}-{seed}") for kind in kinds}
-    wait_until_running(service, *jobs.values())
-    time.sleep(generator.uniform(0.0, 4.0))  # the random moment is what this is about
-    before = {kind: service.events(job_id) for kind, job_id in jobs.items()}
-    service.kill()
-    time.sleep(generator.uniform(0.0, REATTACH_SECONDS - 2))  # the same
-    service.restart()
-    with ThreadPoolExecutor(len(kinds)) as pool:
-        list(pool.map(lambda kind: service.wait_until_ended(jobs[kind], 60), kinds))
+def held_folders(service: Service) -> list[str]:
+    """Return the folders of held runs, without those of processes that wait for their run."""
+    folders = (service.data_dir / "run" / "held").iterdir()
+    return [each.name for each in folders if not each.name.startswith("waiting-")]
+
+
+def start_kinds(service: Service, seed: int) -> dict[str, str]:
+    """Start a run of each kind; return their jobs."""
+    jobs = {kind: submit(service, kind, f"{kind}-{seed}") for kind in (*ANSWERS, STREAM)}
+    jobs["harvest"] = submit(service, "many-files", f"harvest-{seed}")
+    jobs["warm"] = submit(service, "eight-steps", f"warm-{seed}", agent="warm")
+    jobs["parked"] = submit(service, "rate-limited-midway", f"parked-{seed}", agent="parked")
+    jobs["setup"] = submit(service, "bash", f"setup-{seed}", workspace="slow")
+    return jobs
+
+
+def check_kinds(
+    service: Service,
+    model: ScriptedModel,
+    seed: int,
+    jobs: dict[str, str],
+    before: dict[str, list[dict[str, Any]]],
+) -> None:
+    """Hold that each run has ended as if nothing had been."""
+    parked = jobs.pop("parked")
+    wait_until(lambda: service.get_job(parked)["state"] == "parked", 60)
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        list(pool.map(lambda job_id: service.wait_until_ended(job_id, 90), jobs.values()))
     for kind, job_id in jobs.items():
-        check_whole(service, model, job_id, f"{kind}-{seed}", before[kind])
+        job = check_whole(service, model, job_id, f"{kind}-{seed}", before[kind])
         if kind in ANSWERS:
             assert messages(service, job_id) == ANSWERS[kind]
-    assert "\n+8\n" in service.client.get(f"/v1/jobs/{jobs['eight-steps']}/diff").text
-    assert held_folders(service) == []
+        elif kind == "setup":
+            assert "hello from bash" in job["answer"]
+    assert messages(service, jobs["warm"]) == ANSWERS["eight-steps"]
+    for kind in ("eight-steps", "warm"):
+        assert "\n+8\n" in service.client.get(f"/v1/jobs/{jobs[kind]}/diff").text
+    assert "file-600.txt" in service.client.get(f"/v1/jobs/{jobs['harvest']}/diff").text
+    events = service.events(parked)
+    assert events[: len(before["parked"])] == before["parked"]
+    assert (service.get_job(parked)["run"], sum(e["type"] == "tool.finished" for e in events)) == (1, 1)
+    service.client.post(f"/v1/jobs/{parked}/cancel")
+    wait_until(lambda: held_folders(service) == [], 20)
 
 
-def held_folders(service: Service) -> list[str]:
-    return [each.name for each in (service.data_dir / "run" / "held").iterdir()]
+def run_through_an_end(service: Service, model: ScriptedModel, seed: int, *, is_hand_over: bool) -> None:
+    """End the service at a random moment of runs of eight kinds, by a kill or a hand-over, and go on."""
+    generator = random.Random(seed)  # noqa: S311  # for a test's variety
+    talk = [{"role": "user", "content": f"[[scenario:client-tools]] client-{seed}"}]
+    said = ask(service, talk)
+    jobs = start_kinds(service, seed)
+    client_job = said["tool_calls"][0]["id"].split("_")[1]
+    wait_until_running(service, *(job_id for kind, job_id in jobs.items() if kind != "setup"))
+    time.sleep(generator.uniform(0.0, 4.0))  # the random moment is what this is about
+    before = {kind: service.events(job_id) for kind, job_id in jobs.items()}
+    client_before = service.events(client_job)
+    if is_hand_over:
+        assert service.replace() == 0
+    else:
+        service.kill()
+        time.sleep(generator.uniform(0.0, 0.5))  # the same
+        service.restart()
+    for text in ("sun", "snow"):
+        talk += [said, *results_of(said, text)]
+        said = ask(service, talk)
+    assert said["content"] == "The last one said: snow"
+    check_whole(service, model, client_job, f"client-{seed}", client_before)
+    check_kinds(service, model, seed, jobs, before)
 
 
-@pytest.mark.parametrize(("level", "seed"), [("bwrap", 1), ("none", 2), ("bwrap", 3)], indirect=["level"])
-def test_runs_go_on_after_a_kill_9_at_any_moment(
+@pytest.fixture
+def all_kinds(make_service: MakeService, level: str, scripted_model: ScriptedModel) -> Iterator[Service]:
+    """A service with an agent that has a waiting process, one with a provider of its own, and a slow setup."""
+    service = make_service(claude=cli_path(), model=scripted_model.url, env=LEVELS[level])
+    (service.root / "key").write_text("sk-ant-another")
+    service.config_path.write_text(
+        KINDS_CONFIG.format(
+            repository=service.root / "workspace", key=service.root / "key", url=scripted_model.url
+        )
+    )
+    with service:
+        yield service
+
+
+def wait_for_warm(service: Service) -> None:
+    wait_until(lambda: bool(service.client.get("/health").json()["warm"]["waiting"]), 60)
+
+
+@pytest.mark.parametrize(("seed", "is_hand_over"), [(1, False), (2, True), (3, False)])
+def test_runs_go_on_after_the_end_of_the_service_at_any_moment(
+    all_kinds: Service, scripted_model: ScriptedModel, seed: int, *, is_hand_over: bool
+) -> None:
+    wait_for_warm(all_kinds)
+    run_through_an_end(all_kinds, scripted_model, seed, is_hand_over=is_hand_over)
+
+
+@pytest.mark.parametrize(("level", "seed"), [("none", 4)], indirect=["level"])
+def test_runs_without_a_sandbox_go_on_after_a_kill_at_any_moment(
     service: Service, scripted_model: ScriptedModel, seed: int
 ) -> None:
-    run_through_a_kill(service, scripted_model, seed)
+    jobs = {kind: submit(service, kind, f"{kind}-{seed}") for kind in (*ANSWERS, STREAM)}
+    wait_until_running(service, *jobs.values())
+    time.sleep(random.Random(seed).uniform(0.0, 4.0))  # noqa: S311  # the random moment is what this is about
+    before = {kind: service.events(job_id) for kind, job_id in jobs.items()}
+    service.kill()
+    service.restart()
+    for kind, job_id in jobs.items():
+        check_whole(service, scripted_model, job_id, f"{kind}-{seed}", before[kind])
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("level", list(LEVELS), indirect=True)
-def test_runs_go_on_after_kills_at_thirty_moments(service: Service, scripted_model: ScriptedModel) -> None:
+@pytest.mark.parametrize("is_hand_over", [False, True])
+def test_runs_go_on_after_the_end_of_the_service_at_thirty_moments(
+    all_kinds: Service, scripted_model: ScriptedModel, *, is_hand_over: bool
+) -> None:
     for seed in range(100, 130):
-        run_through_a_kill(service, scripted_model, seed)
+        wait_for_warm(all_kinds)
+        run_through_an_end(all_kinds, scripted_model, seed, is_hand_over=is_hand_over)
 
 
 def test_a_run_goes_on_over_kills_in_a_row(service: Service, scripted_model: ScriptedModel) -> None:
@@ -156,21 +279,21 @@ def test_a_run_goes_on_over_kills_in_a_row(service: Service, scripted_model: Scr
 
 
 @pytest.mark.parametrize("level", list(LEVELS), indirect=True)
-def test_without_a_service_in_time_nothing_is_alive(service: Service) -> None:
-    job_ids = [submit(service, kind, "alone") for kind in ("eight-steps", "silent-tool")]
-    wait_until_running(service, *job_ids)
-    service.kill()
-    assert service.live_agent_pids() != []
-    wait_until(lambda: not service.live_agent_pids(), REATTACH_SECONDS + 5)
-    service.restart()
+def test_without_a_service_in_time_nothing_is_alive(impatient: Service) -> None:
+    job_ids = [submit(impatient, kind, "alone") for kind in ("eight-steps", "silent-tool")]
+    wait_until_running(impatient, *job_ids)
+    impatient.kill()
+    assert impatient.live_agent_pids() != []
+    wait_until(lambda: not impatient.live_agent_pids(), REATTACH_SECONDS + 5)
+    impatient.restart()
     for job_id in job_ids:
-        job = service.wait_until_ended(job_id)
+        job = impatient.wait_until_ended(job_id)
         assert (job["state"], job["outcome"]["type"], job["error"]["retryable"]) == (
             "interrupted",
             "interrupted",
             True,
         )
-    assert held_folders(service) == []
+    assert held_folders(impatient) == []
 
 
 def test_a_run_that_ended_without_a_service_is_whole(service: Service, scripted_model: ScriptedModel) -> None:
@@ -179,7 +302,7 @@ def test_a_run_that_ended_without_a_service_is_whole(service: Service, scripted_
     # The tool ends meanwhile, and the call after it waits for the next service.
     before = service.events(job_id)
     service.kill()
-    time.sleep(REATTACH_SECONDS - 1)
+    time.sleep(4.5)  # the command takes four seconds
     service.restart()
     job = check_whole(service, scripted_model, job_id, "alone", before)
     assert job["answer"] == "The command said: it is there"
@@ -194,6 +317,22 @@ def test_a_kill_during_the_harvest_loses_nothing(service: Service, scripted_mode
     service.restart()
     check_whole(service, scripted_model, job_id, "harvest", before)
     assert "file-600.txt" in service.client.get(f"/v1/jobs/{job_id}/diff").text
+
+
+def test_a_kill_during_the_harvest_of_a_process_that_had_waited_loses_nothing(
+    make_service: MakeService, scripted_model: ScriptedModel
+) -> None:
+    """The service kills such a process once it has answered: its end is a good one to the next service, too."""
+    config = CONFIG + '[agents.claude]\nworkspace = "default"\nwarm = 1\n'
+    with make_service(claude=cli_path(), model=scripted_model.url, config=config) as service:
+        wait_for_warm(service)
+        job_id = submit(service, "many-files", "warm-harvest")
+        wait_for_event(service, job_id, "phase", phase="harvesting")
+        before = service.events(job_id)
+        service.kill()
+        service.restart()
+        check_whole(service, scripted_model, job_id, "warm-harvest", before)
+        assert "file-600.txt" in service.client.get(f"/v1/jobs/{job_id}/diff").text
 
 
 SLOW_SETUP = (
@@ -232,47 +371,106 @@ def ask(service: Service, messages: list[dict[str, Any]]) -> dict[str, Any]:
     return dict(answer.json()["choices"][0]["message"])
 
 
-def test_a_run_that_waits_for_its_clients_tool_ends_with_the_service_and_its_client_goes_on(
-    service: Service,
+def results_of(said: dict[str, Any], text: str) -> list[dict[str, Any]]:
+    return [{"role": "tool", "tool_call_id": call["id"], "content": text} for call in said["tool_calls"]]
+
+
+def test_a_run_that_waits_for_its_clients_tools_waits_on(
+    service: Service, scripted_model: ScriptedModel
 ) -> None:
-    talk: list[dict[str, Any]] = [{"role": "user", "content": "[[scenario:client-tools]] weather?"}]
+    """Each wait is cut by a kill, and each result comes at once after the start."""
+    talk: list[dict[str, Any]] = [{"role": "user", "content": "[[scenario:client-tools]] weather-on"}]
     said = ask(service, talk)
     job_id = said["tool_calls"][0]["id"].split("_")[1]
-
-    def is_written_down() -> bool:  # what the CLI has not written when it is killed, no later run can know
-        sessions = service.data_dir.glob(f"jobs/{job_id}/config/projects/*/*.jsonl")
-        return any("Rome" in path.read_text("utf-8", "replace") for path in sessions)
-
-    wait_until(is_written_down, 10)
-    service.kill()
-    wait_until(lambda: not service.live_agent_pids(), NEVER_KEPT_SECONDS)
-    service.restart()
-    assert service.wait_until_ended(job_id)["outcome"]["type"] == "unanswered"
-    results = [{"role": "tool", "tool_call_id": call["id"], "content": "sun"} for call in said["tool_calls"]]
-    assert ask(service, [*talk, said, *results])
-    assert service.get_job(job_id)["run"] == 2
+    for text in ("sun", "snow"):
+        before = service.events(job_id)
+        service.kill()
+        service.restart()
+        talk += [said, *results_of(said, text)]
+        said = ask(service, talk)
+    assert said["content"] == "The last one said: snow"
+    check_whole(service, scripted_model, job_id, "weather-on", before)
+    kinds = [event["type"] for event in service.events(job_id) if event["type"].startswith("calls.")]
+    assert kinds == ["calls.waiting", "calls.answered"] * 2
 
 
-def test_processes_that_wait_end_with_the_service_and_new_ones_take_their_place(
+def test_the_wait_for_a_client_counts_on_over_a_kill(
+    make_service: MakeService, scripted_model: ScriptedModel
+) -> None:
+    config = CONFIG + "[openai]\ntool_result_seconds = 4\n"
+    with make_service(claude=cli_path(), model=scripted_model.url, config=config) as service:
+        said = ask(service, [{"role": "user", "content": "[[scenario:client-tools]] weather-late"}])
+        job_id = said["tool_calls"][0]["id"].split("_")[1]
+        service.kill()
+        service.restart()
+        job = service.wait_until_ended(job_id)
+        assert (job["outcome"]["type"], job["run"]) == ("unanswered", 1)
+
+
+def test_a_run_in_a_process_that_waited_goes_on_and_new_ones_take_the_place_of_the_others(
     make_service: MakeService, scripted_model: ScriptedModel
 ) -> None:
     config = CONFIG + '[agents.claude]\nworkspace = "default"\nwarm = 1\n'
     with make_service(claude=cli_path(), model=scripted_model.url, config=config) as service:
-
-        def waits() -> bool:
-            return bool(service.client.get("/health").json()["warm"]["waiting"])
-
-        wait_until(waits, 30)
+        wait_for_warm(service)
         service.kill()
         wait_until(lambda: not service.live_agent_pids(), NEVER_KEPT_SECONDS)
         service.restart()
-        wait_until(waits, 30)
-        job_id = submit(service, STREAM, "warm")
-        wait_until_running(service, job_id)
+        for round_number in range(2):  # the second one takes up a run that was taken up before
+            wait_for_warm(service)
+            job_id = submit(service, "eight-steps", f"warm-{round_number}")
+            wait_until_running(service, job_id)
+            for _ in range(round_number + 1):
+                before = service.events(job_id)
+                service.kill()
+                service.restart()
+            check_whole(service, scripted_model, job_id, f"warm-{round_number}", before)
+            assert messages(service, job_id) == ANSWERS["eight-steps"]
+            assert "\n+8\n" in service.client.get(f"/v1/jobs/{job_id}/diff").text
+
+
+def test_a_turn_in_a_live_process_goes_on_and_the_next_one_resumes_its_session(
+    make_service: MakeService, scripted_model: ScriptedModel
+) -> None:
+    config = CONFIG + '[agents.claude]\nworkspace = "default"\nlive_seconds = 60\n'
+    with make_service(claude=cli_path(), model=scripted_model.url, config=config) as service:
+        first = submit(service, "bash", "live-1")
+        service.wait_until_ended(first)
+        second = str(take_turn(service, first, "[[scenario:silent-tool]] live-2")["id"])
+        wait_for_event(service, second, "tool.started")
+        before = service.events(second)
         service.kill()
-        wait_until(lambda: not service.live_agent_pids(), NEVER_KEPT_SECONDS)
         service.restart()
-        assert service.wait_until_ended(job_id)["outcome"]["type"] == "interrupted"
+        check_whole(service, scripted_model, second, "live-2", before)
+        third = take_turn(service, second, "[[scenario:ok]] live-3")
+        assert service.wait_until_ended(str(third["id"]))["state"] == "completed"
+        (request,) = [each for each in scripted_model.requests if "live-3" in each.prompt]
+        assert "live-1" in str(request.body["messages"])
+
+
+def take_turn(service: Service, job_id: str, prompt: str) -> dict[str, Any]:
+    answer = service.client.post(f"/v1/jobs/{job_id}/turns", json={"prompt": prompt})
+    assert answer.status_code == 202, answer.text
+    return dict(answer.json())
+
+
+def test_a_run_in_a_directory_in_place_goes_on_and_no_other_enters_it(
+    make_service: MakeService, scripted_model: ScriptedModel
+) -> None:
+    service = make_service(claude=cli_path(), model=scripted_model.url)
+    folder = service.root / "workspace"
+    service.give_to_agent(folder)
+    service.config_path.write_text(f'{CONFIG}[workspaces.here]\nrepository = "{folder}"\nmode = "in_place"\n')
+    with service:
+        job_id = submit(service, "silent-tool", "here-1", workspace="here")
+        wait_for_event(service, job_id, "tool.started")
+        before = service.events(job_id)
+        service.kill()
+        service.restart()
+        behind = submit(service, "ok", "here-2", workspace="here")
+        job = check_whole(service, scripted_model, job_id, "here-1", before)
+        assert (folder / "found.txt").read_text() == "it is there\n"
+        assert service.wait_until_ended(behind)["started_at"] >= job["finished_at"]
 
 
 def test_a_parked_job_waits_on_over_a_kill(service: Service) -> None:
@@ -355,14 +553,14 @@ def test_a_stop_leaves_the_runs_to_the_next_service(service: Service, scripted_m
 
 
 def test_a_run_that_a_stop_left_for_too_long_is_resumed(
-    service: Service, scripted_model: ScriptedModel
+    impatient: Service, scripted_model: ScriptedModel
 ) -> None:
-    job_id = submit(service, "silent-tool", "later")
-    wait_for_event(service, job_id, "tool.started")
-    assert service.terminate() == 0
-    wait_until(lambda: not service.live_agent_pids(), REATTACH_SECONDS + 5)
-    service.restart()
-    wait_until(lambda: service.get_job(job_id)["state"] == "completed", 60)
-    job = service.get_job(job_id)
+    job_id = submit(impatient, "silent-tool", "later")
+    wait_for_event(impatient, job_id, "tool.started")
+    assert impatient.terminate() == 0
+    wait_until(lambda: not impatient.live_agent_pids(), REATTACH_SECONDS + 5)
+    impatient.restart()
+    wait_until(lambda: impatient.get_job(job_id)["state"] == "completed", 60)
+    job = impatient.get_job(job_id)
     assert [run["state"] for run in job["runs"]] == ["interrupted", "completed"]
     assert sum("later" in request.prompt for request in scripted_model.requests) >= 2

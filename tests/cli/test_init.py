@@ -165,6 +165,7 @@ def test_a_unit_names_any_path_as_it_is(tmp_path: Path, *, is_root: bool) -> Non
     assert lines["ReadWritePaths"] == f'"{tmp_path}/c d%%h $HOME \\"q\\" \\\\t/data"'
     quoted = f'"{tmp_path}/c d%%h $$HOME \\"q\\" \\\\t/steadyhand.toml"'
     assert lines["ExecStart"] == f'"{tmp_path}/a b%%h $HOME/steadyhand" --config {quoted} serve'
+    assert lines["ExecReload"] == "/bin/kill -USR2 $MAINPID"
     assert lines["TimeoutStopSec"] == "61"
     assert ("User" in lines, lines["Type"]) == (not is_root, "notify")
 
@@ -186,6 +187,18 @@ def test_a_unit_ends_the_runs_with_the_service_unless_they_may_outlive_it(
     lines = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     assert lines["KillMode"] == ("process" if reattach_seconds else "mixed")
     assert ("DelegateSubgroup" in lines) == bool(reattach_seconds)
+
+
+def test_the_unit_of_a_worker_runs_that_command_and_is_else_the_same(tmp_path: Path) -> None:
+    texts = [
+        systemd_unit(
+            Installation(["/bin/true"], tmp_path / "f.toml", tmp_path, "root", True, 1, role=role)
+        ).splitlines()
+        for role in ("serve", "worker")
+    ]
+    changed = [pair for pair in zip(*texts, strict=True) if pair[0] != pair[1]]
+    config = f"ExecStart=/bin/true --config {tmp_path}/f.toml"
+    assert changed == [(f"{config} serve", f"{config} worker")]
 
 
 @pytest.mark.parametrize("path", ["/a\nExecStart=/bin/sh", "/a\x00b", "/a\x7f", "/trailing ", "/back\\"])

@@ -104,7 +104,7 @@ def test_the_file_the_environment_and_the_command_line_win_in_this_order(tmp_pat
         ('[agents.a]\nenv = { A = "x\\u0000--bind" }', "holds a NUL byte"),
         ("[workspaces.w]\nrepository = '/x'\ncaches = ['bun']", "Input should be 'pip'"),
         ("[workspaces.w]\nrepository = '/x'\nsetup = 'x'", "workspaces.w.setup"),
-        ("[service]\nconcurrency = 0", "service.concurrency (steadyhand.toml): Input should be greater"),
+        ("[service]\nconcurrency = -1", "service.concurrency (steadyhand.toml): Input should be greater"),
         ("[service]\nmetrics_bind = '9464'", "is not an address and a port such as 127.0.0.1:9464"),
         ("[service]\nmetrics_bind = '127.0.0.1:99999'", "is not an address and a port"),
         ("[service]\nmetrics_bind = '::1:9464'", "is not an address and a port"),

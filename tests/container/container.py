@@ -7,7 +7,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +27,7 @@ READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tri
 """What Docker covers, and what it makes read-only, unless told otherwise by `systempaths=unconfined`."""
 _KNOWN = {
     "build", "image", "init", "environment", "ports", "volumes", "security_opt", "cap_drop", "pids_limit",
-    "stop_grace_period", "restart",
+    "stop_grace_period", "restart", "command", "depends_on", "read_only", "tmpfs",
 }  # fmt: skip
 _OPTIONS = {"seccomp:unconfined", "apparmor:unconfined", "systempaths=unconfined", "no-new-privileges:true"}
 _SECONDS = re.compile(r"([0-9]+)s")
@@ -34,54 +35,93 @@ _SECONDS = re.compile(r"([0-9]+)s")
 
 @dataclass(frozen=True, slots=True)
 class ComposeService:
-    """The one service of a compose file, as far as it can be carried out here; what is not known fails."""
+    """One service of a compose file, as far as it can be carried out here; what is not known fails."""
 
     environment: dict[str, str]
     options: frozenset[str]
     volume: str
-    published: tuple[str, int, int]
+    published: tuple[str, int, int] | None
     """The address and port on the machine, and the port inside."""
     grace_seconds: int
+    command: tuple[str, ...] = ()
+    """The words in place of the image's command, if there are any."""
+    read_only: bool = False
+    """True if the root is read-only; `tmpfs` are the directories of memory in it."""
+    tmpfs: tuple[str, ...] = ()
+    binds: tuple[tuple[str, str], ...] = ()
+    """Files beside the compose file, and their paths inside."""
 
     @classmethod
-    def read(cls, file: Path, variables: dict[str, str]) -> Self:
-        """Read a compose file; `variables` are those of the shell that starts it."""
+    def read(cls, file: Path, variables: dict[str, str], name: str = "steadyhand") -> Self:
+        """Read a service of a compose file; `variables` are those of the shell that starts it."""
         document = yaml.safe_load(file.read_text("utf-8"))
-        assert set(document) == {"services", "volumes"}
-        assert list(document["services"]) == ["steadyhand"]
-        service: dict[str, Any] = document["services"]["steadyhand"]
+        assert {each for each in document if not each.startswith("x-")} == {"services", "volumes"}
+        service: dict[str, Any] = document["services"][name]
         assert set(service) <= _KNOWN, set(service) - _KNOWN
-        assert (service["build"], service["init"], service["cap_drop"]) == (".", True, ["ALL"])
+        assert (service["init"], service["cap_drop"]) == (True, ["ALL"])
+        assert (file.parent / service["build"]).resolve() == Path(__file__).parents[2]
         assert set(service["security_opt"]) <= _OPTIONS
-        (volume,), (port,) = service["volumes"], service["ports"]
-        name, _, target = volume.partition(":")
-        assert name in document["volumes"]
-        address, outside, inside = port.split(":")
+        volume, *mounts = service["volumes"]
+        volume_name, _, target = volume.partition(":")
+        assert volume_name in document["volumes"]
+        assert all(mount["type"] == "bind" and mount["read_only"] is True for mount in mounts)
         grace = _SECONDS.fullmatch(service["stop_grace_period"])
         assert grace is not None
-        environment = {
-            key: _substitute(str(value), variables) for key, value in service["environment"].items()
-        }
-        options = frozenset(service["security_opt"])
-        return cls(environment, options, target, (address, int(outside), int(inside)), int(grace[1]))
+        return cls(
+            {key: _substitute(str(value), variables) for key, value in service["environment"].items()},
+            frozenset(service["security_opt"]),
+            target,
+            _published(service.get("ports", [])),
+            int(grace[1]),
+            tuple(service.get("command", ())),
+            service.get("read_only", False),
+            tuple(service.get("tmpfs", ())),
+            tuple((mount["source"], mount["target"]) for mount in mounts),
+        )
 
     def without(self, option: str) -> "ComposeService":
         """Give the same with one option of the engine left out."""
         assert option in self.options
-        left = self.options - {option}
-        return ComposeService(self.environment, left, self.volume, self.published, self.grace_seconds)
+        return replace(self, options=self.options - {option})
+
+
+def _published(ports: Sequence[str]) -> tuple[str, int, int] | None:
+    if not ports:
+        return None
+    (port,) = ports
+    address, outside, inside = port.split(":")
+    return address, int(outside), int(inside)
 
 
 def _substitute(value: str, variables: dict[str, str]) -> str:
-    return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: variables.get(found[1]) or found[2], value)
+    """Replace `${NAME:-default}` and `${NAME:?reason}`; the second one must be set."""
+
+    def found(match: re.Match[str]) -> str:
+        if match[2] == "?":
+            return variables[match[1]]
+        return variables.get(match[1]) or match[3]
+
+    return re.sub(r"\$\{(\w+):([-?])([^}]*)\}", found, value)
 
 
 class Container:
-    """An image that runs as a service says, in namespaces of its own; `more` is added to its environment."""
+    """An image that runs as a service says, in namespaces of its own; `more` is added to its environment.
 
-    def __init__(self, image: Image, service: ComposeService, scratch: Path, **more: str) -> None:
+    `binds` are paths of this machine, and those that they have inside.
+    """
+
+    def __init__(
+        self,
+        image: Image,
+        service: ComposeService,
+        scratch: Path,
+        *,
+        binds: Sequence[tuple[Path, str]] = (),
+        **more: str,
+    ) -> None:
         self._image = image
         self._service = service
+        self._binds = [(str(source), target) for source, target in binds]
         self._area = Path(tempfile.mkdtemp(prefix="run-", dir=scratch))
         for name in ("root", "upper", "work", "data"):
             (self._area / name).mkdir(mode=0o755)
@@ -95,14 +135,21 @@ class Container:
         self._process: subprocess.Popen[bytes] | None = None
         self._others: list[subprocess.Popen[bytes]] = []
 
+    def give_data_to_group(self) -> None:
+        """Let the volume belong to root and be open to the image's group, as Kubernetes leaves it."""
+        os.chown(self._area / "data", 0, self._image.stage.user[1])
+        (self._area / "data").chmod(0o2775)
+
     def __enter__(self) -> Self:
         masks = "systempaths=unconfined" not in self._service.options
         spec: dict[str, object] = {
             "root": str(self._area / "root"), "lower": self._image.layers, "upper": str(self._area / "upper"),
-            "work": str(self._area / "work"), "binds": [(str(self._area / "data"), self._service.volume)],
+            "work": str(self._area / "work"), "binds": [(str(self._area / "data"), self._service.volume), *self._binds],
+            "read_only_root": self._service.read_only, "tmpfs": self._service.tmpfs,
             "masked": MASKED if masks else (), "read_only": READ_ONLY if masks else (), "alone": True, "init": True,
             "folder": self._image.stage.folder, "env": self._env,
-            "argv": [*self._as_user(), *self._image.stage.entrypoint, *self._image.stage.command],
+            "argv": [*self._as_user(), *self._image.stage.entrypoint,
+                     *(self._service.command or self._image.stage.command)],
         }  # fmt: skip
         words = enter_command(spec, "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup")
         with self._log.open("wb") as log:
@@ -173,10 +220,10 @@ class Container:
         self._others.append(process)
         return process
 
-    def healthy(self) -> None:
+    def healthy(self, more_seconds: float = 0) -> None:
         """Wait until the image's own check says that it is well; fails when that takes longer than it may."""
         options = self._image.stage.health_options
-        allowed = int(options["start-period"].removesuffix("s"))
+        allowed = more_seconds + int(options["start-period"].removesuffix("s"))
         allowed += int(options["interval"].removesuffix("s")) * int(options["retries"])
 
         def well() -> bool:

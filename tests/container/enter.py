@@ -2,8 +2,8 @@
 
 What is mounted here is in a mount namespace of this process, and goes with it. SPEC is JSON: `root` (an empty folder),
 `lower` (layers, the lowest first), `upper` and `work`, `binds` (source, target; a source that is a list is layers),
-`masked` and `read_only` (paths), `alone` (a network of its own is to be brought up), `init` (stay, hand SIGTERM on and
-reap, in place of becoming the command), `folder`, `env`, `argv`.
+`masked` and `read_only` (paths), `tmpfs` (paths with options), `read_only_root`, `alone` (a network of its own is to be
+brought up), `init` (stay, hand SIGTERM on and reap, in place of becoming the command), `folder`, `env`, `argv`.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ def main() -> None:
     _make_dev(root / "dev")
     for source, target in spec["binds"]:
         _bind(source, root / target.lstrip("/"))
+    for each in spec.get("tmpfs", ()):
+        path, _, options = each.partition(":")
+        target = root / path.lstrip("/")
+        _mount("-t", "tmpfs", "-o", f"noexec,nosuid,nodev,{options or 'mode=1777'}", "tmpfs", str(target))
     for path in spec["masked"]:
         _mask(root / path.lstrip("/"))
     for path in spec["read_only"]:
@@ -60,6 +64,8 @@ def main() -> None:
     if library.umount2(f"/{_OLD}".encode(), _DETACH) != 0:
         raise OSError(ctypes.get_errno(), "the machine's own root stays")
     Path("/", _OLD).rmdir()
+    if spec.get("read_only_root"):
+        _mount("-o", "remount,bind,ro", "/")
     os.chdir(spec["folder"])
     if spec["init"]:
         _be_init(spec["argv"], spec["env"])

@@ -12,7 +12,7 @@ SOURCES = PROJECT / "src" / "steadyhand"
 BODIES = (
     *(
         f"api/schemas/{kind}_bodies.py"
-        for kind in ("bulk", "forecast", "native", "openai", "schedule", "tool")
+        for kind in ("bulk", "forecast", "native", "node", "openai", "schedule", "tool")
     ),
     "client/report_types.py",
     "client/schedule_types.py",

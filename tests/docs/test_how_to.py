@@ -108,6 +108,12 @@ def test_page_compose(open_page: OpenPage) -> None:
             assert (PROJECT / file).is_file()
 
 
+def test_page_kubernetes(tmp_path: Path) -> None:
+    page = PageRun(PAGES["kubernetes"], tmp_path)
+    page.carry_out()
+    assert (page.folder / "values.yaml").is_file()  # tests/deploy render the chart with it
+
+
 def test_page_migrate(make_service: MakeService, reachable_tmp: Path, tmp_path: Path) -> None:
     page = PageRun(PAGES["migrate"], tmp_path)
     (command,) = [each.text.splitlines()[-1] for each in blocks_of(page.page) if each.kind == "start"]
@@ -262,7 +268,7 @@ def verify_unit(path: Path) -> None:
 
 def test_page_systemd(tmp_path: Path) -> None:
     settings, data = tmp_path / "etc", tmp_path / "data"
-    here = {"/etc/steadyhand": str(settings), "/var/lib/steadyhand": str(data)}
+    here = {"/etc/steadyhand": str(settings), "/var/lib/steadyhand": str(data)}  # also what begins so
     page = PageRun(PAGES["systemd"], tmp_path, replaced=here)
     page.carry_out()
     assert (data / "admin.key").is_file()
@@ -271,6 +277,7 @@ def test_page_systemd(tmp_path: Path) -> None:
     assert env.stat().st_mode & 0o777 == 0o600
     assert str(data) in page.run_shell(f"steadyhand --config {settings}/steadyhand.toml config")
     verify_unit(settings / "steadyhand.service")
+    verify_unit(tmp_path / "etc-worker/steadyhand.service")
 
 
 # --- backup, restore, upgrade --------------------------------------------------------------------

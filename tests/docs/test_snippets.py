@@ -76,6 +76,8 @@ def check_command(words: list[str]) -> None:
         context = command.make_context("steadyhand", list(arguments), parent=context)
         if not hasattr(command, "resolve_command"):
             return
+        if command.invoke_without_command and not [*context._protected_args, *context.args]:
+            return
         _, command, arguments = command.resolve_command(context, [*context._protected_args, *context.args])
 
 

@@ -8,6 +8,7 @@ from tests.package.test_wording import SOURCES, parsed_modules, room
 TASK_OWNERS = {
     "gateway/money/ledger_writer.py": "LedgerWriter.open waits for its writes at its end, then the store ends the rest",
     "queue/new_jobs.py": "NewJobs.close waits for the jobs that are being stored, and cancels the rest",
+    "serve/handover.py": "HandoverServer.listening cancels its task at its end and waits for it",
 }
 """Modules that start a task outside of a task group, and the object that waits for it."""
 

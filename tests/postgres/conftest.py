@@ -23,6 +23,7 @@ from tests.blackbox.conftest import (
     stand_in,
 )
 
+from steadyhand.testing.cluster import SplitService
 from steadyhand.testing.postgres import Postgres
 from steadyhand.testing.service import MakeService, Service
 
@@ -59,6 +60,16 @@ QUICK = frozenset(
 )
 
 
+QUICK_APART = frozenset(
+    {
+        "test_what_is_served_is_as_the_document_says",
+        "test_the_same_idempotency_key_and_body_give_the_same_job",
+        "test_a_queued_job_is_cancelled_at_once_and_never_runs",
+        "test_a_retry_is_a_new_run_of_the_same_job_and_a_repeat_of_it_is_harmless",
+    }
+)
+"""Those that `make test` also runs with two nodes, of which one serves and the other works."""
+
 OF_SQLITE = frozenset({"test_a_scrape_during_an_outage_of_the_store_answers_and_says_so"})
 """Tests that hold the lock of the SQLite file."""
 
@@ -69,9 +80,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item for item in items if item.path.parent == HERE and item.path.stem.startswith("test_blackbox_")
     ]
     for item in taken_in:
-        if name_of(item) not in QUICK:
+        if name_of(item) not in (QUICK_APART if is_apart(item) else QUICK):
             item.add_marker(pytest.mark.long)
     left_out = [item for item in taken_in if name_of(item) in OF_SQLITE]
+    # The classic profile behaves as the earlier service, which was one.
+    left_out += [
+        item
+        for item in items
+        if item.path.parent == HERE and is_apart(item) and (item not in taken_in or "classic" in item.nodeid)
+    ]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
@@ -82,14 +99,37 @@ def name_of(item: pytest.Item) -> str:
     return name
 
 
-@pytest.fixture(scope="session")
-def make_service_in(reachable_tmp: Path, stand_in: Path, postgres: Postgres) -> MakeService:
-    """Make a service as the tests of `tests/blackbox` do, on a database of its own."""
+def is_apart(item: pytest.Item) -> bool:
+    """Return True for a test with two nodes."""
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and callspec.params.get("make_service_in") == "apart"
+
+
+@pytest.fixture(scope="session", params=["alone", "apart"])
+def make_service_in(
+    request: pytest.FixtureRequest, reachable_tmp: Path, stand_in: Path, postgres: Postgres
+) -> MakeService:
+    """Make a service as the tests of `tests/blackbox` do, on a database of its own: alone, or with another node.
+
+    That one does the work, and the service leaves its jobs to it.
+    """
     make_one = service_maker(reachable_tmp, stand_in)
 
     def make(**options: object) -> Service:
         url = postgres.url(postgres.create_database())
-        env = {"STEADYHAND_DATABASE_URL": url, **options.pop("env", {})}  # type: ignore[dict-item]
-        return make_one(env=env, **options)
+        env: dict[str, str] = {"STEADYHAND_DATABASE_URL": url, **options.pop("env", {})}  # type: ignore[dict-item]
+        if request.param == "alone":
+            return make_one(env=env, **options)
+        front = {"STEADYHAND_SERVICE__NODE": "front", "STEADYHAND_CONCURRENCY": "0"}
+        worker = {"STEADYHAND_SERVICE__NODE": "worker"}
+        return SplitService.of(
+            make_one(env=env | front, **options),
+            make_one(env=env | worker, command="worker", **{**options, "arguments": ()}),
+        )
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _nodes(make_service_in: MakeService) -> None:
+    """Let each test have the parameter of `make_service_in`, also one that asks for its service while it runs."""

@@ -32,6 +32,9 @@ class NoStore:
     def store_with_jobs(self, insert: Callable[[sqlalchemy.Connection, Sequence[Job]], None]) -> None:
         pass
 
+    def check_changes(self, check: Callable[[sqlalchemy.Connection, Job, Job], None]) -> None:
+        pass
+
     async def get(self, job_id: str) -> Job | None:
         return make_job(id=job_id)
 

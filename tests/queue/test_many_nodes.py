@@ -5,14 +5,15 @@ import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 import pytest
 
-from steadyhand.errors import StoreError
+from steadyhand.errors import RetryLater, StoreError
+from steadyhand.job import Run, State
 from steadyhand.outcome import StopReason
-from steadyhand.ports import AddResult, Claim, IdempotencyKey
+from steadyhand.ports import AddResult, Claim, IdempotencyKey, JobFilter
 from steadyhand.queue.procrastinate.cluster_queue import ProcrastinateQueue
 from steadyhand.queue.procrastinate.keeper import LeaseTiming
 from steadyhand.store import SqlStore, open_store
@@ -29,6 +30,7 @@ class Cluster:
     url: str
     store: SqlStore
     limits: Mapping[str, int] = field(default_factory=dict)
+    queued_limits: Mapping[str, int] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
 
     def queue(self, node: str, *, capacity: int = 1, timing: LeaseTiming | None = None) -> ProcrastinateQueue:
@@ -43,6 +45,7 @@ class Cluster:
             max_queued=100,
             max_suspended=2,
             running_limit=self.limits.get,
+            queued_limit=self.queued_limits.get,
             timing=timing or LeaseTiming(),
             on_lost=on_lost,
         )
@@ -100,6 +103,24 @@ class TestManyNodes:
             await becomes(lambda: not one.holds(job.id))
 
     @async_test
+    async def test_a_key_has_no_more_waiting_jobs_than_it_may_however_many_come_at_once(self) -> None:
+        async with self.cluster() as cluster:
+            cluster.queued_limits = {"k_one": 1}
+            async with await psycopg.AsyncConnection.connect(self.url) as connection:
+                await connection.execute("DELETE FROM queue_nodes")  # that of the template may look alive
+            # A slot of each node is free: two jobs do not count as waiting.
+            async with cluster.nodes("one", "two", capacity=1) as nodes:
+                jobs = [make_job() for _ in range(9)]
+                adding = (nodes[at % 2].enqueue(job, accepted_draft()) for at, job in enumerate(jobs))
+                answers = await asyncio.gather(*adding, return_exceptions=True)
+                refused = [each for each in answers if isinstance(each, RetryLater)]
+                assert len(refused) == 9 - 3
+                assert {each.code for each in refused} == {"too_many_jobs"}
+                assert len((await cluster.store.list_jobs(JobFilter(), 20)).jobs) == 3
+                await nodes[0].enqueue(make_job(api_key_id="k_two"), accepted_draft())
+                await expect_error(RetryLater, nodes[1].enqueue(make_job(), accepted_draft()))
+
+    @async_test
     async def test_a_job_whose_place_cannot_be_stored_is_not_stored(self) -> None:
         async with self.cluster() as cluster, cluster.nodes("one") as (one,):
             async with await psycopg.AsyncConnection.connect(self.url) as connection:
@@ -125,6 +146,45 @@ class TestManyNodes:
             await becomes(lambda: one.position(high.id) == 1)
             assert (await claimed(one)).job == high
             assert (await claimed(two)).job == low
+
+    @async_test
+    async def test_the_next_turn_and_a_resumed_run_go_to_their_former_node_if_it_wants_one(self) -> None:
+        async with self.cluster() as cluster, cluster.nodes("one", "two") as (one, two):
+            parent = (await one.enqueue(make_job(), accepted_draft())).job
+            claim = await claimed(two)
+            await cluster.store.update_job(
+                parent.id,
+                frozenset({State.QUEUED}),
+                lambda old: replace(
+                    old, state=State.COMPLETED, runs=(Run(1, State.COMPLETED, node="two"),), begin="resume"
+                ),
+            )
+            await two.release(claim)
+            for _ in range(2):
+                async with asyncio.TaskGroup() as group:
+                    waiting = group.create_task(claimed(one))
+                    await one.settle()
+                    claiming = group.create_task(claimed(two))
+                    await two.settle()
+                    turn = make_job(parent_job_id=parent.id, begin="resume")
+                    added = (await one.enqueue(turn, accepted_draft())).job
+                    assert (await claiming).job == added, "though the other one wants it as much"
+                    other = (await one.enqueue(make_job(), accepted_draft())).job
+                    assert (await waiting).job == other
+                await two.release(claiming.result())
+                await one.release(waiting.result())
+            async with asyncio.TaskGroup() as group:
+                waiting = group.create_task(claimed(one))
+                await one.settle()
+                claiming = group.create_task(claimed(two))
+                await two.settle()
+                await one.requeue(replace(parent, begin="resume"))
+                assert (await claiming).job.id == parent.id
+                waiting.cancel()
+            # Without a slot on its former node it starts elsewhere at once.
+            turn = (await one.enqueue(make_job(parent_job_id=parent.id), accepted_draft())).job
+            await two.release(claiming.result())
+            assert (await claimed(one)).job == turn
 
     @async_test
     async def test_a_limit_of_a_key_above_one_holds_for_all_nodes_together(self) -> None:
@@ -155,6 +215,17 @@ class TestManyNodes:
             assert two.load().active == 1, "its run ends by itself"
             await two.release(claim)
             assert await one.cancel(job.id) == "unknown"
+
+    @async_test
+    async def test_the_runs_of_a_key_that_wait_for_their_client_are_known_on_all_nodes(self) -> None:
+        async with self.cluster() as cluster, cluster.nodes("one", "two") as (one, two):
+            await one.enqueue(make_job(), accepted_draft())
+            claim = await claimed(two)
+            two.suspend(claim)
+            await becomes(lambda: one.suspended_elsewhere("k_one") == 1)
+            assert (one.suspended_elsewhere("k_two"), two.suspended_elsewhere("k_one")) == (0, 0)
+            two.resume(claim)
+            await becomes(lambda: one.suspended_elsewhere("k_one") == 0)
 
     @async_test
     async def test_a_job_that_waits_is_withdrawn_from_any_node(self) -> None:
@@ -220,7 +291,8 @@ class TestManyNodes:
                 held = (await two.enqueue(make_job(), accepted_draft())).job
             async with await psycopg.AsyncConnection.connect(self.url) as connection:
                 await connection.execute("UPDATE queue_places SET state = 'running', node = 'one', run = 7")
-            async with cluster.nodes("one"):
+            async with cluster.nodes("one") as (one,):
+                await one.recovered()
                 assert cluster.lost == [held.id]
                 assert await self.states() == []
 

@@ -20,7 +20,8 @@ from steadyhand.api.transport.context import ApiOptions
 from steadyhand.api.transport.middleware import AllowedHosts, RequestMiddleware
 from steadyhand.api.transport.sse import DirectWriter, EventStreamResponse, Frame, framed_chunk
 from steadyhand.redact import NO_REDACTION
-from steadyhand.serve.http_server import SPARE_CONNECTIONS, ConnectionLimits, HttpServer
+from steadyhand.serve.connection_table import SPARE_CONNECTIONS, ConnectionLimits
+from steadyhand.serve.http_server import HttpServer
 from steadyhand.testing.service import wait_until
 
 SECONDS = 20.0

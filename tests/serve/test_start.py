@@ -43,10 +43,8 @@ def test_the_service_enters_its_own_cgroup_before_it_looks_for_the_cli(
     monkeypatch.setattr(serve, "find_agent_cli", _recorder(calls, "cli", ConfigError("There is no CLI.")))
 
     async def start() -> None:
-        events = asyncio.Event(), asyncio.Event()
-        await serve.run_service(
-            settings, Redactor(), on_started=lambda _: None, stop=events[0], stop_now=events[1]
-        )
+        lifetime = serve.Lifetime(lambda _: None, asyncio.Event(), asyncio.Event())
+        await serve.run_service(settings, Redactor(), lifetime)
 
     with pytest.raises(ConfigError, match=r"There is no CLI\."):
         asyncio.run(start())

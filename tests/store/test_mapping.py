@@ -115,6 +115,8 @@ SPEC_STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
             st.sampled_from(get_args(CallbackBody)),
         )
     ),
+    "labels": st.lists(TEXT, max_size=2).map(tuple),
+    "not_on_nodes": st.lists(TEXT, max_size=2).map(tuple),
 }
 STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "id": st.uuids().map(lambda value: value.hex[:12]),

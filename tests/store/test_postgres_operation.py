@@ -65,6 +65,47 @@ def test_a_database_of_another_encoding_is_refused_before_a_table_is_made(
 
 
 @pytest.mark.parametrize(
+    "statement", ["CREATE TABLE jobs (id integer)", "CREATE VIEW keys AS SELECT 1 AS one"]
+)
+def test_a_database_with_a_table_of_another_program_is_refused_and_stays_as_it_is(
+    postgres: Postgres, tmp_path: Path, statement: str
+) -> None:
+    name = postgres.create_database()
+    postgres.execute(statement, name)
+    found = look(postgres.url(name), tmp_path)
+    assert not found.ok
+    table = statement.split()[2]
+    assert (
+        f"which has a table of another program with a name that Steadyhand needs: `{table}`" in found.detail
+    )
+    assert found.remedy == "Use an empty database."
+
+    async def scenario() -> None:
+        error = await expect_error(StoreError, open_store(postgres.url(name)))
+        assert f"needs: `{table}`. Use an empty database." in str(error)
+
+    run(scenario)
+    assert postgres.execute("SELECT to_regclass('alembic_version'), to_regclass('events')", name) == [
+        (None, None)
+    ]
+    postgres.drop_database(name)
+
+
+def test_the_doctor_says_that_a_newer_release_made_the_schema(
+    postgres: Postgres, postgres_url: str, tmp_path: Path
+) -> None:
+    name = postgres_url.rpartition("/")[2]
+    postgres.execute("UPDATE alembic_version SET version_num = '9999'", name)
+    found = look(postgres_url, tmp_path)
+    assert not found.ok
+    assert found.remedy is not None
+    assert found.remedy.startswith("A newer Steadyhand made this schema")
+    postgres.execute("UPDATE alembic_version SET version_num = '0001'", name)
+    found = look(postgres_url, tmp_path)
+    assert (found.ok, found.remedy) == (False, "Start the service once: it migrates an older database.")
+
+
+@pytest.mark.parametrize(
     "setting",
     [
         "timezone = 'Asia/Kathmandu'",
@@ -209,7 +250,7 @@ def test_a_user_with_too_few_connections_is_told_so_by_the_doctor_and_by_each_re
     found = look(url, tmp_path)
     assert not found.ok
     assert "at most 3 connections" in found.detail
-    assert "10" in (found.remedy or "")
+    assert "11" in (found.remedy or "")
 
     async def scenario() -> None:
         store = await open_store(url)
@@ -221,7 +262,7 @@ def test_a_user_with_too_few_connections_is_told_so_by_the_doctor_and_by_each_re
         await store.close()
 
     run(scenario)
-    postgres.execute("ALTER ROLE few CONNECTION LIMIT 10")
+    postgres.execute("ALTER ROLE few CONNECTION LIMIT 11")
     assert look(url, tmp_path).ok
     postgres.execute(f"REASSIGN OWNED BY few TO {USER}", postgres_database)
     postgres.execute("DROP ROLE few")

@@ -1,10 +1,7 @@
 """What the store does on Postgres alone: its lock, outages of the server, texts that it cannot store, its schema."""
 
 import asyncio
-import os
 import signal
-import socket
-import subprocess
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +24,6 @@ from steadyhand.store.postgres.postgres_tables import create_metadata
 from steadyhand.store.schema import NEWEST_REVISION
 from steadyhand.testing.contracts.samples import NOON, accepted_draft, expect_error, make_call, make_job
 from steadyhand.testing.postgres import Postgres
-from steadyhand.testing.service import wait_until
 
 HOSTILE = (
     "nul \x00 in it",
@@ -457,13 +453,17 @@ def test_a_statement_of_sqlite_is_translated() -> None:
 
 
 def test_a_database_of_a_newer_version_is_refused(postgres: Postgres, postgres_url: str) -> None:
-    postgres.execute("UPDATE alembic_version SET version_num = '9999'", postgres_url.rpartition("/")[2])
+    for change in (
+        "UPDATE alembic_version SET version_num = '9999'",
+        "UPDATE schema_support SET oldest_revision = '9999'",
+    ):
+        postgres.execute(change, postgres_url.rpartition("/")[2])
 
     async def scenario() -> None:
         error = await expect_error(StoreError, open_store(postgres_url))
-        assert "another version" in str(error)
+        assert "too old for the database's schema, 9999" in str(error)
         error = await expect_error(StoreError, open_store(postgres_url))  # the lock is free again
-        assert "another version" in str(error)
+        assert "too old for the database's schema, 9999" in str(error)
 
     run(scenario)
 
@@ -497,12 +497,6 @@ def test_without_the_extra_it_is_said_how_to_install_it(monkeypatch: pytest.Monk
     run(scenario)
 
 
-@pytest.fixture
-def pgbouncer_url(postgres: Postgres, postgres_url: str, world_dir: Path) -> Iterator[str]:
-    """The address of a PgBouncer in transaction mode before the database."""
-    yield from _pgbouncer(postgres, postgres_url, world_dir)
-
-
 def test_it_works_behind_pgbouncer_in_transaction_mode(pgbouncer_url: str) -> None:
     async def scenario() -> None:
         store: SqlStore = await open_store(pgbouncer_url)
@@ -519,35 +513,3 @@ def test_it_works_behind_pgbouncer_in_transaction_mode(pgbouncer_url: str) -> No
         await (await open_store(pgbouncer_url)).close()
 
     run(scenario)
-
-
-def _pgbouncer(postgres: Postgres, url: str, directory: Path) -> Iterator[str]:
-    name, port = url.rpartition("/")[2], free_port()
-    settings = directory / "pgbouncer.ini"
-    settings.write_text(
-        f"[databases]\n{name} = host=127.0.0.1 port={postgres.port} user=steadyhand password={postgres.password}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
-        "pool_mode = transaction\nmax_client_conn = 50\ndefault_pool_size = 8\n"
-    )
-    account = ["-u", "postgres"] if os.geteuid() == 0 else []
-    with subprocess.Popen(
-        ["/usr/sbin/pgbouncer", *account, str(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
-        try:
-            wait_until(lambda: is_listening(port))
-            yield f"postgresql://steadyhand@127.0.0.1:{port}/{name}"
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def is_listening(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0

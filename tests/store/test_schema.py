@@ -49,7 +49,8 @@ def test_the_migrations_make_the_tables_of_the_schema(tmp_path: Path) -> None:
                 table.primary_key.columns.keys()
             )
             cascades = {each["options"].get("ondelete") for each in found.get_foreign_keys(table.name)}
-            assert cascades <= {"CASCADE"}
+            # The files of a deleted job are removed a few at a time: they know that they have none.
+            assert cascades <= ({"SET NULL"} if table.name == "artifacts" else {"CASCADE"})
     engine.dispose()
 
 
@@ -78,18 +79,6 @@ def test_every_table_can_be_made_on_postgres_too() -> None:
     for table in METADATA.sorted_tables:
         text = str(CreateTable(table).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]  # theirs
         assert f"CREATE TABLE {table.name}" in text
-
-
-def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "jobs.db"
-    make(path)
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    error = asyncio.run(_refusal(path))
-    assert "another version" in str(error)
-    with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
-        assert connection.execute("SELECT count(*) FROM jobs").fetchall() == [(1,)]
 
 
 async def _refusal(path: Path) -> StoreError:

@@ -52,6 +52,8 @@ SPEC = JobSpec(
     uncommitted=UncommittedChanges("e", "f", "g"),
     origin="openai",
     callback=JobCallback("https://x.example/a?b", ("job.parked",), "full"),
+    labels=("gpu", "zone=a"),
+    not_on_nodes=("one",),
 )
 JOB = Job(
     id="0123456789ab",
@@ -126,6 +128,7 @@ ROW = {
         '"message":"Spent.","retryable":true},"undelivered_results":"They say yes.",'
         '"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","requeues":1,'
         '"callback":["https://x.example/a?b",["job.parked"],"full"],'
+        '"labels":["gpu","zone=a"],"not_on_nodes":["one"],'
         '"warnings":[{"code":"diff_too_large",'
         '"message":"cut"}]}'
     ),

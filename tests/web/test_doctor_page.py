@@ -5,13 +5,15 @@ import html
 from collections.abc import AsyncGenerator, Iterator, Sequence
 
 import pytest
-from tests.api.api_service import LIMITED, RunningService, running_service, wait_until
+from tests.api.api_service import LIMITED, RunningService, running_service
 from tests.web.page_client import PageClient
 
 from steadyhand.api import ApiOptions
 from steadyhand.errors import RetryLater
 from steadyhand.ports import DoctorCheck
+from steadyhand.ports.nodes import Drained, NodeCounts, NodeFigures, NodeInfo, NodeState
 from steadyhand.redact import Redactor
+from steadyhand.testing.contracts.samples import NOON
 from steadyhand.web import create_routes
 from steadyhand.web.doctor_runs import REST_SECONDS, DoctorRuns
 
@@ -35,6 +37,30 @@ class Checks:
         yield CHECKS[1:]
 
 
+class TwoNodes:
+    """This node, and one that went silent."""
+
+    def counts(self) -> NodeCounts:
+        return NodeCounts(1, 1)
+
+    async def load(self) -> None:
+        """Do nothing."""
+
+    async def list_nodes(self) -> Sequence[NodeState]:
+        here = NodeInfo("node <7>", version="1.2.3", schema="0011", labels=("<gpu>",), slots=2)
+        there = NodeInfo("node \u202e8", "worker", host="<b>far</b>")
+        return [
+            NodeState(here, NodeFigures(1, 0, 0.25, 3), None, 0.4),
+            NodeState(there, NodeFigures(), Drained(NOON, until_restart=True), 4_000.0),
+        ]
+
+    async def drain(self, name: str, *, until_restart: bool, by: str) -> NodeState:
+        raise NotImplementedError
+
+    async def undrain(self, name: str) -> NodeState:
+        raise NotImplementedError
+
+
 @pytest.fixture(scope="module")
 def checks() -> Checks:
     return Checks()
@@ -43,7 +69,7 @@ def checks() -> Checks:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, checks: Checks) -> Iterator[RunningService]:
     options = ApiOptions(
-        run_doctor=checks.__call__, redactor=Redactor([SECRET]), node="node <7>", version="1.2.3"
+        run_doctor=checks.__call__, redactor=Redactor([SECRET]), node="node <7>", nodes=TwoNodes()
     )
     root = tmp_path_factory.mktemp("doctor")
     with running_service(root, options=options, more_routes=create_routes()) as found:
@@ -88,16 +114,19 @@ def test_the_doctor_needs_the_scope_admin_and_a_form_of_the_session(
     assert checks.runs == before
 
 
-def test_the_service_shows_its_node_and_has_no_schedules(service: RunningService, page: PageClient) -> None:
-    with service.client() as client:
-        job_id = client.post("/v1/jobs", json={"prompt": "hold on"}).json()["id"]
-        wait_until(lambda: client.get(f"/v1/jobs/{job_id}").json()["state"] == "running")
-        text = html.unescape(page.get("/ui/service").text)
-        client.post(f"/v1/jobs/{job_id}/cancel")
+def test_the_service_shows_its_nodes_and_has_no_schedules(page: PageClient) -> None:
+    raw = page.get("/ui/service").text
+    text = html.unescape(raw)
     assert "<bdi>node <7></bdi>" in text
-    assert "<td>1.2.3</td>" in text
-    assert '<td class="number">2</td><td class="number">1</td><td class="number">0</td>' in text
-    assert "takes work" in text
+    assert "<bdi><gpu></bdi>" in text
+    assert "node <7>" not in raw
+    assert "<b>far</b>" not in raw
+    assert "node ⟨U+202E⟩8" in text
+    assert "1.2.3" in text
+    assert '<td class="number">1 of 2</td><td class="number">0</td><td class="number">3</td>' in text
+    assert '<span class="good">takes runs</span>' in text
+    assert '<span class="bad">silent</span>' in text
+    assert "until its restart" in text
     assert "There are no schedules yet." in text
 
 

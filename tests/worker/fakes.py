@@ -33,6 +33,12 @@ class FakeCheckouts:
         paths = self.job_paths(job.id)
         return Checkout(workspace, paths, paths.root, paths.home, paths.config_dir, None, None, slot=slot)
 
+    async def save_progress(self, job: Job, checkout: Checkout) -> None:
+        pass
+
+    async def save_pending(self) -> None:
+        pass
+
     async def list_job_ids(self) -> Sequence[str]:
         return sorted(path.name for path in (self.root / "jobs").glob("*"))
 

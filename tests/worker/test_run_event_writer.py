@@ -34,8 +34,8 @@ class WaitingStore:
         self.answers = asyncio.Event()
         self.texts: list[str] = []
 
-    async def append_events(self, _job_id: str, drafts: Any, *, hold: bool) -> list[Event]:
-        assert hold
+    async def append_events(self, _job_id: str, drafts: Any, *, hold: bool, run: int) -> list[Event]:
+        assert (hold, run) == (True, 1)
         await self.answers.wait()
         self.texts += [draft.body.text for draft in drafts]
         return [event(number) for number, _ in enumerate(drafts, len(self.texts))]

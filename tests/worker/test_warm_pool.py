@@ -53,6 +53,9 @@ class _Agent:
     async def exited(self) -> None:
         await self.ended.wait()
 
+    def end_hold(self) -> None:
+        pass
+
 
 @dataclass
 class _Runner:
@@ -170,6 +173,8 @@ async def world(
         "warm_runners": {"claude": runner},
         "gateway": _Gateway(),
         "config": _Config(warm_memory=memory),
+        "orphans": (),
+        "held_runs": None,
     }
     deps = cast("WorkerDeps", type("Deps", (), fakes)())
     available = [PLENTY]

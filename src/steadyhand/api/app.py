@@ -21,6 +21,7 @@ from steadyhand.api.native import (
     health,
     jobs,
     keys,
+    nodes,
     schedules,
     tools,
     usage,
@@ -38,6 +39,7 @@ from steadyhand.api.transport.errors import (
     route_group,
 )
 from steadyhand.api.transport.middleware import AllowedHosts, RequestMiddleware
+from steadyhand.api.transport.waiting_clients import WaitingClients
 from steadyhand.control import Control
 from steadyhand.errors import CallerError, StoreUnavailable
 from steadyhand.keyring import Keyring
@@ -128,6 +130,7 @@ def create_app(
         forecast,
         tools,
         schedules,
+        nodes,
         callback_endpoints,
         callbacks,
         *openai_modules,
@@ -155,7 +158,8 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.openapi = document_builder(routes, examples, options.version, has_classic_errors)
-    app.state.context = ApiContext(control, keyring, options, tool_names)
+    waiting_clients = WaitingClients(options.node_calls)
+    app.state.context = ApiContext(control, keyring, options, tool_names, waiting_clients)
     if options.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -170,5 +174,6 @@ def create_app(
         redactor=options.redactor,
         is_classic=is_classic,
         on_response=options.on_response,
+        learn_key=keyring.learn if keyring.is_shared else None,
     )
     return app

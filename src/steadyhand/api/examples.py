@@ -10,6 +10,7 @@ from steadyhand.agents import Agent, Workspace
 from steadyhand.api.classic.execute import classic_job_json
 from steadyhand.api.native.event_stream import event_frame
 from steadyhand.api.native.forecast import forecast_json
+from steadyhand.api.native.nodes import node_json
 from steadyhand.api.native.schedules import schedule_json, tick_json
 from steadyhand.api.native.serializers import (
     agent_json,
@@ -82,6 +83,7 @@ from steadyhand.ports import (
     UsageRow,
     UsageTotal,
 )
+from steadyhand.ports.nodes import Drained, NodeFigures, NodeInfo, NodeState
 
 _TIME = datetime(2026, 1, 1, 9, 0, 0, 100_000, tzinfo=UTC)
 _STARTED, _FINISHED = _TIME + timedelta(milliseconds=20), _TIME + timedelta(seconds=40.93)
@@ -134,6 +136,7 @@ def examples() -> Mapping[str, Any]:
         **_native(),
         **_callbacks(),
         **_schedules(),
+        **_nodes(),
         **_classic(),
         **_chat(),
         **_responses(),
@@ -373,6 +376,21 @@ def _schedules() -> dict[str, Any]:
         "LEAST_SCHEDULE": {"name": "hourly", "cron": "@hourly", "job": {"prompt": "Look for news."}},
         "CREATE_SCHEDULE": request,
         "CHANGE_SCHEDULE": {"cron": "0 3 * * *", "max_usd": None},
+    }
+
+
+def _nodes() -> dict[str, Any]:
+    info = NodeInfo(
+        "node-1", version="1.4.0", schema="0011", labels=("gpu", "zone=a"), slots=4, host="build-1"
+    )
+    alive = node_json(NodeState(info, NodeFigures(2, 0, 0.41, 1), None, 0.8, _TIME), "node-1")
+    worker = replace(info, name="node-2", role="worker", labels=(), host="build-2")
+    drained = NodeState(worker, NodeFigures(1, 0, 0.1, 0), Drained(_TIME + timedelta(hours=1)), 1.6, _TIME)
+    drained_node = node_json(drained, "node-1")
+    return {
+        "NODE": drained_node,
+        "NODES": list_json([alive, drained_node]),
+        "DRAIN_NODE": {"until_restart": True},
     }
 
 

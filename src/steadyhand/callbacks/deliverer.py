@@ -7,7 +7,7 @@ were under way.
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -59,10 +59,16 @@ def _any_circuit(_circuit: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class DelivererConfig:
-    """The bounds of the deliverer. `owns` returns True for the circuits whose deliveries it sends."""
+    """The bounds of the deliverer. `owns` returns True for the circuits whose deliveries it sends.
+
+    With `claim_seconds` other nodes send deliveries as well: each belongs for that time to the node that sends it.
+    `refresh` reads the receivers again that other nodes may have changed.
+    """
 
     clock: Callable[[], datetime]
     max_in_flight: int = 16
+    claim_seconds: float | None = None
+    refresh: Callable[[], Awaitable[None]] | None = None
     owns: Callable[[str], bool] = _any_circuit
     jitter: Callable[[], float] = field(default=random.random)
 
@@ -198,6 +204,8 @@ class CallbackDeliverer:
 
     async def _attempt(self, circuit: Circuit, delivery: Delivery) -> None:
         now = self._config.clock()
+        if not await self._claim(circuit, delivery, now):
+            return
         if not self._courier.knows(delivery):
             removed = AttemptResult(now, "cancelled", now, None, "The endpoint was removed.")
             self._counts["cancelled"] += 1
@@ -216,6 +224,22 @@ class CallbackDeliverer:
         self._counts["postponed" if saved.state == "pending" else saved.state] += 1
         self._log_attempt(delivery, saved)
         await self._outbox.save_attempt(delivery, saved)
+
+    async def _claim(self, circuit: Circuit, delivery: Delivery, now: datetime) -> bool:
+        """Return True if this node may send a delivery: the only one does always."""
+        seconds = self._config.claim_seconds
+        if seconds is None:
+            return True
+        try:
+            if not self._courier.knows(delivery) and self._config.refresh is not None:
+                await self._config.refresh()
+            if not self._courier.knows(delivery) and now < delivery.expires_at:
+                # Others may know its receiver: what is removed by the API cancels its deliveries by itself.
+                circuit.closed_at = now + timedelta(seconds=REREAD_SECONDS)
+                return False
+            return await self._outbox.claim(delivery, now, now + timedelta(seconds=seconds))
+        except StoreError:  # it stays due
+            return False
 
     def _result(
         self,

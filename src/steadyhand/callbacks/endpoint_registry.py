@@ -31,8 +31,14 @@ class EndpointRegistry:
         check: Callable[[str], Awaitable[None]],
         add_secrets: Callable[[Iterable[bytes]], None],
         clock: Callable[[], datetime],
+        is_shared: bool = False,
     ) -> None:
-        """Keep the configured ones. `check` raises `CallbackRefused`, `add_secrets` hides secrets from all output."""
+        """Keep the configured ones. `check` raises `CallbackRefused`, `add_secrets` hides secrets from all output.
+
+        With `is_shared` other nodes change the stored ones as well: they are read before each change.
+        """
+        self._is_shared = is_shared
+        self._hidden: frozenset[str] = frozenset()
         self._configured = dict(configured)
         self._store = store
         self._check = check
@@ -44,9 +50,20 @@ class EndpointRegistry:
 
     async def load(self) -> None:
         """Read the stored endpoints. One with the name of a configured endpoint is left out, with a warning."""
+        async with self._lock:
+            await self._load()
+
+    async def _load_if_shared(self) -> None:
+        if self._is_shared:
+            await self._load()
+
+    async def _load(self) -> None:
         stored = {each.name: each for each in await self._store.list_endpoints()}
-        for name in stored.keys() & self._configured.keys():
+        hidden = frozenset(stored.keys() & self._configured.keys())
+        for name in hidden - self._hidden:
             structlog.get_logger("steadyhand.callbacks").warning("callback.endpoint_hidden", endpoint=name)
+        self._hidden = hidden
+        for name in hidden:
             del stored[name]
         self._use(stored)
 
@@ -72,6 +89,7 @@ class EndpointRegistry:
         """Create an endpoint and return it with its secret; see `CallbackEndpoints.create`."""
         url = await self._checked(change.url or "")
         async with self._lock:
+            await self._load_if_shared()
             if name in self._endpoints:
                 raise Conflict(f"There is an endpoint {name!r}; change or remove it.")
             if len(self._stored) >= MAX_STORED:
@@ -91,9 +109,11 @@ class EndpointRegistry:
 
     async def change(self, name: str, change: EndpointChange) -> tuple[EndpointInfo, str | None]:
         """Change an endpoint; see `CallbackEndpoints.change`."""
-        self._require_changeable(name)
+        if not self._is_shared:
+            self._require_changeable(name)
         url = None if change.url is None else await self._checked(change.url)
         async with self._lock:
+            await self._load_if_shared()
             endpoint = self._require_changeable(name)
             fields = {"events": change.events, "agents": change.agents, "body": change.body, "url": url}
             changed = replace(endpoint, **{key: value for key, value in fields.items() if value is not None})  # type: ignore[arg-type]  # each is the type of its field
@@ -106,6 +126,7 @@ class EndpointRegistry:
     async def remove(self, name: str) -> None:
         """Remove an endpoint; see `CallbackEndpoints.remove`."""
         async with self._lock:
+            await self._load_if_shared()
             self._require_changeable(name)
             await self._store.delete_endpoint(name)
             self._use({key: value for key, value in self._stored.items() if key != name})

@@ -21,6 +21,8 @@ from steadyhand.errors import (
     DataDirectoryBusy,
     InvalidRequest,
     RetryLater,
+    SchemaInUse,
+    SchemaTooNew,
     ServiceUnreachable,
     SteadyhandError,
     Unauthenticated,
@@ -45,6 +47,7 @@ class HungUp(Terminated):
 _COMMAND_ORDER = (
     "init",
     "serve",
+    "worker",
     "run",
     "jobs",
     "show",
@@ -78,10 +81,11 @@ COMMAND_MODULES: Mapping[str, tuple[str, ...]] = {
     "init": ("init",),
     "keys": ("keys",),
     "lifecycle": ("cancel", "retry", "resume", "steer"),
+    "nodes": ("nodes", "drain"),
     "open_page": ("open",),
     "run": ("run",),
     "schedules": ("schedules",),
-    "service": ("serve", "doctor", "config", "demo"),
+    "service": ("serve", "worker", "doctor", "config", "demo"),
     "tools": ("tools",),
     "usage": ("usage",),
 }
@@ -180,6 +184,8 @@ _ADVICE_BY_ERROR: Mapping[tuple[type[SteadyhandError], str | None], str] = {
         DatabaseBusy,
         None,
     ): "Use that service with --server or STEADYHAND_URL, or set database_url to another database.",
+    (SchemaTooNew, None): "Upgrade this node. Nodes of the newer version go on meanwhile.",
+    (SchemaInUse, None): "Drain, stop and upgrade these nodes first; then start this one again.",
     (DataDirectoryBusy, None): "Use that service with --server or STEADYHAND_URL, or choose another "
     "directory with --data-dir or STEADYHAND_DATA_DIR.",
 }

@@ -12,6 +12,8 @@ from steadyhand.errors import (
     InvalidRequest,
     NotFound,
     RetryLater,
+    SchemaInUse,
+    SchemaTooNew,
     ServiceUnreachable,
     SteadyhandError,
     Unauthenticated,
@@ -57,6 +59,8 @@ _CODE_BY_ERROR: tuple[tuple[type[SteadyhandError], ExitCode], ...] = (
     (Conflict, ExitCode.FAILED),
     (RetryLater, ExitCode.TRY_LATER),
     (DataDirectoryBusy, ExitCode.TRY_LATER),
+    (SchemaTooNew, ExitCode.USAGE),
+    (SchemaInUse, ExitCode.TRY_LATER),
     (ServiceUnreachable, ExitCode.UNREACHABLE),
 )
 

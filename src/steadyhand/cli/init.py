@@ -15,7 +15,7 @@ import typer
 
 from steadyhand.cli.app import app
 from steadyhand.cli.common_options import AsJson, create_output
-from steadyhand.cli.systemd_unit import UNIT_NAME, Installation, systemd_unit
+from steadyhand.cli.systemd_unit import UNIT_NAME, Installation, Role, systemd_unit
 from steadyhand.config.client import default_data_dir
 from steadyhand.config.locate import FILE_NAME
 from steadyhand.errors import ConfigError
@@ -32,6 +32,7 @@ class _Made:
     unit: Path | None
     key_file: Path | None
     secret: str | None
+    role: Role
 
 
 @app.command("init")
@@ -39,6 +40,10 @@ def initialize(
     *,
     systemd: Annotated[
         bool, typer.Option("--systemd", help=f"Write a systemd unit, too: {UNIT_NAME}.")
+    ] = False,
+    worker: Annotated[
+        bool,
+        typer.Option("--worker", help="Let the unit run `steadyhand worker`, for the jobs of other nodes."),
     ] = False,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="The port to listen on.")] = 8080,
@@ -51,7 +56,9 @@ def initialize(
 
     No file is replaced. A key that is in the data directory already stays as it is and is not printed.
     """
-    made = _make(host, port, data_dir, with_unit=systemd)
+    if worker and not systemd:
+        raise ConfigError("--worker is about the unit: it needs --systemd.")
+    made = _make(host, port, data_dir, "worker" if worker else "serve", with_unit=systemd)
     if as_json:
         create_output().print_json(_as_json(made))
         return
@@ -64,7 +71,7 @@ def initialize(
             )
 
 
-def _make(host: str, port: int, data_dir: Path | None, *, with_unit: bool) -> _Made:
+def _make(host: str, port: int, data_dir: Path | None, role: Role, *, with_unit: bool) -> _Made:
     from steadyhand import serve  # noqa: PLC0415  # heavy: only for this command
     from steadyhand.config.settings import load_settings  # noqa: PLC0415
     from steadyhand.config.starter_file import starter_file  # noqa: PLC0415
@@ -82,21 +89,29 @@ def _make(host: str, port: int, data_dir: Path | None, *, with_unit: bool) -> _M
         write(config, starter_file(chosen.absolute(), host, port))
         settings = load_settings(config, environ=environ)
         if unit is not None:
-            write(unit, systemd_unit(_installation(config, settings.data_dir, settings.tables.service)))
+            write(unit, systemd_unit(_installation(config, settings, role)))
         serve.create_data_dir(settings)
         key_file = settings.data_dir / "admin.key"
         is_new = not key_file.exists()
         secret, _ = load_admin_key(settings.data_dir)
-    return _Made(config, settings.data_dir, unit, key_file, secret if is_new else None)
+    return _Made(config, settings.data_dir, unit, key_file, secret if is_new else None, role)
 
 
-def _installation(config: Path, data_dir: Path, service: Any) -> Installation:
+def _installation(config: Path, settings: Any, role: Role) -> Installation:
+    service = settings.tables.service
     program = Path(sys.executable).with_name("steadyhand")
     command = [str(program)] if program.is_file() else [sys.executable, "-m", "steadyhand"]
     user = pwd.getpwuid(os.geteuid()).pw_name
     is_root = os.geteuid() == 0
     return Installation(
-        command, config, data_dir, user, is_root, service.drain_seconds, service.reattach_seconds
+        command,
+        config,
+        settings.data_dir,
+        user,
+        is_root,
+        service.drain_seconds,
+        service.reattach_seconds,
+        role,
     )
 
 
@@ -146,7 +161,7 @@ def _report(made: _Made) -> Iterator[str]:
     yield "Next:"
     yield "  export ANTHROPIC_API_KEY=...     # the model's credential"
     yield "  steadyhand doctor                # is anything missing?"
-    yield "  steadyhand serve"
+    yield f"  steadyhand {made.role}"
     if made.unit is not None:
         yield ""
         yield from _wrapped(

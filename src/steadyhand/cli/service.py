@@ -2,9 +2,10 @@
 
 import asyncio
 import gc
+import importlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,9 @@ from steadyhand.cli.common_options import AsJson, create_output, global_config_f
 from steadyhand.cli.exit_codes import ExitCode
 from steadyhand.errors import ConfigError
 from steadyhand.optional_modules import not_loaded
+
+if TYPE_CHECKING:
+    from steadyhand.config.settings import Settings
 
 ConfigFile = Annotated[
     Path | None,
@@ -25,6 +29,9 @@ ConfigFile = Annotated[
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", metavar="DIR", help="Where the service keeps its data.")
 ]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Take the place of the service that runs on the data directory.")
+]
 
 
 @app.command()
@@ -34,7 +41,11 @@ def serve(
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65_535, help="The port; 0 takes a free one.")] = None,
     data_dir: DataDir = None,
+    no_work: Annotated[
+        bool, typer.Option("--no-work", help="Accept jobs and run none: other nodes on the database do.")
+    ] = False,
     classic: Annotated[bool, typer.Option("--classic", help="Behave as the earlier service did.")] = False,
+    replace: Replace = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the service until SIGTERM, Ctrl-C or the end of its terminal.
@@ -44,7 +55,7 @@ def serve(
     gc.disable()  # until the service listens
     # 3 MB for tracebacks in colours, which the log does not write, and for another kind of task.
     with not_loaded("rich.traceback", "greenlet"):
-        from steadyhand import serve as service  # noqa: PLC0415
+        importlib.import_module("steadyhand.serve")
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
 
     settings = configuration.load_settings(
@@ -54,8 +65,39 @@ def serve(
             "server.port": port,
             "service.data_dir": data_dir,
             "service.profile": "classic" if classic else None,
+            "service.concurrency": 0 if no_work else None,
         },
     )
+    _run(settings, works_only=False, replace_running=replace, as_json=as_json)
+
+
+@app.command()
+def worker(
+    *,
+    config: ConfigFile = None,
+    host: Annotated[str | None, typer.Option(help="The address for health and metrics.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Its port; 0 takes a free one.")] = None,
+    data_dir: DataDir = None,
+    replace: Replace = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the jobs that other nodes accept into the same database of Postgres, until SIGTERM or Ctrl-C.
+
+    It has the same settings as `steadyhand serve`, and needs a name of its own in [service] node. It answers requests
+    for its health and metrics alone.
+    """
+    gc.disable()  # until it listens
+    with not_loaded("rich.traceback", "greenlet"):
+        importlib.import_module("steadyhand.serve")
+    from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
+
+    overrides = {"server.host": host, "server.port": port, "service.data_dir": data_dir}
+    settings = configuration.load_settings(config or global_config_file(), overrides)
+    _run(settings, works_only=True, replace_running=replace, as_json=as_json)
+
+
+def _run(settings: "Settings", *, works_only: bool, replace_running: bool, as_json: bool) -> None:
+    from steadyhand import serve as service  # noqa: PLC0415  # it is loaded by now
 
     def announce(url: str) -> None:
         if as_json:
@@ -63,7 +105,7 @@ def serve(
         else:
             typer.echo(f"Steadyhand listens on {url}")
 
-    service.serve(settings, announce=announce)
+    service.serve(settings, announce=announce, replace_running=replace_running, works_only=works_only)
 
 
 @app.command()

@@ -11,10 +11,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from steadyhand.errors import ConfigError
 
 UNIT_NAME = "steadyhand.service"
+Role = Literal["serve", "worker"]
 _STOP_SECONDS = 60
 """The time for the end of a stop, after running jobs had theirs: harvests, and the last writes."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -33,6 +35,8 @@ Type=notify
 NotifyAccess=main
 {user}WorkingDirectory={directory}
 ExecStart={command}
+# The service starts the next one, which takes its place: no request is refused.
+ExecReload=/bin/kill -USR2 $MAINPID
 # The credential of the model, as NAME=value; the file has mode 0600.
 EnvironmentFile=-{environment}
 Restart=on-failure
@@ -89,13 +93,14 @@ class Installation:
     is_root: bool
     drain_seconds: float
     reattach_seconds: float = 0
+    role: Role = "serve"
 
 
 def systemd_unit(installation: Installation) -> str:
     """Return the unit of a service. Raise `ConfigError` for a path that no unit can name."""
     directory = installation.config_file.parent
     program, *arguments = installation.command
-    arguments += ["--config", str(installation.config_file), "serve"]
+    arguments += ["--config", str(installation.config_file), installation.role]
     if re.search(r"""["'\\]""", program):
         raise ConfigError(f"systemd takes no program with a quote or a backslash in its path: {program}")
     return _UNIT.format(

@@ -16,6 +16,7 @@ from steadyhand.client.async_client import AsyncClient
 from steadyhand.client.client import Client
 from steadyhand.client.connection_options import DEFAULT_URL
 from steadyhand.client.http_requests import Tool
+from steadyhand.client.node_types import Node
 from steadyhand.client.report_types import (
     BudgetForecast,
     BulkFault,
@@ -48,6 +49,7 @@ from steadyhand.client.result_types import (
     KeyLimits,
     NewKey,
     Outcome,
+    QueueReason,
     RefChange,
     Response,
     ResponseFault,
@@ -110,9 +112,11 @@ __all__ = [
     "Key",
     "KeyLimits",
     "NewKey",
+    "Node",
     "NotFound",
     "Outcome",
     "QueryTooSlow",
+    "QueueReason",
     "RefChange",
     "Response",
     "ResponseFault",

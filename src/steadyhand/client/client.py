@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx2
 
-from steadyhand.client import http_requests, sans_io, schedule_requests
+from steadyhand.client import http_requests, node_requests, sans_io, schedule_requests
 from steadyhand.client.connection_options import (
     DEFAULT_URL,
     RECONNECT_SECONDS,
@@ -34,6 +34,7 @@ from steadyhand.client.http_requests import (
     UsageFilters,
     WorkFields,
 )
+from steadyhand.client.node_types import Node
 from steadyhand.client.report_types import BulkResult, Forecast, ToolList
 from steadyhand.client.response_errors import HttpResponse, lower_case_names
 from steadyhand.client.result_types import (
@@ -376,6 +377,21 @@ class Client:
     def remove_endpoint(self, name: str) -> None:
         """Remove an endpoint: nothing more is sent to it."""
         self._run(sans_io.send(self._state, http_requests.remove_endpoint(name)))
+
+    # --- nodes -----------------------------------------------------------------------------
+
+    def list_nodes(self) -> Sequence[Node]:
+        """Return the nodes that run the jobs of the service, by name."""
+        return self._run(sans_io.fetch_list(self._state, Node, node_requests.NODES_PATH))
+
+    def drain_node(self, name: str, *, until_restart: bool = False) -> Node:
+        """Let a node take no new runs, until it is undrained or starts again, and return it. What it runs goes on."""
+        request = node_requests.drain_node(name, until_restart=until_restart)
+        return self._run(sans_io.fetch(self._state, Node, request))
+
+    def undrain_node(self, name: str) -> Node:
+        """Let a node take new runs again and return it."""
+        return self._run(sans_io.fetch(self._state, Node, node_requests.undrain_node(name)))
 
     # --- schedules -------------------------------------------------------------------------
 

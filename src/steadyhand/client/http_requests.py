@@ -31,6 +31,8 @@ class WorkFields(TypedDict, total=False):
     expires_in_seconds: float | None
     max_turns: int | None
     effort: str | None
+    labels: Sequence[str] | None
+    not_on_nodes: Sequence[str] | None
     callback_url: str | None
     callback_events: Sequence[str] | None
     callback_body: str | None

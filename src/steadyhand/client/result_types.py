@@ -119,6 +119,14 @@ class CallbackReceiver(ServiceObject):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QueueReason(ServiceObject):
+    """The reason why no node can take a job that waits; it starts by itself when one can."""
+
+    code: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobItem(ServiceObject):
     """A job as it stands in a list."""
 
@@ -159,6 +167,9 @@ class JobItem(ServiceObject):
     last_event: int = 0
     links: Mapping[str, Any] = field(default_factory=dict)
     callback: CallbackReceiver | None = None
+    labels: tuple[str, ...] = ()
+    not_on_nodes: tuple[str, ...] = ()
+    queue_reason: QueueReason | None = None
 
     @property
     def ended(self) -> bool:

@@ -7,7 +7,7 @@ setting has one.
 from collections.abc import Mapping
 
 DESCRIPTIONS: Mapping[str, str] = {
-    "service.concurrency": "The jobs that run at once.",
+    "service.concurrency": "The jobs that run at once; 0 leaves them to other nodes on the same database of Postgres.",
     "service.max_waiting_runs": (
         "The processes that may wait for results of their clients' tools beside the jobs that run; by default "
         "twice `concurrency`. Each holds about 100 MB. Above it the one that waits longest is ended; its session "
@@ -24,6 +24,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "`~/.local/share/steadyhand`.",
     "service.database_url": "The database, `sqlite:///path` or `postgresql://..`; by default `steadyhand.db` in the "
     "data directory.",
+    "service.database_listen_url": "The address of the same Postgres for notifications, which need a connection to the "
+    "server itself; by default `database_url`. Set it if PgBouncer stands between.",
     "service.isolation": "The sandbox of agents; `none` lets them do all that their user can do.",
     "service.profile": "`classic` behaves as the earlier service did.",
     "service.agent_uid_base": "The first uid of agents, if the service is root.",
@@ -32,7 +34,10 @@ DESCRIPTIONS: Mapping[str, str] = {
         "(`agents.NAME.live_seconds`); each takes about 100 MB. Those that wait for results of their clients' tools "
         "share it, within `max_waiting_runs`."
     ),
-    "service.node": "The name of this service in the runs of jobs.",
+    "service.node": (
+        "The name of this service in the runs of jobs. Services on one database of Postgres need a name each."
+    ),
+    "service.labels": "The labels of this node, such as `gpu` or `zone=a`. Agents and jobs may ask for them.",
     "service.paused": "Accept jobs and start none.",
     "service.log_level": "The lowest level of log lines. Each job and request has lines at `info`.",
     "service.log_format": "The form of log lines; `auto` is text on a terminal and JSON elsewhere.",
@@ -66,6 +71,11 @@ DESCRIPTIONS: Mapping[str, str] = {
     "retention.transcripts": "The time for which transcripts are kept.",
     "retention.kept_checkouts": "The time for which the checkout of a job is kept for a run that resumes it.",
     "retention.max_bytes": "The size of all kept files; the oldest go first.",
+    "artifacts.url": "The object store for the files of jobs, `file:///path`, `s3://bucket/path`, `gs://..` or "
+    "`az://..`; see docs/postgres.md. Without it, the files are in the database if that is Postgres, else on this "
+    "machine alone.",
+    "artifacts.database_bytes": "The largest file that is stored in the database; larger ones are objects.",
+    "artifacts.options": "The options of the object store, such as `aws_endpoint=https://s3.example.org`.",
     "git.author_name": "The name in commits of the service.",
     "git.author_email": "The address in commits of the service.",
     "git.credential_file": "The service's credentials for https repositories, as `git credential-store` has them.",
@@ -128,6 +138,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "schedules.*.budget_usd": "The budget of each job in dollars.",
     "schedules.*.timeout_seconds": "The time that each job may run.",
     "schedules.*.idle_timeout_seconds": "The time that the agent may be silent.",
+    "schedules.*.labels": "The labels that a node must have to run the jobs, beside those of the agent.",
+    "schedules.*.not_on_nodes": "The names of nodes that do not run the jobs, beside those of the agent.",
     "schedules.*.expires_in_seconds": "The time that each job may wait in the queue.",
     "schedules.*.priority": "The priority of the jobs.",
     "schedules.*.max_turns": "The turns of the model in one run.",
@@ -192,6 +204,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "agents.*.live_seconds": (
         "The time that the process of a job stays after it for the next turn of the conversation."
     ),
+    "agents.*.labels": "The labels that a node must have to run its jobs.",
+    "agents.*.not_on_nodes": "The names of nodes that do not run its jobs.",
     "agents.*.warm": "The processes that wait for jobs of this agent; `auto` follows the jobs of the last hours.",
     "agents.*.lean": "Leave out of its context what a turn does not need: the CLI's memory and the state of the "
     "machine; with `tools = []` the CLI's own system prompt, too.",

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from steadyhand.agents import DEFAULT_PROVIDER, Defaults, TrustLevel, WorkspaceMode
 from steadyhand.job import CallbackBody, CallbackEvent, Effort, OnInterrupt, Publish
 from steadyhand.money import MICROS_PER_DOLLAR
+from steadyhand.placement import LABEL_PATTERN, LABEL_RULE, MAX_LABELS, NODE_NAME_PATTERN, NODE_NAME_RULE
 from steadyhand.ports import MissedPolicy, OverlapPolicy
 from steadyhand.tool_calls import TOOL_RESULT_SECONDS
 
@@ -116,6 +117,24 @@ _BIND_ADDRESS = re.compile(
 )
 
 
+def _validate_labels(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(value) > MAX_LABELS:
+        raise ValueError(f"at most {MAX_LABELS} labels")
+    for label in value:
+        if LABEL_PATTERN.fullmatch(label) is None:
+            raise ValueError(f"{label!r} is not a label: {LABEL_RULE}")
+    return tuple(sorted(set(value)))
+
+
+def _validate_node_names(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(value) > MAX_LABELS:
+        raise ValueError(f"at most {MAX_LABELS} nodes")
+    for name in value:
+        if NODE_NAME_PATTERN.fullmatch(name) is None:
+            raise ValueError(f"{name!r} is not a node's name: {NODE_NAME_RULE}")
+    return tuple(sorted(set(value)))
+
+
 def _validate_bind_address(value: str) -> str:
     match = _BIND_ADDRESS.fullmatch(value)
     if match is None or int(match["port"]) > 65_535:  # noqa: PLR2004
@@ -143,6 +162,8 @@ SecretPaths = Annotated[tuple[SecretPath, ...], BeforeValidator(_split_list)]
 ModelList = Annotated[StringList, Field(min_length=1)]
 HostList = Annotated[StringList, AfterValidator(_validate_hosts)]
 FetchHosts = Annotated[StringList, AfterValidator(_validate_fetch_hosts)]
+LabelList = Annotated[StringList, AfterValidator(_validate_labels)]
+NodeNameList = Annotated[StringList, AfterValidator(_validate_node_names)]
 BindAddress = Annotated[str, AfterValidator(_validate_bind_address)]
 Dollars = Annotated[Decimal, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
@@ -155,7 +176,7 @@ class _Table(BaseModel):
 class ServiceTable(_Table):
     """[service]: capacity, data directory, isolation and profile."""
 
-    concurrency: int = Field(default=4, ge=1, le=1_000)
+    concurrency: int = Field(default=4, ge=0, le=1_000)
     max_queued: int = Field(default=100, ge=0, le=1_000_000)
     max_waiting_runs: int | None = Field(default=None, ge=0, le=2_000)
     max_waiting_runs_per_key: int = Field(default=16, ge=1, le=2_000)
@@ -163,11 +184,13 @@ class ServiceTable(_Table):
     reattach_seconds: float = Field(default=0, ge=0, le=3_600)
     data_dir: Path | None = None
     database_url: str | None = None
+    database_listen_url: str | None = None
     isolation: Literal["none", "bwrap"] = "bwrap"
     profile: Literal["default", "classic"] = "default"
     agent_uid_base: int = Field(default=64_000, ge=1_000, le=2_000_000_000)
     warm_memory: Size = 1024**3
     node: str = "node-1"
+    labels: LabelList = ()
     paused: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "text", "json"] = "auto"
@@ -228,6 +251,19 @@ class RetentionTable(_Table):
     transcripts: Duration = timedelta(days=30)
     kept_checkouts: Duration = timedelta(days=1)
     max_bytes: int | None = Field(default=None, ge=1_000_000)
+
+
+class ArtifactsTable(_Table):
+    """[artifacts]: the files that jobs leave, where several nodes share them."""
+
+    url: str | None = None
+    database_bytes: int = Field(default=8 * 1024**2, ge=0, le=1024**3)
+    options: StringList = ()
+
+    @property
+    def object_options(self) -> dict[str, str]:
+        """The options of the object store by name."""
+        return {name: value for name, _, value in (each.partition("=") for each in self.options)}
 
 
 class GitTable(_Table):
@@ -334,6 +370,8 @@ class AgentTable(_Table):
     disk: Size | None = None
     warm: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = 0
     live_seconds: float = Field(default=0, ge=0, le=86_400)
+    labels: LabelList = ()
+    not_on_nodes: NodeNameList = ()
     lean: bool = False
 
 
@@ -382,6 +420,8 @@ class ScheduleTable(_Table):
     publish: Publish | None = None
     on_interrupt: OnInterrupt | None = None
     metadata: dict[str, str] = {}
+    labels: LabelList = ()
+    not_on_nodes: NodeNameList = ()
     overlap: OverlapPolicy = "skip"
     missed: MissedPolicy = "once"
     max_usd: Dollars | None = None
@@ -440,6 +480,7 @@ class Tables(_Table):
     defaults: DefaultsTable = DefaultsTable()
     limits: LimitsTable = LimitsTable()
     retention: RetentionTable = RetentionTable()
+    artifacts: ArtifactsTable = ArtifactsTable()
     git: GitTable = GitTable()
     providers: dict[str, ProviderTable] = {}
     gateway: GatewayTable = GatewayTable()

@@ -62,12 +62,14 @@ def _iterate_secrets(settings: Settings) -> Iterator[Secret]:
     for name, value in named_values.items():
         if value:
             yield Secret(name, value.encode("utf-8", "surrogateescape"))
-    for password in _database_passwords(tables.service.database_url or ""):
-        yield Secret("database_url", password.encode(), (unquote(password).encode(),))
-    for agent in tables.agents.values():
-        for name, value in agent.env.items():
-            if name.upper().endswith(_SECRET_SUFFIXES):
-                yield Secret(name, value.encode())
+    yield from _database_secrets("database_url", tables.service.database_url)
+    yield from _database_secrets("database_listen_url", tables.service.database_listen_url)
+    variables = [agent.env for agent in tables.agents.values()]
+    for name, value in [
+        each for table in (*variables, tables.artifacts.object_options) for each in table.items()
+    ]:
+        if name.upper().endswith(_SECRET_SUFFIXES):
+            yield Secret(name, value.encode())
     files = {"admin.key": settings.data_dir / "admin.key"}
     files["callbacks.key"] = tables.callbacks.secret_file or settings.data_dir / "callbacks.key"
     files |= {f"providers.{each.name}": each.file for each in settings.providers if each.file is not None}
@@ -140,6 +142,11 @@ def _secret_lines(content: bytes) -> Iterator[bytes]:
         if equals and name.decode("utf-8", "replace").isidentifier():
             candidates.append(value.strip().strip(b"\"'"))
         yield from (candidate for candidate in candidates if len(candidate) >= MIN_SECRET)
+
+
+def _database_secrets(name: str, url: str | None) -> Iterator[Secret]:
+    for password in _database_passwords(url or ""):
+        yield Secret(name, password.encode(), (unquote(password).encode(),))
 
 
 def _database_passwords(url: str) -> list[str]:

@@ -58,6 +58,10 @@ class SettingRow:
     source: str
 
 
+_FIELDS_OF_BUILT_IN = frozenset({"warm", "live_seconds", "labels", "not_on_nodes"})
+"""Settings that a table may add to a built-in agent; any other one replaces the agent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of the service, validated. Secrets are in here but never in `rows`."""
@@ -94,8 +98,10 @@ class Settings:
         tables = self.tables
         agents = dict(BUILT_IN_AGENTS) | {
             name: _build_agent(name, table)
-            if name not in BUILT_IN_AGENTS or not table.model_fields_set <= {"warm", "live_seconds"}
-            else replace(BUILT_IN_AGENTS[name], warm=table.warm, live_seconds=table.live_seconds)
+            if name not in BUILT_IN_AGENTS or not table.model_fields_set <= _FIELDS_OF_BUILT_IN
+            else replace(
+                BUILT_IN_AGENTS[name], **{each: getattr(table, each) for each in _FIELDS_OF_BUILT_IN}
+            )
             for name, table in tables.agents.items()
         }
         workspaces = {name: _build_workspace(name, table) for name, table in tables.workspaces.items()}
@@ -172,6 +178,8 @@ def _build_agent(name: str, table: AgentTable) -> Agent:
         disk_bytes=table.disk,
         warm=table.warm,
         live_seconds=table.live_seconds,
+        labels=table.labels,
+        not_on_nodes=table.not_on_nodes,
         lean=table.lean,
     )
 

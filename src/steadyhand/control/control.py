@@ -1,14 +1,15 @@
 """`Control`: every operation of the service, in one object."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from steadyhand.admission import Admission
 from steadyhand.agents import Catalog
 from steadyhand.cancellations import Cancellations
 from steadyhand.control.bulk import BulkOperations
 from steadyhand.control.deliveries import CallbackDeliveries
-from steadyhand.control.deps import ControlDeps
+from steadyhand.control.deps import ControlDeps, JobUpdate
 from steadyhand.control.forecast import Forecaster
 from steadyhand.control.lifecycle import JobLifecycle
 from steadyhand.control.queries import JobQueries
@@ -29,6 +30,8 @@ from steadyhand.ports import (
     JobObserver,
     JobTracing,
     Ledger,
+    LocalNodeCalls,
+    NodeCalls,
     Outbox,
     Queue,
     SavedItems,
@@ -41,6 +44,10 @@ from steadyhand.tool_calls import ToolCallBroker
 
 async def _refuse_callbacks(_url: str) -> None:
     raise CallbackRefused("is not possible: this service sends no callbacks")
+
+
+def _refuse_updates(_update: Mapping[str, Any]) -> JobUpdate:
+    raise LookupError("no other node calls this one")
 
 
 class Control:
@@ -72,8 +79,12 @@ class Control:
         outbox: Outbox | None = None,
         saved_items: SavedItems | None = None,
         check_callback: Callable[[str], Awaitable[None]] | None = None,
+        node_calls: NodeCalls | None = None,
+        read_update: Callable[[Mapping[str, Any]], JobUpdate] = _refuse_updates,
     ) -> None:
         """Create the parts. Without `admission` no key has limits, without `check_callback` no job a callback.
+
+        Without `node_calls` there is no other node; `read_update` reads a `JobUpdate` that comes from one.
 
         `tool_calls`, `steers` and `cancellations` are those of the worker. `get_shared_limits` and `list_limited_keys`
         are for forecasts of budgets.
@@ -97,6 +108,8 @@ class Control:
             clock=clock,
             new_id=new_id or JobIds().new,
             tracing=tracing,
+            node_calls=node_calls or LocalNodeCalls(),
+            read_update=read_update,
         )
         queries = JobQueries(deps)
         submitter = JobSubmitter(deps, queries)

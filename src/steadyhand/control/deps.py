@@ -1,16 +1,30 @@
 """The services and ports that the parts of `Control` share."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, Protocol
 
 from steadyhand.admission import Admission
 from steadyhand.agents import Catalog
 from steadyhand.cancellations import Cancellations
 from steadyhand.event_log import EventFeed, EventLog
-from steadyhand.ports import Checkouts, JobTracing, Ledger, Outbox, Queue, SavedItems, Store
+from steadyhand.job import Job
+from steadyhand.ports import Checkouts, JobTracing, Ledger, NodeCalls, Outbox, Queue, SavedItems, Store
 from steadyhand.steering import SteerBroker
 from steadyhand.tool_calls import ToolCallBroker
+
+
+class JobUpdate(Protocol):
+    """A change of a job that may be made on another node. It is pure."""
+
+    def __call__(self, job: Job, /) -> Job:
+        """Return the changed job."""
+        ...
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return the change as JSON, from which `ControlDeps.read_update` makes it again."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +49,5 @@ class ControlDeps:
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
     tracing: JobTracing
+    node_calls: NodeCalls
+    read_update: Callable[[Mapping[str, Any]], JobUpdate]

@@ -18,6 +18,7 @@ from steadyhand.event_log import JobChanges, Pulse, WriteLive
 from steadyhand.events import Event, LiveProgress, LiveText, PhaseStarted, StateChanged
 from steadyhand.job import ENDED, Job, State
 from steadyhand.ports import JobFilter, JobPage, ModelCall, QueueLoad, RunOutput, UsageQuery, UsageRow
+from steadyhand.ports.artifacts import FileName
 
 FollowedItems = Sequence[Event | LiveText | LiveProgress]
 
@@ -189,26 +190,25 @@ class JobQueries:
 
     async def diff(self, caller: Caller, job_id: str) -> Path:
         """Return the path of the job's diff. Raise `Conflict` (`not_ready`) before the job's end."""
-        return await self._artifact(caller, job_id, self._deps.checkouts.job_paths(job_id).diff, "diff")
+        return await self._find_file(caller, job_id, "diff")
 
     async def bundle(self, caller: Caller, job_id: str) -> Path:
         """Return the path of the git bundle with the job's commits. Raise `Conflict` (`not_ready`) before its end."""
-        return await self._artifact(caller, job_id, self._deps.checkouts.job_paths(job_id).bundle, "bundle")
+        return await self._find_file(caller, job_id, "bundle")
 
     async def transcript(self, caller: Caller, job_id: str) -> Path:
         """Return the path of the agent's transcript. Raise `Conflict` (`not_ready`) before the job's end."""
-        return await self._artifact(
-            caller, job_id, self._deps.checkouts.job_paths(job_id).transcript, "transcript"
-        )
+        return await self._find_file(caller, job_id, "transcript")
 
-    async def _artifact(self, caller: Caller, job_id: str, path: Path, kind: str) -> Path:
+    async def _find_file(self, caller: Caller, job_id: str, name: FileName) -> Path:
         job = await self.get(caller, job_id)
         if not job.state.ended:
             raise Conflict(
-                f"The job is {job.state}; its {kind} is available after its end.", code="not_ready"
+                f"The job is {job.state}; its {name} is available after its end.", code="not_ready"
             )
-        if not await asyncio.to_thread(path.is_file):
-            raise NotFound(f"This job has no {kind}.")
+        path = await self._deps.checkouts.find_file(job_id, name)
+        if path is None:
+            raise NotFound(f"This job has no {name}.")
         return path
 
     # --- agents and workspaces -------------------------------------------------------------

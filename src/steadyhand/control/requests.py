@@ -145,6 +145,8 @@ def inherit_from_parent(parent: Job, submission: Submission) -> Submission:
         submission.spec,
         model=submission.spec.model or parent.spec.model,
         append_system_prompt=submission.spec.append_system_prompt or parent.spec.append_system_prompt,
+        labels=submission.spec.labels or parent.spec.labels,
+        not_on_nodes=submission.spec.not_on_nodes or parent.spec.not_on_nodes,
     )
     return replace(inherited_submission, spec=replace(spec, callback=spec.callback or parent.spec.callback))
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from steadyhand.control.deps import ControlDeps
 from steadyhand.control.queries import JobQueries
 from steadyhand.control.requests import Caller
+from steadyhand.control.run_calls import STEER_CALL, STEER_SECONDS, node_of_run
 from steadyhand.control.submit import JobSubmitter
-from steadyhand.errors import Conflict
+from steadyhand.errors import Conflict, NodeGone
 from steadyhand.events import SteerAccepted
 from steadyhand.job import Job, State
-from steadyhand.ports import SteerMessage
+from steadyhand.ports import CallBody, SteerMessage
 from steadyhand.steering import MAX_STEERS, steer_id
 
 _MAX_EVENTS = 10 * MAX_STEERS
@@ -25,12 +26,13 @@ class SteerAnswer:
 
 
 class JobSteering:
-    """Passes messages to the agents of running jobs."""
+    """Passes messages to the agents of running jobs, on whatever node they run."""
 
     def __init__(self, deps: ControlDeps, queries: JobQueries, submitter: JobSubmitter) -> None:
         self._deps = deps
         self._queries = queries
         self._submitter = submitter
+        deps.node_calls.serve(STEER_CALL, self._serve_steer)
 
     async def steer(
         self, caller: Caller, job_id: str, text: str, idempotency_key: str | None = None
@@ -45,20 +47,55 @@ class JobSteering:
         message = SteerMessage(steer_id(job_id, caller.key_id, idempotency_key), text)
         if idempotency_key is not None and await self._was_accepted(job_id, message.id):
             if job.state is State.RUNNING:
-                self._deps.steers.get(job_id).has(message)
+                await self._has(job, message)
             return SteerAnswer(message.id, job, replayed=True)
         if job.state is not State.RUNNING:
             raise Conflict(f"The job is {job.state}; only a running one takes a message.", code="not_running")
-        run = self._deps.steers.get(job_id)
-        if run.has(message):
+        # Another node is asked only for a message that may be there already.
+        may_be_there = idempotency_key is not None or node_of_run(self._deps, job) is None
+        if may_be_there and await self._has(job, message):
             return SteerAnswer(message.id, job, replayed=True)
         charge = await self._submitter.charge_request(caller, job.agent, job.workspace)
         try:
-            await run.send(message)
+            await self._send(job, message)
         except Conflict:
             charge.undo()
             raise
+        except NodeGone as error:
+            if not error.may_be_done:
+                charge.undo()
+            elif await self._was_accepted(job_id, message.id):  # its answer got lost
+                return SteerAnswer(message.id, job, replayed=False)
+            raise
         return SteerAnswer(message.id, job, replayed=False)
+
+    async def _has(self, job: Job, message: SteerMessage) -> bool:
+        """Return True if the agent has the message; raise as `SteerableRun.has` and `SteerBroker.get` do."""
+        node = node_of_run(self._deps, job)
+        if node is None:
+            return self._deps.steers.get(job.id).has(message)
+        return bool((await self._call(node, job, message, only_check=True))["has"])
+
+    async def _send(self, job: Job, message: SteerMessage) -> None:
+        node = node_of_run(self._deps, job)
+        if node is None:
+            await self._deps.steers.get(job.id).send(message)
+        else:
+            await self._call(node, job, message)
+
+    async def _call(
+        self, node: str, job: Job, message: SteerMessage, *, only_check: bool = False
+    ) -> CallBody:
+        body = {"job": job.id, "id": message.id, "text": message.text, "only_check": only_check}
+        return await self._deps.node_calls.call(node, STEER_CALL, body, STEER_SECONDS)
+
+    async def _serve_steer(self, body: CallBody) -> CallBody:
+        """Pass a message of another node to a run on this one."""
+        run, message = self._deps.steers.get(body["job"]), SteerMessage(body["id"], body["text"])
+        if body["only_check"]:
+            return {"has": run.has(message)}
+        await run.send(message)
+        return {}
 
     async def _was_accepted(self, job_id: str, message_id: str) -> bool:
         types = frozenset({SteerAccepted.type})

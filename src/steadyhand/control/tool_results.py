@@ -5,13 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from steadyhand.control.deps import ControlDeps
+from steadyhand.control.deps import ControlDeps, JobUpdate
 from steadyhand.control.lifecycle import JobLifecycle
 from steadyhand.control.queries import JobQueries
 from steadyhand.control.requests import Caller, ResumeOptions, unchanged
-from steadyhand.errors import Conflict, InvalidRequest, StoreUnavailable
+from steadyhand.control.run_calls import TOOL_RESULTS_CALL, TOOL_RESULTS_SECONDS, node_of_run
+from steadyhand.errors import Conflict, InvalidRequest, NodeGone, NotFound, StoreUnavailable
 from steadyhand.events import EventDraft, ToolCallsAnswered
 from steadyhand.job import Job, OutcomeType, State, ToolOutput, output_text
+from steadyhand.ports import CallBody
 from steadyhand.tool_calls import ToolCallState, results_digest
 
 _UNKNOWN_CALL_CODE = "unknown_call"
@@ -19,8 +21,6 @@ _ACCEPTS_LATE_RESULTS = frozenset({OutcomeType.UNANSWERED, OutcomeType.INTERRUPT
 
 MAX_END_SECONDS = 75.0
 """The longest wait for the end of a run whose process is being ended."""
-
-JobUpdate = Callable[[Job], Job]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,13 @@ class ToolResultsAnswer:
 
 
 class ToolResultSubmitter:
-    """Passes results of client tool calls to the agents that asked for them."""
+    """Passes results of client tool calls to the agents that asked for them, on whatever node they run."""
 
     def __init__(self, deps: ControlDeps, queries: JobQueries, lifecycle: JobLifecycle) -> None:
         self._deps = deps
         self._queries = queries
         self._lifecycle = lifecycle
+        deps.node_calls.serve(TOOL_RESULTS_CALL, self._serve_results)
 
     async def open_tool_calls(self, caller: Caller, job_id: str) -> frozenset[str]:
         """Return the ids of the calls whose results a job needs to continue, also if its process has ended."""
@@ -60,9 +61,10 @@ class ToolResultSubmitter:
             earlier_answer = _find_answer(state, job, results_digest(results))
             if earlier_answer is not None:
                 return await self._repeat_answer(caller, earlier_answer, state, results)
-            return await self._answer_process(job, state, results, update) or await self._answer_session(
-                caller, job_id, state, results, update
-            )
+            answer = await self._answer_process(job, state, results, update)
+            if answer is None:
+                answer = await self._answer_elsewhere(job, state, results, update)
+            return answer or await self._answer_session(caller, job_id, state, results, update)
 
     async def reduce_job(self, caller: Caller, job_id: str, reduce: Callable[[Job], Job | None]) -> bool:
         """Replace a job by `reduce(job)`. Return False, with nothing changed, if `reduce` returns None."""
@@ -80,15 +82,19 @@ class ToolResultSubmitter:
         self, job: Job, state: ToolCallState, results: Mapping[str, ToolOutput], update: JobUpdate | None
     ) -> ToolResultsAnswer | None:
         """Pass the results to the process that waits for them; return None if no process waits any more."""
-        pending = self._deps.tool_calls.get(job.id)
+        pending = await self._deps.tool_calls.find(job.id)
         if pending is None or pending.ids != state.open_ids(job.run):
             return None
         _check_call_ids(results, pending.ids)
         if not pending.accept():
             return None
+        if pending.save is not None:
+            await pending.save(results)
         undelivered = None if pending.has_slot else _late_results_prompt(state.calls, results)
 
         def change(old: Job) -> Job:
+            if old.run != job.run:  # this node was cut off, and another one runs the job
+                raise Conflict(f"The job has had {old.run} runs.")
             return replace((update or unchanged)(old), undelivered_results=undelivered)
 
         answered = ToolCallsAnswered(sorted(results), results_digest(results))
@@ -103,6 +109,53 @@ class ToolResultSubmitter:
         pending.set_results(results)
         return ToolResultsAnswer(job, len(state.answers) + 1, job.last_event)
 
+    async def _answer_elsewhere(
+        self, job: Job, state: ToolCallState, results: Mapping[str, ToolOutput], update: JobUpdate | None
+    ) -> ToolResultsAnswer | None:
+        """Pass the results to the process that waits for them on another node; return None if none does any more.
+
+        If that node dies, the run ends and its session takes the results. If only its answer is lost, the store has it.
+        """
+        node = node_of_run(self._deps, job)
+        if node is None or not state.open_ids(job.run):
+            return None
+        _check_call_ids(results, state.ids)
+        body = {
+            "job": job.id,
+            "results": dict(results),
+            "update": None if update is None else update.to_json(),
+        }
+        try:
+            reply = await self._deps.node_calls.call(node, TOOL_RESULTS_CALL, body, TOOL_RESULTS_SECONDS)
+        except NodeGone:
+            return await self._stored_answer(job.id, results)
+        if not reply:
+            return None
+        return ToolResultsAnswer(await self._require_job(job.id), reply["number"], reply["last_event"])
+
+    async def _serve_results(self, body: CallBody) -> CallBody:
+        """Pass results that another node has received to a process on this one; the answer is empty if none waits."""
+        job_id, results, update = body["job"], body["results"], body["update"]
+        async with self._deps.tool_calls.lock_for(job_id):
+            job, state = await self._require_job(job_id), await self._state(job_id)
+            answer = _find_answer(state, job, results_digest(results)) or await self._answer_process(
+                job, state, results, None if update is None else self._deps.read_update(update)
+            )
+        return {} if answer is None else {"number": answer.number, "last_event": answer.last_event}
+
+    async def _stored_answer(
+        self, job_id: str, results: Mapping[str, ToolOutput]
+    ) -> ToolResultsAnswer | None:
+        """Return the answer with these results that another node has stored, or None."""
+        job = await self._require_job(job_id)
+        return _find_answer(await self._state(job_id), job, results_digest(results))
+
+    async def _require_job(self, job_id: str) -> Job:
+        job = await self._deps.store.get(job_id)
+        if job is None:
+            raise NotFound("There is no such job.")
+        return job
+
     async def _answer_session(
         self,
         caller: Caller,
@@ -116,6 +169,9 @@ class ToolResultSubmitter:
         if job.state is State.RUNNING and state.open_ids(job.run):
             # A process that is being ended takes no results any more; its session does, once it has ended.
             job = await self._queries.wait(caller, job_id, MAX_END_SECONDS)
+            answer = await self._stored_answer(job_id, results)
+            if answer is not None:  # meanwhile the process had them after all, from another node
+                return answer
             if not job.state.ended:
                 raise Conflict("The run is about to end. Send the results again.")
         outcome = job.outcome.type if job.outcome is not None else None
@@ -126,9 +182,15 @@ class ToolResultSubmitter:
         _check_call_ids(results, state.ids)
         options = ResumeOptions(prompt=_late_results_prompt(state.calls, results))
         answered = ToolCallsAnswered(sorted(results), results_digest(results))
-        job = await self._lifecycle.resume_job(
-            caller, job, options, answered, update=update or unchanged, goes_on=True
-        )
+        try:
+            job = await self._lifecycle.resume_job(
+                caller, job, options, answered, update=update or unchanged, goes_on=True
+            )
+        except Conflict:
+            answer = await self._stored_answer(job_id, results)
+            if answer is None:
+                raise
+            return answer  # the same request came to another node, and was faster
         # Two events were stored together: the answer, and then the state.
         return ToolResultsAnswer(job, len(state.answers) + 1, job.last_event - 1)
 

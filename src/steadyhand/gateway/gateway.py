@@ -46,6 +46,7 @@ from steadyhand.gateway.model.provider_rate_limits import ProviderRateLimits, Re
 from steadyhand.gateway.model.providers import PLACEHOLDER_CREDENTIAL, Provider, Providers
 from steadyhand.gateway.model.rejected_credentials import RejectedCredentials
 from steadyhand.gateway.model.reverse_proxy import ReverseProxy
+from steadyhand.gateway.model.shared_credentials import SharedCredentials
 from steadyhand.gateway.model.tcp_listener import TcpListener, TokenHolder
 from steadyhand.gateway.model.unix_listener import SocketHolder, UnixListener, slot_dir
 from steadyhand.gateway.money.budgets import NEAR_SHARE, BudgetAccount, Budgets
@@ -70,6 +71,7 @@ from steadyhand.ports import (
     UsageQuery,
     UsageTotal,
 )
+from steadyhand.ports.cluster_limits import BudgetLeases, CredentialStates
 
 PLACEHOLDER_URL = "http://model.invalid"
 """The model's address for sandboxed agents; only the socket matters."""
@@ -121,8 +123,11 @@ class HeldRunAccess:
         hold: TokenHolder | SocketHolder,
         metered_run: Callable[[RunContext, Emit], AbstractAsyncContextManager[MeteredRun]],
         open_egress: Callable[[Sequence[str], Emit], AbstractAsyncContextManager[OnListening]],
+        listener: int,
     ) -> None:
         self.model_access = model_access
+        self.listener = listener
+        """The descriptor of the gateway's socket for the process."""
         self._hold = hold
         self._metered_run = metered_run
         self._open_egress = open_egress
@@ -148,7 +153,7 @@ class HeldRunAccess:
             with self._hold.serve_run(run):
                 secrets = (self._hold.token,) if isinstance(self._hold, TokenHolder) else ()
                 if isinstance(self._hold, TokenHolder):
-                    yield GrantedAccess(self.model_access, None, run, secrets)
+                    yield GrantedAccess(self.model_access, None, run, secrets, listener=self.listener)
                     return
                 async with self._open_egress(work.agent.egress, emit) as listening:
 
@@ -160,7 +165,7 @@ class HeldRunAccess:
                     if self._sockets:
                         self._reject_pending()
                         listening([os.dup(each.fileno()) for each in self._sockets])
-                    yield GrantedAccess(self.model_access, on_listening, run, secrets)
+                    yield GrantedAccess(self.model_access, on_listening, run, secrets, listener=self.listener)
 
     def _reject_pending(self) -> None:
         """Close the connections that were made before the run: they are nobody's."""
@@ -184,6 +189,8 @@ class BillingDeps:
     prices: Prices
     get_limits: GetBudgetLimits
     near_share: float = NEAR_SHARE
+    leases: BudgetLeases | None = None
+    """The budgets that several nodes spend; None for a service that is alone."""
 
 
 class ModelGateway:
@@ -191,7 +198,8 @@ class ModelGateway:
 
     `socket_inside` is the path of a slot's socket in the sandbox; None serves agents without a sandbox, on loopback.
     `adopted` are the sockets of an earlier service on which its runs connect, by their slot; that on loopback by None.
-    `expected_tokens` are those of its runs.
+    `expected_tokens` are those of its runs. `credential_states` are those that several nodes share. Those whose agents
+    make calls again that were cut are `repeated_runs`, by job and number.
     Tests replace `clock` and `sleep`, which rate limits and budgets use.
     """
 
@@ -210,17 +218,29 @@ class ModelGateway:
         tracing: JobTracing = NO_TRACING,
         adopted: Mapping[int | None, socket.socket] | None = None,
         expected_tokens: Collection[str] = (),
+        credential_states: CredentialStates | None = None,
+        repeated_runs: Collection[tuple[str, int]] = (),
         clock: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Create the gateway. Raises `ConfigError` for an invalid provider."""
         self._data_dir = data_dir
+        self._repeated_runs = repeated_runs
         self._sandbox_socket = sandbox_socket
         self._providers = Providers(providers)
         self._ledger = billing.ledger
         self._rate_limits = ProviderRateLimits(clock, sleep, retry_limits or RetryLimits())
         self._rejected_credentials = RejectedCredentials(clock)
-        self._budgets = Budgets(billing.ledger, clock, near_share=billing.near_share)
+        if credential_states is not None:
+            self._rejected_credentials.shared = SharedCredentials(
+                credential_states, self._providers, self._rate_limits, self._rejected_credentials
+            )
+        self._budgets = Budgets(billing.ledger, clock, near_share=billing.near_share, leases=billing.leases)
+        self._shared_parts: list[Budgets | SharedCredentials] = []
+        if billing.leases is not None:
+            self._shared_parts.append(self._budgets)
+        if self._rejected_credentials.shared is not None:
+            self._shared_parts.append(self._rejected_credentials.shared)
         self._ledger_writer = LedgerWriter(billing.ledger)
         self._billing = BillingContext(
             self._budgets,
@@ -238,10 +258,13 @@ class ModelGateway:
             self._reverse_proxy.add_provider(provider)
         sandboxed_slots = range(slots) if sandbox_socket is not None else ()
         adopted = adopted or {}
-        self._unix_listeners = [
-            UnixListener(slot_dir(data_dir, slot), self._reverse_proxy, adopted.get(slot))
-            for slot in sandboxed_slots
-        ]
+        # Beside those of the queue's slots, those of runs that go on in processes that had waited.
+        self._unix_listeners = {
+            slot: UnixListener(slot_dir(data_dir, slot), self._reverse_proxy, adopted.get(slot))
+            for slot in (*sandboxed_slots, *_more_slots(sandboxed_slots, adopted))
+        }
+        self._waiting_listeners: set[UnixListener] = set()
+        """Those of processes that wait for jobs, or that had waited for theirs."""
         self._tcp_listener = (
             None
             if sandbox_socket is not None
@@ -255,6 +278,8 @@ class ModelGateway:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
         """Listen for the length of the block; see `ports.Gateway.serving`."""
+        if self._repeated_runs:
+            await self._ledger.settle_repeated_calls(self._repeated_runs)
         open_calls = await self._ledger.settle_open_calls()
         if open_calls:
             structlog.get_logger("steadyhand.gateway").warning("ledger.left_open", calls=open_calls)
@@ -265,7 +290,9 @@ class ModelGateway:
                 await stack.enter_async_context(self._ledger_writer.open())
                 await stack.enter_async_context(_background_task(self._rate_limits.watch_expiry()))
                 await stack.enter_async_context(_background_task(self._rejected_credentials.watch()))
-                for slot in self._unix_listeners:
+                for shared in self._shared_parts:
+                    await stack.enter_async_context(_background_task(shared.run()))
+                for slot in self._unix_listeners.values():
                     await stack.enter_async_context(slot.listening())
                 if self._tcp_listener is not None:
                     await stack.enter_async_context(self._tcp_listener.listening())
@@ -306,12 +333,16 @@ class ModelGateway:
             if self._tcp_listener is not None:
                 hold = stack.enter_context(self._tcp_listener.hold())
                 access = provider.access_at(self._tcp_listener.address, hold.token)
+                descriptor = self._tcp_listener.descriptor
             else:
                 listener = UnixListener(slot_dir(self._data_dir, place.slot), self._reverse_proxy)
                 await stack.enter_async_context(listener.listening())
+                descriptor = listener.descriptor
+                self._waiting_listeners.add(listener)
+                stack.callback(self._waiting_listeners.discard, listener)
                 hold = stack.enter_context(listener.hold(place.uid))
                 access = provider.access_at(PLACEHOLDER_URL, PLACEHOLDER_CREDENTIAL, self._sandbox_socket)
-            held = HeldRunAccess(access, hold, self._metered_run, self.open_egress)
+            held = HeldRunAccess(access, hold, self._metered_run, self.open_egress, descriptor)
             stack.callback(held.close)
             yield held
 
@@ -350,6 +381,9 @@ class ModelGateway:
                 yield GrantedAccess(access, None, run, (token,), facts, listener.descriptor)
             return
         access = provider.access_at(PLACEHOLDER_URL, PLACEHOLDER_CREDENTIAL, self._sandbox_socket)
+        if orphan is not None and orphan.exit is not None:
+            yield GrantedAccess(access, None, run)  # nobody is left to connect
+            return
         slot_listener = self._unix_listeners[place.slot]
         with slot_listener.serve_run(run, place.uid):
             async with self.open_egress(work.agent.egress, emit) as listening:
@@ -357,7 +391,7 @@ class ModelGateway:
 
     def leave_runs(self) -> None:
         """Accept no more connections; see `ports.Gateway.leave_runs`."""
-        for listener in self._unix_listeners:
+        for listener in (*self._unix_listeners.values(), *self._waiting_listeners):
             listener.leave()
         if self._tcp_listener is not None:
             self._tcp_listener.leave()
@@ -414,6 +448,10 @@ class ModelGateway:
         lookup = functools.partial(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)
         addresses = await asyncio.get_running_loop().run_in_executor(self._resolver_pool, lookup)
         return [ipaddress.ip_address(str(address[4][0])) for address in addresses]
+
+
+def _more_slots(slots: Collection[int], adopted: Mapping[int | None, socket.socket]) -> Sequence[int]:
+    return [slot for slot in adopted if slot is not None and slot not in slots]
 
 
 @asynccontextmanager

@@ -58,6 +58,11 @@ _SPECS: Final = (
         "steadyhand_runs_suspended", "gauge",
         "The runs that wait for results of their clients' tools; they have no slot.",
     ),
+    MetricSpec(
+        "steadyhand_nodes", "gauge",
+        "The nodes on the same database, by state; a drained one is in no other.", ("state",),
+    ),
+    MetricSpec("steadyhand_node_drained", "gauge", "1 while this node takes no new runs."),
     # jobs and runs
     _by_agent("steadyhand_jobs_accepted_total", "counter", "The jobs that were accepted."),
     _by_agent("steadyhand_jobs_ended_total", "counter", "The ends of jobs, by outcome.", "outcome"),
@@ -190,6 +195,7 @@ PROCESS_METRICS: Final = (
 CALL_RESULTS: Final = ("ok", "rate_limited", "client_error", "server_error", "no_answer")
 TOKEN_KINDS: Final = ("input", "output", "cache_read", "cache_write")
 RATE_LIMIT_ACTIONS: Final = ("waited", "blocked")
+NODE_STATES: Final = ("alive", "silent", "drained")
 WARM_RESULTS: Final = ("hit", "live", "miss")
 CALLBACK_RESULTS: Final = ("delivered", "postponed", "failed", "cancelled")
 TICK_RESULTS: Final = ("fired", "skipped")

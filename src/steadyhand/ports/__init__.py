@@ -3,6 +3,9 @@
 Each port has one contract suite (`steadyhand.testing.contracts`). Each of its adapters passes that suite.
 """
 
+from steadyhand.ports.announcements import (
+    JobAnnouncement,
+)
 from steadyhand.ports.callback_endpoints import (
     CallbackEndpoints,
     EndpointChange,
@@ -41,6 +44,15 @@ from steadyhand.ports.ledger import (
     UsageTotal,
     period_bounds,
 )
+from steadyhand.ports.node_calls import (
+    MAX_CALL_BYTES,
+    MAX_OPEN_CALLS,
+    CallBody,
+    CallHandler,
+    LocalNodeCalls,
+    NodeCalls,
+    unknown_kind,
+)
 from steadyhand.ports.observer import (
     NO_OBSERVER,
     JobObserver,
@@ -57,6 +69,10 @@ from steadyhand.ports.outbox import (
     Outbox,
     PlanDeliveries,
     PlanPauseDeliveries,
+)
+from steadyhand.ports.page_sessions import (
+    PageSessions,
+    StoredSession,
 )
 from steadyhand.ports.phases import (
     PhaseName,
@@ -172,6 +188,8 @@ from steadyhand.ports.workspace import (
 __all__ = [
     "ALL_SCOPES",
     "DEFAULT_PATH",
+    "MAX_CALL_BYTES",
+    "MAX_OPEN_CALLS",
     "MISSED_LIMIT",
     "NOTIFICATION_CIRCUIT",
     "NO_LIMITS",
@@ -189,7 +207,9 @@ __all__ = [
     "BudgetPeriod",
     "BudgetScope",
     "CalendarPeriod",
+    "CallBody",
     "CallClientTools",
+    "CallHandler",
     "CallbackEndpoints",
     "CheckCaps",
     "Checkout",
@@ -221,6 +241,7 @@ __all__ = [
     "IdempotencyKey",
     "Instructions",
     "IsInSession",
+    "JobAnnouncement",
     "JobEnd",
     "JobFilter",
     "JobObserver",
@@ -234,16 +255,19 @@ __all__ = [
     "KeyLimits",
     "KeyWaitingRuns",
     "Ledger",
+    "LocalNodeCalls",
     "MissedPolicy",
     "ModelAccess",
     "ModelApi",
     "ModelCall",
     "Mount",
+    "NodeCalls",
     "OnListening",
     "OrphanedRun",
     "Outbox",
     "OverlapPolicy",
     "OverlayLayers",
+    "PageSessions",
     "PauseReason",
     "PhaseName",
     "PhaseReporter",
@@ -280,6 +304,7 @@ __all__ = [
     "StopSignal",
     "Store",
     "StoredEndpoint",
+    "StoredSession",
     "TickClaim",
     "TickDraft",
     "TickKind",
@@ -303,4 +328,5 @@ __all__ = [
     "phases_reported_to",
     "report_phase",
     "report_progress",
+    "unknown_kind",
 ]

@@ -108,6 +108,11 @@ class HeldAccess(Protocol):
         ...
 
     @property
+    def listener(self) -> int:
+        """Return the descriptor of the socket on which the gateway listens for the process."""
+        ...
+
+    @property
     def can_rehearse(self) -> bool:
         """Return True if the gateway can answer a call of the model by itself."""
         ...

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from steadyhand.job import ToolOutput
+
 
 @dataclass(frozen=True, slots=True)
 class HoldSpec:
@@ -59,6 +61,11 @@ class OrphanedRun:
         """True if the run is in a sandbox."""
         return self.facts.get("sandboxed") is True
 
+    @property
+    def place(self) -> int:
+        """The slot of its checkout: its own, or the number of the process that had waited for it."""
+        return int(self.facts.get("place", self.facts.get("slot", 0)))
+
     def take_pipes(self) -> tuple[int, int, int] | None:
         """Return the pipes, which the caller closes."""
         pipes, self.pipes = self.pipes, None
@@ -96,12 +103,24 @@ class HeldRuns(Protocol):
         """Return how long a run waits for the next service."""
         ...
 
+    def idle_spec(self, listener: int | None) -> HoldSpec:
+        """Return the order for a process that waits for its run; `WarmAgent.run` then holds that."""
+        ...
+
     def folder_of(self, job_id: str, run: int) -> Path:
         """Return the folder for the record and the output of a run."""
         ...
 
     async def end(self, orphan: OrphanedRun) -> None:
         """End an orphaned run, which nobody has taken up, and remove its files."""
+        ...
+
+    async def save_results(self, job_id: str, run: int, results: Mapping[str, ToolOutput]) -> None:
+        """Keep the results of the client's tools for a later service, until the agent has them; nothing if not held."""
+        ...
+
+    async def read_results(self, job_id: str, run: int) -> Mapping[str, ToolOutput]:
+        """Return the results that were kept, by the ids of their calls."""
         ...
 
     async def remove(self, job_id: str, run: int) -> None:

@@ -1,6 +1,6 @@
 """The ledger port: calls of a model, their tokens and their cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol
@@ -127,7 +127,21 @@ class Ledger(Protocol):
         ...
 
     async def settle_open_calls(self) -> int:
-        """Settle calls that a stop left open, at their reserved amount and as incomplete; return their count."""
+        """Settle calls that a stop left open, at their reserved amount and as incomplete; return their count.
+
+        If several services share the ledger, those of other services stay open.
+        """
+        ...
+
+    async def settle_calls_of_run(self, job_id: str, run: int) -> int:
+        """Settle the open calls of a run in the same way, whose service is gone; return their count."""
+        ...
+
+    async def settle_repeated_calls(self, runs: Collection[tuple[str, int]]) -> int:
+        """Settle the open calls of runs, by job and number, whose agents make them again; return their count.
+
+        They cost nothing and are incomplete: the call that is made again has the cost.
+        """
         ...
 
     async def list_calls(self, job_id: str, limit: int) -> Sequence[ModelCall]:

@@ -127,6 +127,10 @@ class Outbox(Protocol):
         """
         ...
 
+    async def claim(self, delivery: Delivery, now: datetime, until: datetime) -> bool:
+        """Let no other node send a delivery before `until`; return False if it is not due as it was read any more."""
+        ...
+
     async def save_attempt(self, delivery: Delivery, result: AttemptResult) -> None:
         """Store the result of an attempt, after an outage if need be."""
         ...

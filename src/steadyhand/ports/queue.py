@@ -154,6 +154,23 @@ class Queue(Protocol):
         """Release the slot of a claim."""
         ...
 
+    async def leave(self, claim: Claim) -> None:
+        """Release the slot of a claim whose run goes on without this process, for the next start of this node."""
+        ...
+
+    @property
+    def is_shared(self) -> bool:
+        """True if other nodes take jobs from the same queue. Then it holds each queued job over a stop of this one."""
+        ...
+
+    async def recovered(self) -> None:
+        """End the claims that this node had before its start and has not adopted; their runs are ended by now."""
+        ...
+
+    async def repair(self) -> None:
+        """Enqueue the jobs that are stored as queued and that a shared queue has lost."""
+        ...
+
     async def cancel(
         self, job_id: str, reason: StopReason = StopReason.CANCEL
     ) -> Literal["withdrawn", "stopping", "unknown"]:
@@ -184,12 +201,20 @@ class Queue(Protocol):
         """Return the backlog of a key; a job that is not stored yet counts as waiting."""
         ...
 
+    def suspended_elsewhere(self, key_id: str) -> int:
+        """Return the number of a key's claims on other nodes that are suspended."""
+        ...
+
+    def active_jobs(self) -> Sequence[Job]:
+        """Return the jobs claimed on this node, without the suspended ones, as they were when they were claimed."""
+        ...
+
     def recheck(self) -> None:
         """Check again which of the waiting jobs may start, after an obstacle is gone."""
         ...
 
-    def drain(self) -> None:
-        """Accept and claim no more jobs."""
+    def drain(self, *, accepts_jobs: bool = False) -> None:
+        """Claim no more jobs, and accept none unless another service is about to go on with them."""
         ...
 
     async def close(self) -> None:

@@ -230,6 +230,10 @@ class WarmAgent(Protocol):
         """Run a job in the process, as `Runner.run` does. No process of it is alive then unless the report says so."""
         ...
 
+    def end_hold(self) -> None:
+        """Let the process end with the service again, once its run's end is stored and the process waits for more."""
+        ...
+
     async def reset(self, checkout: Checkout) -> bool:
         """Make a kept process as it was before its first job, with a new session; return False if that failed."""
         ...

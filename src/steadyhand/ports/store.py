@@ -223,9 +223,12 @@ class Store(Protocol):
         ...
 
     async def append_events(
-        self, job_id: str, drafts: Sequence[EventDraft], *, hold: bool = False
+        self, job_id: str, drafts: Sequence[EventDraft], *, hold: bool = False, run: int | None = None
     ) -> Sequence[Event]:
-        """Store events with their numbers; they are durable when this returns. Callers may share a commit."""
+        """Store events with their numbers; they are durable when this returns. Callers may share a commit.
+
+        With the number of a `run` they are stored only while it goes on; else raise `Conflict`.
+        """
         ...
 
     async def list_events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[Event]:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from steadyhand.agents import AgentDefinition, Workspace
 from steadyhand.job import Changes, Job, JobWarning, Publish
+from steadyhand.ports.artifacts import FileName
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +188,17 @@ class Checkouts(Protocol):
         """
         ...
 
+    async def save_progress(self, job: Job, checkout: Checkout) -> None:
+        """Store the session and the work of a run that goes on where other nodes find them; on one machine do nothing.
+
+        Raise `StoreError`, `NotFound`, or `Conflict` (`run_is_over`) if a later run of the job has begun.
+        """
+        ...
+
+    async def save_pending(self) -> None:
+        """Store the files of ended runs for other nodes that could not be stored then. Raise `StoreUnavailable`."""
+        ...
+
     async def harvest(self, checkout: Checkout) -> Harvest:
         """Store the diff, the commits and the transcript, and return the changes."""
         ...
@@ -204,7 +216,7 @@ class Checkouts(Protocol):
         ...
 
     async def rejoin(self, job: Job, workspace: Workspace) -> Checkout:
-        """Return the private checkout of a run that an earlier service left and whose agent still works in it.
+        """Return the checkout of a run that an earlier service left and whose agent still works in it.
 
         Call it after `remove_leftovers`, which has to spare the job. Raises `WorkspaceError` without one.
         """
@@ -251,5 +263,9 @@ class Checkouts(Protocol):
         ...
 
     async def has_session(self, job_id: str) -> bool:
-        """Return True if a run of the job has left a session on this node that a later run can resume."""
+        """Return True if a run of the job has left a session that a later run on this node can resume."""
+        ...
+
+    async def find_file(self, job_id: str, name: FileName) -> Path | None:
+        """Return the path of a file that a job has left, on this node or brought to it; None if there is none."""
         ...

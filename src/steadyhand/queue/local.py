@@ -90,6 +90,8 @@ class LocalQueue:
         self._clock = clock
         self._claiming = not paused
         self._draining = False
+        self._is_drained = False
+        self._accepts_jobs = True
         self._can_start = can_start
         self._running_limit = running_limit
         self._directory_of = directory_of
@@ -124,7 +126,7 @@ class LocalQueue:
         self._enqueue(job)
 
     def _refusal(self) -> RetryLater | None:
-        if self._draining:
+        if not self._accepts_jobs:
             return draining_refusal()
         if self._active + len(self._waiting) + len(self._new_jobs) < self._capacity + self._max_queued:
             return None
@@ -170,7 +172,9 @@ class LocalQueue:
             await self._changed.wait()
 
     def _try_claim(self) -> Claim | None:
-        if not self._claiming or self._draining or not self._free_slots or self._is_full():
+        if not self._claiming or self._is_drained or self._draining:
+            return None
+        if not self._free_slots or self._is_full():
             return None
         sort_key = self._next_startable()
         entry = None if sort_key is None else self._remove(sort_key[-1])
@@ -295,6 +299,21 @@ class LocalQueue:
         heapq.heappush(self._free_slots, claim.slot)
         self._wake_claimers()
 
+    async def leave(self, claim: Claim) -> None:
+        """Release the slot of a claim whose run goes on without this process."""
+        await self.release(claim)
+
+    @property
+    def is_shared(self) -> bool:
+        """False: the worker fills it anew at each start."""
+        return False
+
+    async def recovered(self) -> None:
+        """Return: no claim outlives the process."""
+
+    async def repair(self) -> None:
+        """Return: a job that is not here is found by the worker."""
+
     async def cancel(
         self, job_id: str, reason: StopReason = StopReason.CANCEL
     ) -> Literal["withdrawn", "stopping", "unknown"]:
@@ -352,6 +371,10 @@ class LocalQueue:
             startable = min(startable, limit - sum(running))
         return KeyBacklog(waiting, max(0, startable), self._estimate_retry_after())
 
+    def suspended_elsewhere(self, key_id: str) -> int:  # noqa: ARG002  # of the port
+        """Return 0: there is no other node."""
+        return 0
+
     def active_jobs(self) -> Sequence[Job]:
         """Return the claimed jobs, without the suspended ones, as they were when they were claimed."""
         return [active.claim.job for active in self._running_claims()]
@@ -360,9 +383,15 @@ class LocalQueue:
         """Check again which of the waiting jobs may start."""
         self._wake_claimers()
 
-    def drain(self) -> None:
-        """Accept and claim no more jobs; waiting jobs stay queued in the store."""
+    def set_drained(self, *, drained: bool) -> None:
+        """Claim no jobs, or again some: what runs goes on, and new jobs are accepted."""
+        self._is_drained = drained
+        self._wake_claimers()
+
+    def drain(self, *, accepts_jobs: bool = False) -> None:
+        """Claim no more jobs, and accept none unless `accepts_jobs`; waiting jobs stay queued in the store."""
         self._draining = True
+        self._accepts_jobs = accepts_jobs
 
     async def close(self) -> None:
         """Drain, and wait until the store has answered to each new job; cancel what it does not answer in time."""

@@ -3,8 +3,8 @@
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,18 +28,21 @@ from steadyhand.redact import Redactor
 if TYPE_CHECKING:
     from steadyhand.serve.notify_setup import Notifications
 
+CLAIM_SECONDS = 60.0
+"""The time beside that of a request for which a delivery belongs to the node that sends it."""
 _MIN_SECRET_BYTES = 16
+_SHARED_NAME = "callbacks"
 
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """The parts of the callbacks. `secret_for` returns the secret that signs for the jobs of a key."""
+    """The parts of the callbacks. `secret` is the one that signs."""
 
     guard: AddressGuard
     deliverer: CallbackDeliverer
     sender: LazySender
     endpoints: EndpointRegistry
-    secret_for: Callable[[str], str]
+    secret: "ServiceSecret"
     notifications: "Notifications | None" = None
 
     @property
@@ -79,12 +82,21 @@ def create_callbacks(
     endpoint_store: EndpointStore,
     key_name: Callable[[str], str],
     begin_span: BeginDeliverySpan = no_delivery_span,
+    is_shared: bool = False,
 ) -> Callbacks:
-    """Return the callbacks, and make the store plan their deliveries. Raise `ConfigError` for a wrong endpoint."""
+    """Return the callbacks, and make the store plan their deliveries. Raise `ConfigError` for a wrong endpoint.
+
+    With `is_shared` other nodes deliver as well.
+    """
     table = settings.tables.callbacks
     guard = AddressGuard(table.allow)
     endpoints = EndpointRegistry(
-        load_endpoints(settings), endpoint_store, check=guard.check, add_secrets=redactor.add, clock=clock
+        load_endpoints(settings),
+        endpoint_store,
+        check=guard.check,
+        add_secrets=redactor.add,
+        clock=clock,
+        is_shared=is_shared,
     )
     sender = LazySender(guard, max_connections=table.max_in_flight, seconds=table.timeout_seconds)
     secret = ServiceSecret(settings, redactor)
@@ -96,10 +108,16 @@ def create_callbacks(
     if settings.tables.notify:
         from steadyhand.serve.notify_setup import create_notifications  # noqa: PLC0415  # only if any are configured
 
-        notifications = create_notifications(settings, outbox, redactor, clock, key_name)
+        notifications = create_notifications(
+            settings, outbox, redactor, clock, key_name, claim_seconds=CLAIM_SECONDS if is_shared else None
+        )
     # Without notifiers it also owns the deliveries of those that were removed, and cancels them.
     owns = _is_callback if notifications is not None else _is_any
-    deliverer = CallbackDeliverer(outbox, courier, DelivererConfig(clock, table.max_in_flight, owns))
+    config = DelivererConfig(clock, table.max_in_flight, owns=owns)
+    if is_shared:
+        seconds = table.timeout_seconds + CLAIM_SECONDS
+        config = replace(config, claim_seconds=seconds, refresh=endpoints.load)
+    deliverer = CallbackDeliverer(outbox, courier, config)
     if notifications is None:
         outbox.use_plan(plan, deliverer.notify)
         outbox.use_pause_plan(plan.plan_pause)
@@ -108,7 +126,7 @@ def create_callbacks(
         outbox.use_plan(plan_all, notify_all)
         to_people = notifications.plan.plan_pause
         outbox.use_pause_plan(lambda schedule: [*plan.plan_pause(schedule), *to_people(schedule)])
-    return Callbacks(guard, deliverer, sender, endpoints, secret.secret_for, notifications)
+    return Callbacks(guard, deliverer, sender, endpoints, secret, notifications)
 
 
 def _is_any(_circuit: str) -> bool:
@@ -149,7 +167,8 @@ class ServiceSecret:
         self._path = settings.tables.callbacks.secret_file or settings.data_dir / "callbacks.key"
         self._redactor = redactor
         self._secret: bytes | None = None
-        if settings.tables.callbacks.secret_file is not None:
+        self._is_configured = settings.tables.callbacks.secret_file is not None
+        if self._is_configured:
             self._secret = self._load()
 
     def secret_for(self, api_key_id: str) -> str:
@@ -162,6 +181,17 @@ class ServiceSecret:
             self._secret = self._load()
             self._redactor.add([self._secret])
         return derive_secret(self._secret, api_key_id)
+
+    async def share(self, share: Callable[[str, str], Awaitable[str]]) -> None:
+        """Use the secret that all nodes of a database have, unless the settings name a file.
+
+        `share` stores a secret by its name if there is none, and returns the one that is stored.
+        """
+        if self._is_configured:
+            return
+        own = self._load().decode() if self._path.exists() else secrets.token_urlsafe(32)
+        self._secret = (await share(_SHARED_NAME, own)).encode()
+        self._redactor.add([self._secret])
 
     def _load(self) -> bytes:
         secret = _read(self._path, "callbacks.secret_file").strip().encode()

@@ -7,8 +7,10 @@ from pathlib import Path
 import structlog
 
 from steadyhand.config.settings import Settings
+from steadyhand.placement import NODE_NAME_PATTERN, NODE_NAME_RULE, combine
 from steadyhand.ports import DoctorCheck
 from steadyhand.runner.claude.tool_names import ALL_TOOLS, BUILT_IN_TOOLS
+from steadyhand.store.database_url import is_postgres_url
 from steadyhand.suggest import closest_name
 from steadyhand.worker.warm_slot import SLOT_BYTES
 
@@ -75,6 +77,7 @@ def _other_warnings(settings: Settings) -> Iterator[ConfigWarning]:
         for tool in agent.tools or ():
             yield from _unknown_tool(f"agents.{name}.tools", tool)
     yield from _unused_warm_settings(settings)
+    yield from _unfit_agents(settings)
     for name, workspace in settings.tables.workspaces.items():
         works_as_before = settings.classic and workspace.mode == "in_place"
         if workspace.trust == "full" and not workspace.trusted_refs and not works_as_before:
@@ -82,6 +85,24 @@ def _other_warnings(settings: Settings) -> Iterator[ConfigWarning]:
                 f"workspaces.{name}.trust",
                 "`full` applies to the refs in trusted_refs only, and there are none; it is `instructions`",
                 f'set trusted_refs, such as ["{workspace.ref or "main"}"]',
+            )
+
+
+def _unfit_agents(settings: Settings) -> Iterator[ConfigWarning]:
+    """Yield a warning for each agent whose jobs the only node cannot run."""
+    service = settings.tables.service
+    if NODE_NAME_PATTERN.fullmatch(service.node) is None:
+        meaning = "nobody can drain this node or exclude it by such a name"
+        yield ConfigWarning("service.node", meaning, f"choose another one: {NODE_NAME_RULE}")
+    if is_postgres_url(service.database_url or ""):
+        return  # other nodes may run them
+    for name, agent in settings.build_catalog().agents.items():
+        placement = combine((agent.labels, agent.not_on_nodes))
+        if not placement.fits(service.node, service.labels):
+            yield ConfigWarning(
+                f"agents.{name}.{'labels' if agent.labels else 'not_on_nodes'}",
+                f"its jobs need {placement.describe()}, and there is only this node, {service.node}, so they wait",
+                "remove it, set [service] labels, or add nodes (docs/nodes.md)",
             )
 
 

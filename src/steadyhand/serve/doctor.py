@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from importlib.util import find_spec
 
 from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
@@ -12,10 +13,12 @@ from steadyhand.runner.claude import install
 from steadyhand.runner.process.cgroups import enter_service_cgroup
 from steadyhand.serve import gateway_setup, isolation
 from steadyhand.serve.config_warnings import check_config
+from steadyhand.serve.nodes_setup import node_info
 from steadyhand.serve.running_service import check_running_service
 from steadyhand.serve.telemetry_check import check_telemetry
 from steadyhand.serve.wiring import agent_uid_base, create_checkouts, database_url, find_agent_cli
 from steadyhand.store import check_store
+from steadyhand.store.database_url import is_postgres_url
 from steadyhand.text_lines import split_lines
 from steadyhand.workspace.doctor import check_workspaces
 
@@ -42,6 +45,7 @@ async def iter_checks(settings: Settings) -> AsyncGenerator[Sequence[DoctorCheck
     rooms: Sequence[tuple[str, Callable[[], Awaitable[Sequence[DoctorCheck]]]]] = (
         ("data directory", lambda: asyncio.to_thread(check_store, database_url(settings), settings.data_dir)),
         ("cli", lambda: _check_cli(settings, uid)),
+        ("nodes", lambda: _check_nodes(settings)),
         ("workspaces", lambda: _check_workspaces(settings)),
         ("isolation", lambda: _check_isolation(settings)),
     )
@@ -69,6 +73,15 @@ async def _check_cli(settings: Settings, uid: int | None) -> Sequence[DoctorChec
         data_dir=settings.data_dir,
         uid=uid,
     )
+
+
+async def _check_nodes(settings: Settings) -> Sequence[DoctorCheck]:
+    url = database_url(settings)
+    if not is_postgres_url(url) or find_spec("psycopg") is None or find_spec("procrastinate") is None:
+        return ()
+    from steadyhand.queue.procrastinate.doctor import check_nodes  # noqa: PLC0415  # it needs an extra
+
+    return await check_nodes(url, node_info(settings))
 
 
 async def _check_workspaces(settings: Settings) -> Sequence[DoctorCheck]:

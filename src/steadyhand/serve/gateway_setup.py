@@ -33,6 +33,7 @@ from steadyhand.ports import (
     Ledger,
     OrphanedRun,
 )
+from steadyhand.ports.cluster_limits import BudgetLeases, CredentialStates
 from steadyhand.sandbox.sandbox import SOCKET_PATH
 
 
@@ -50,10 +51,13 @@ def create_gateway(
     tracing: JobTracing = NO_TRACING,
     orphans: Sequence[OrphanedRun] = (),
     clock: Callable[[], datetime],
+    leases: BudgetLeases | None = None,
+    credential_states: CredentialStates | None = None,
 ) -> ModelGateway | None:
     """Return the gateway; `None` in the classic profile at level `none`, where agents call the model directly.
 
-    The `orphans` are runs of an earlier service, which connect as before. Raise `ConfigError` for an invalid provider
+    The `orphans` are runs of an earlier service, which connect as before. `leases` and `credential_states` are those
+    that several nodes share. Raise `ConfigError` for an invalid provider
     or price, and for a limit that needs the gateway if there is none.
     """
     if settings.classic and not sandboxed:
@@ -69,12 +73,15 @@ def create_gateway(
             Prices.load(settings.tables.prices),
             create_budget_limits_getter(settings, get_key_limits),
             gateway_table.budget_near,
+            leases,
         ),
+        credential_states=credential_states,
         providers=[create_provider(provider_setting) for provider_setting in settings.providers],
         clock=clock,
         metrics=metrics,
         tracing=tracing,
         adopted=_gateway_sockets(orphans),
+        repeated_runs=[(each.job_id, each.run) for each in orphans if each.exit is None],
         expected_tokens=[str(each.facts["token"]) for each in orphans if "token" in each.facts],
         retry_limits=RetryLimits(gateway_table.max_wait_seconds, gateway_table.max_waits_seconds),
     )
@@ -87,7 +94,7 @@ def _gateway_sockets(orphans: Sequence[OrphanedRun]) -> Mapping[int | None, sock
         listener = orphan.take_gateway_listener()
         if listener is None:
             continue
-        key = orphan.facts.get("slot") if orphan.sandboxed else None
+        key = orphan.place if orphan.sandboxed else None
         if key in sockets:
             listener.close()  # all runs on loopback have the same one
         else:

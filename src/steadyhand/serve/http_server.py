@@ -5,11 +5,8 @@ is still on its way, and drops the response of a client that has ended its input
 """
 
 import asyncio
-import resource
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from socket import socket
 from typing import Any
@@ -20,102 +17,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from steadyhand.api.transport.body import READ_SECONDS
 from steadyhand.api.transport.middleware import REFUSED_SCOPE_KEY
 from steadyhand.api.transport.sse import WRITE_CHUNK_SCOPE_KEY
+from steadyhand.serve.connection_table import ConnectionLimits, ConnectionTable
 
 SHUTDOWN_SECONDS = 5
-SPARE_CONNECTIONS = 32
-"""Connections above the bounds: on them the probes are answered and every other request is refused."""
 BACKLOG = 128
 """The most connections that are accepted before another event is handled."""
 LISTEN_BACKLOG = 2_048
 """The most connections that wait in the kernel; above it a client waits a second and more for its next try."""
 MAX_HELD_BYTES = 16 * 1024
 """The most bytes of a response that are held until the end of a step of the event loop."""
-_MAX_CONNECTIONS = 2_048
 _CHECK_TICKS = 5
 """The deadlines are checked once in so many ticks of uvicorn, of 0.1 s."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """The bounds of connections: in all and per address, and in seconds and bytes for the parts of each."""
-
-    total: int = 1_024
-    per_address: int = 512
-    head_seconds: float = 10.0
-    head_bytes: int = 64 * 1024
-    body_seconds: float = READ_SECONDS + 5
-    drain_seconds: float = 10.0
-    drain_bytes: int = 64 * 1024 * 1024
-    write_seconds: float = 120.0
-    """The longest time in which a client may read nothing of a response."""
-
-
-def connection_limits(total: int | None, per_address: int | None) -> ConnectionLimits:
-    """Return the limits; by default half of the files that may be open, and half of that per address."""
-    if total is None:
-        total = max(16, min(_MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
-    return ConnectionLimits(total=total, per_address=per_address or max(8, total // 2))
-
-
-class ConnectionTable:
-    """The open connections, the oldest first."""
-
-    def __init__(self, limits: ConnectionLimits) -> None:
-        self.limits = limits
-        self._connections: dict[ServiceProtocol, str] = {}
-        self._count_by_address: Counter[str] = Counter()
-
-    def add(self, connection: "ServiceProtocol", address: str) -> None:
-        """Add a connection. At a bound, close the oldest one without a request, or restrict the new one to probes."""
-        limits = self.limits
-        if self._count_by_address[address] >= limits.per_address:
-            has_room = self._close_oldest(address)
-        elif len(self._connections) >= limits.total:
-            has_room = self._close_oldest(None)
-        else:
-            has_room = True
-        if not has_room:
-            connection.is_refused = True
-            refused = [each for each in self._connections if each.is_refused]
-            if len(refused) >= SPARE_CONNECTIONS:
-                (refused[0] if refused[0].is_evictable else connection).abort()
-                if connection.is_aborted:
-                    return
-        self._connections[connection] = address
-        self._count_by_address[address] += 1
-
-    def discard(self, connection: "ServiceProtocol") -> None:
-        """Remove a closed connection."""
-        address = self._connections.pop(connection, None)
-        if address is None:
-            return
-        self._count_by_address[address] -= 1
-        if not self._count_by_address[address]:
-            del self._count_by_address[address]
-
-    def _close_oldest(self, address: str | None) -> bool:
-        """Close the oldest connection without a request, if possible one that never had any; return False if none."""
-        oldest = None
-        for each, of in self._connections.items():
-            if not each.is_evictable or address not in (None, of):
-                continue
-            if not each.had_request:
-                oldest = each
-                break
-            oldest = oldest or each
-        if oldest is None:
-            return False
-        oldest.abort()
-        self.discard(oldest)
-        return True
-
-    def close_expired(self, now: float) -> None:
-        """Close every connection that is past a deadline."""
-        for connection in list(self._connections):
-            connection.close_if_expired(now)
 
 
 class _ResponseTransport(asyncio.Transport):
@@ -203,6 +117,7 @@ class ServiceProtocol(HttpToolsProtocol):
         self.is_aborted = False
         self.is_refused = False
         self.had_request = False
+        self._leaves = False
 
     @property
     def _responds(self) -> bool:
@@ -222,6 +137,8 @@ class ServiceProtocol(HttpToolsProtocol):
         super().connection_made(self._response)
         self._deadline = self.loop.time() + self._limits.head_seconds
         self._table.add(self, self.client[0] if self.client else "")
+        if self._table.pass_on is not None:
+            self.loop.call_soon(self.shutdown)  # accepted just before nothing more was
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the connection from the table."""
@@ -279,14 +196,33 @@ class ServiceProtocol(HttpToolsProtocol):
         self.close_after_body()
 
     def shutdown(self) -> None:
-        """Close the connection once its request is answered, or at once."""
-        if self._responds:
+        """Close the connection once its request is answered, or at once; or pass it on, if somebody takes it."""
+        if self._table.pass_on is not None:
+            self._leaves = True
+            self._pass_on_if_idle()
+        elif self._responds:
             super().shutdown()
         elif self._socket is not None:
             self.is_closing = True
             self._unset_keepalive_if_required()
             self._flush()
             self._socket.close()
+
+    def _pass_on_if_idle(self) -> None:
+        """Pass the connection on if nothing of a request has been read, and the response has been written."""
+        pass_on, connection = self._table.pass_on, self._socket
+        has_read_part = not self._message_complete or (self._receives_head and self._head_bytes > 0)
+        if pass_on is None or connection is None or self.is_closing or self._responds or has_read_part:
+            return
+        self._flush()
+        sock = connection.get_extra_info("socket")
+        if sock is None or self._input_ended:
+            self.close_after_body()
+            return
+        pass_on(sock.dup())
+        self.is_closing = True
+        self._unset_keepalive_if_required()
+        connection.close()  # this copy alone; what is left to write is written first
 
     # --- input -----------------------------------------------------------------------------
 
@@ -367,6 +303,8 @@ class ServiceProtocol(HttpToolsProtocol):
             return
         self._deadline = None
         super().on_message_complete()
+        if self._leaves:
+            self._pass_on_if_idle()
 
     # --- output ----------------------------------------------------------------------------
 
@@ -375,6 +313,8 @@ class ServiceProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if not self.is_closing and not self._message_complete and not self._responds:
             self._deadline = self.loop.time() + self._limits.drain_seconds
+        if self._leaves:
+            self._pass_on_if_idle()
 
     def pause_writing(self) -> None:
         """Begin the deadline of a client that does not read."""
@@ -421,7 +361,15 @@ class ServiceProtocol(HttpToolsProtocol):
 class HttpServer(uvicorn.Server):
     """uvicorn without its signal handlers: a stop drains the jobs first, and this package starts it."""
 
-    def __init__(self, app: ASGIApp, limits: ConnectionLimits, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: ConnectionLimits,
+        on_started: Callable[[], None],
+        connections: Sequence[socket] = (),
+    ) -> None:
+        """Create it. `connections` are those of the service before this one, on which no request is under way."""
+        self._inherited = list(connections)
         self._table = ConnectionTable(limits)
         protocol: Any = partial(ServiceProtocol, table=self._table)
         super().__init__(
@@ -447,9 +395,31 @@ class HttpServer(uvicorn.Server):
         await super().startup(sockets)
         for sock in sockets or ():
             sock.listen(LISTEN_BACKLOG)  # asyncio has one number for both backlogs
+        await self._adopt_connections()
         if self.started:
             self._on_started()
             self.listening.set()
+
+    async def _adopt_connections(self) -> None:
+        loop = asyncio.get_running_loop()
+        create: Any = self.config.http_protocol_class  # uvicorn's types name a class
+        create_protocol = partial(
+            create,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        while self._inherited:
+            connection = self._inherited.pop()
+            try:
+                connection.setblocking(False)
+                await loop.connect_accepted_socket(create_protocol, connection)
+            except OSError:
+                connection.close()
+
+    def pass_connections_to(self, receiver: Callable[[socket], None]) -> None:
+        """Let the stop pass each connection to `receiver` once no request is on it, instead of closing it."""
+        self._table.pass_on = receiver
 
     async def on_tick(self, counter: int) -> bool:
         """Close the connections that are past a deadline; return true if the server is to stop."""

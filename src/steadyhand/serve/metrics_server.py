@@ -2,7 +2,7 @@
 
 import ipaddress
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -12,23 +12,31 @@ from steadyhand.api.transport.middleware import parse_host
 from steadyhand.config.file_schema import split_bind_address
 from steadyhand.config.settings import Settings
 from steadyhand.metrics.names import ALL_METRIC_SCOPES
-from steadyhand.serve.http_server import ConnectionLimits, HttpServer
+from steadyhand.serve.connection_table import ConnectionLimits
+from steadyhand.serve.http_server import HttpServer
 from steadyhand.serve.listen_socket import bind_socket
 from steadyhand.serve.metrics_setup import ScrapeService
 
 _LIMITS = ConnectionLimits(total=32, per_address=16)
+TakeListener = Callable[[str, str, int], socket.socket | None]
+"""Returns an inherited socket by its name, its host and its port; see `handover.Inheritance.take_listener`."""
 _REMEDY = "Choose another address with [service] metrics_bind."
 
 
 @contextmanager
-def open_metrics_socket(settings: Settings) -> Iterator[socket.socket | None]:
-    """Bind the address of the metrics for the length of the block; None without one. Raise `ConfigError`."""
+def open_metrics_socket(
+    settings: Settings, take_listener: TakeListener = lambda _name, _host, _port: None
+) -> Iterator[socket.socket | None]:
+    """Bind the address of the metrics for the length of the block; None without one. Raise `ConfigError`.
+
+    `take_listener` returns the socket of the service before this one, if it is on the same address.
+    """
     address = settings.tables.service.metrics_bind
     if address is None:
         yield None
         return
     host, port = split_bind_address(address)
-    with bind_socket(host, port, lambda _: _REMEDY) as sock:
+    with take_listener("metrics", host, port) or bind_socket(host, port, lambda _: _REMEDY) as sock:
         yield sock
 
 

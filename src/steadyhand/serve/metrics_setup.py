@@ -15,8 +15,9 @@ from steadyhand.event_log import EventFeed
 from steadyhand.job import State
 from steadyhand.metrics import Reading, ServiceMetrics
 from steadyhand.metrics.exposition import Scrape, scrape
-from steadyhand.metrics.names import CALLBACK_RESULTS, WARM_RESULTS, MetricScope
+from steadyhand.metrics.names import CALLBACK_RESULTS, NODE_STATES, WARM_RESULTS, MetricScope
 from steadyhand.ports import Gateway, Queue, Store
+from steadyhand.ports.nodes import NodeCounts
 from steadyhand.worker import Worker
 
 ScrapeService = Callable[[str, frozenset[MetricScope]], Coroutine[Any, Any, Scrape]]
@@ -40,6 +41,7 @@ class ServiceReadings:
     callback_counts: Callable[[], Mapping[str, int]]
     notification_counts: Callable[[], Mapping[str, int]] | None
     clock: Callable[[], datetime]
+    node_counts: Callable[[], NodeCounts]
 
     def __call__(self) -> Iterator[Reading]:
         """Iterate over the readings."""
@@ -47,6 +49,7 @@ class ServiceReadings:
         yield Reading("steadyhand_followers", self.feed.followers)
         yield Reading("steadyhand_store_outage", self.store.outage is not None)
         yield Reading("steadyhand_store_failures_total", self.store.failures)
+        yield from self._nodes()
         yield from self._providers()
         yield from self._warm()
         yield from self._deliveries("callbacks", self.callback_counts())
@@ -63,6 +66,12 @@ class ServiceReadings:
         yield Reading("steadyhand_slots", load.capacity)
         yield Reading("steadyhand_slots_used", load.active)
         yield Reading("steadyhand_runs_suspended", load.suspended)
+
+    def _nodes(self) -> Iterator[Reading]:
+        counts = self.node_counts()
+        for state in NODE_STATES:
+            yield Reading("steadyhand_nodes", getattr(counts, state), (state,))
+        yield Reading("steadyhand_node_drained", counts.is_drained)
 
     def _providers(self) -> Iterator[Reading]:
         if self.gateway is None:

@@ -75,14 +75,24 @@ def create_notifications(
     redactor: Redactor,
     clock: Callable[[], datetime],
     key_name: Callable[[str], str],
+    *,
+    claim_seconds: float | None = None,
 ) -> Notifications:
-    """Return the notifications. Raise `ConfigError` for a wrong notifier, and if apprise is missing."""
+    """Return the notifications. Raise `ConfigError` for a wrong notifier, and if apprise is missing.
+
+    With `claim_seconds` other nodes send as well, and each notification belongs for that time to its node.
+    """
     notifiers = load_notifiers(settings)
     if importlib.util.find_spec("apprise") is None:
         raise ConfigError("notify: apprise is missing; install steadyhand[notify].")
     processes = {each.name: AppriseProcess() for each in notifiers}
     courier = NotificationCourier(notifiers, dict(processes), settings.tables.callbacks.allow)
-    config = DelivererConfig(clock, _MAX_IN_FLIGHT, owns=lambda name: name.startswith(NOTIFICATION_CIRCUIT))
+    config = DelivererConfig(
+        clock,
+        _MAX_IN_FLIGHT,
+        claim_seconds=claim_seconds,
+        owns=lambda name: name.startswith(NOTIFICATION_CIRCUIT),
+    )
     deliverer = CallbackDeliverer(outbox, courier, config)
     plan = NotificationPlan(notifiers, key_name, redactor, settings.tables.server.public_url)
     return Notifications(notifiers, plan, courier, deliverer)

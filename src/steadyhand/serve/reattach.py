@@ -13,6 +13,7 @@ from steadyhand.config.settings import Settings
 from steadyhand.ports import HeldRuns, OrphanedRun
 from steadyhand.runner.process.held_record import find_orphaned_runs, held_dir
 from steadyhand.runner.process.held_run_directory import DirectoryHeldRuns
+from steadyhand.serve.queue_setup import MAX_REATTACH_SECONDS, shares_database
 
 
 @dataclass(slots=True)
@@ -37,9 +38,12 @@ class FoundRuns:
 def held_runs_of(settings: Settings) -> HeldRuns | None:
     """Return the held runs of the data directory; None if every run ends with the service.
 
-    So it is in the classic profile, and for process 1 of a container, with which all other processes end.
+    So it is in the classic profile, and for process 1 of a container, with which all other processes end. Other nodes
+    on the same database take up the jobs of this one soon, so its runs wait for `MAX_REATTACH_SECONDS` at most.
     """
     seconds = settings.tables.service.reattach_seconds
+    if shares_database(settings):
+        seconds = min(seconds, MAX_REATTACH_SECONDS)
     if settings.classic or not seconds or os.getpid() == 1:
         return None
     return DirectoryHeldRuns(settings.data_dir, seconds)

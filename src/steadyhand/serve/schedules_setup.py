@@ -92,6 +92,8 @@ def build_spec(name: str, table: ScheduleTable) -> ScheduleSpec:
         max_turns=table.max_turns,
         effort=table.effort,
         append_system_prompt=table.append_system_prompt,
+        labels=table.labels,
+        not_on_nodes=table.not_on_nodes,
         origin="schedule",
     )
     spec = ScheduleSpec(

@@ -5,7 +5,12 @@ import socket
 
 import structlog
 
-READY, STOPPING = "READY=1", "STOPPING=1"
+READY, STOPPING, RELOADING = "READY=1", "STOPPING=1", "RELOADING=1"
+
+
+def is_managed() -> bool:
+    """Return True if a manager started this process and is told its state."""
+    return os.environ.get("NOTIFY_SOCKET", "").startswith(("/", "@"))
 
 
 def notify(state: str) -> None:
@@ -13,9 +18,9 @@ def notify(state: str) -> None:
 
     A manager that does not take it is logged: the service works without it.
     """
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
+    if not is_managed():
         return
+    address = os.environ["NOTIFY_SOCKET"]
     if address.startswith("@"):
         address = "\0" + address[1:]  # an abstract address
     try:

@@ -8,7 +8,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from starlette.applications import Starlette
@@ -18,6 +20,7 @@ from steadyhand.admission import Admission, spending_from_ledger
 from steadyhand.agents import Agent
 from steadyhand.api import ApiOptions, ModelAlias, create_app
 from steadyhand.api.native.serializers import job_json
+from steadyhand.api.openai.responses.resource import AppendRequest
 from steadyhand.api.openai.responses.webhook_event import webhook_event
 from steadyhand.callbacks.plan import Renderers
 from steadyhand.cancellations import Cancellations
@@ -47,7 +50,8 @@ from steadyhand.ports import (
     Scope,
     Store,
 )
-from steadyhand.queue.local import LocalQueue
+from steadyhand.ports.artifacts import Artifacts
+from steadyhand.ports.nodes import NodeRole, Nodes
 from steadyhand.redact import Redactor
 from steadyhand.retry import continues_parent
 from steadyhand.runner.claude import install
@@ -59,22 +63,30 @@ from steadyhand.runner.claude.tool_names import TOOL_NAMES
 from steadyhand.runner.process.kill_run import kill_leftover_run
 from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.schedules.ended_jobs import EndedJobs
+from steadyhand.serve.artifacts_setup import PROGRESS_SECONDS, open_artifacts
 from steadyhand.serve.callbacks_setup import Callbacks, create_callbacks
 from steadyhand.serve.gateway_setup import create_gateway, shared_limits_getter
 from steadyhand.serve.isolation import NO_ISOLATION, IsolationLevel
+from steadyhand.serve.limits_setup import SharedLimits, create_shared_limits
 from steadyhand.serve.metrics_setup import ScrapeService, ServiceReadings, create_metrics, create_scrape
+from steadyhand.serve.node_calls_setup import create_node_calls
+from steadyhand.serve.nodes_setup import create_nodes, node_info, read_figures
+from steadyhand.serve.queue_setup import count_waiting_runs, create_queue, is_cut_off
 from steadyhand.serve.reattach import FoundRuns, held_runs_of
 from steadyhand.serve.redaction import log_short_secrets as announce_secrets
 from steadyhand.serve.redaction import with_secret_refresh
 from steadyhand.serve.schedules_setup import ScheduleParts, create_schedules
 from steadyhand.serve.telemetry_setup import Telemetry, create_telemetry
 from steadyhand.steering import SteerBroker
-from steadyhand.store import SqlStore
+from steadyhand.store import SqlStore, is_postgres_url
 from steadyhand.tool_calls import ToolCallBroker
 from steadyhand.worker import ParkedJobs, Worker, WorkerConfig, WorkerDeps
 from steadyhand.workspace.checkout import GitCheckouts
 from steadyhand.workspace.git import GitSettings
 from steadyhand.workspace.in_place import directories_in_place
+
+if TYPE_CHECKING:
+    from steadyhand.serve.shared_state import SharedState
 
 CALLER_SCOPES: frozenset[Scope] = frozenset({"submit", "read", "cancel"})
 MIN_SECRET_LENGTH = 16
@@ -170,7 +182,10 @@ class Service:
     callbacks: Callbacks
     telemetry: Telemetry
     schedules: ScheduleParts
+    nodes: Nodes
     gateway: Gateway | None = None
+    shared: "SharedState | None" = None
+    limits: SharedLimits | None = None
 
 
 def create_checkouts(
@@ -179,10 +194,16 @@ def create_checkouts(
     gateway: ModelGateway | None = None,
     *,
     redactor: Redactor,
+    artifacts: Artifacts | None = None,
 ) -> GitCheckouts:
     """Return the checkouts. At a sandboxed level, all git on the files of agents runs inside the sandbox."""
     git, catalog = settings.tables.git, settings.build_catalog()
-    return GitCheckouts(
+    create: Callable[..., GitCheckouts] = GitCheckouts
+    if artifacts is not None:
+        from steadyhand.workspace.shared_checkouts import SharedCheckouts  # noqa: PLC0415  # one node needs it not
+
+        create = partial(SharedCheckouts, artifacts=artifacts)
+    return create(
         settings.data_dir,
         agent_uid_base=settings.tables.service.agent_uid_base,
         git=GitSettings(
@@ -231,17 +252,20 @@ def build_service(
     clock: Callable[[], datetime] = utc_now,
     metrics: ServiceMetrics | None = None,
     found: FoundRuns | None = None,
+    role: NodeRole = "serve",
 ) -> Service:
     """Create all parts and connect them, but start none. `found` are the runs that an earlier service left."""
-    found = found or FoundRuns()
-    tables, metrics = settings.tables, metrics or create_metrics(settings)
+    found, tables, metrics = found or FoundRuns(), settings.tables, metrics or create_metrics(settings)
     feed = EventFeed()
-    keyring = Keyring(configured_keys(settings), store, clock=clock)
+    shared = create_shared_state(settings)
+    relay_live = None if shared is None else shared.follow_events(store, feed)
+    keyring = Keyring(configured_keys(settings), store, is_shared=shared is not None, clock=clock)
     catalog, parking = settings.build_catalog(), ParkedJobs()
     telemetry = create_telemetry(settings, metrics, redactor, clock)
     ended = EndedJobs()
     observers: list[JobObserver] = [metrics, ended, *([telemetry.tracing] if telemetry.traces else [])]
     observer: JobObserver = JobObservers(*observers)
+    limits = create_shared_limits(settings, shared, may_use=lambda: not is_cut_off(queue))
     gateway = create_gateway(
         settings,
         store,
@@ -251,6 +275,8 @@ def build_service(
         tracing=telemetry.tracing,
         orphans=found.orphans,
         clock=clock,
+        leases=None if limits is None else limits.leases,
+        credential_states=None if limits is None else limits.credentials,
     )
 
     def may_start(job: Job) -> bool:
@@ -260,38 +286,49 @@ def build_service(
         active = (catalog.agent(other.agent) for other in queue.active_jobs())
         return gateway is None or gateway.may_start(catalog.agent(job.agent), active)
 
+    async def end_lost_run(job_id: str) -> None:
+        await worker.end_lost_run(job_id)
+
+    info = node_info(settings, role)
+
     directories = directories_in_place(catalog.workspaces)
-    queue = LocalQueue(
+    queue = create_queue(
+        settings,
         store,
-        capacity=tables.service.concurrency,
-        max_queued=tables.service.max_queued,
-        max_suspended=tables.service.waiting_runs,
-        paused=tables.service.paused,
         can_start=may_start,
+        placement_of=catalog.placement_of,
+        info=info,
+        get_figures=lambda: read_figures(queue, worker),
         running_limit=lambda key_id: keyring.limits_of(key_id).running,
+        queued_limit=lambda key_id: keyring.limits_of(key_id).queued,
         directory_of=lambda job: directories.get(job.workspace or ""),
         on_accepted=metrics.job_accepted,
+        on_lost=end_lost_run,
     )
     if gateway is not None:
         gateway.on_credential_change(queue.recheck)
-    checkouts = create_checkouts(settings, level, gateway, redactor=redactor)
-    renderers = Renderers(lambda job: job_json(job, None), webhook_event)
+    artifacts = open_artifacts(settings, store)
+    checkouts = create_checkouts(settings, level, gateway, redactor=redactor, artifacts=artifacts)
     callbacks = create_callbacks(
         settings,
         store,
         redactor,
-        renderers,
+        Renderers(lambda job: job_json(job, None), webhook_event),
         clock,
         endpoint_store=store,
         key_name=keyring.name_of,
         begin_span=telemetry.delivery_spans(store),
+        is_shared=shared is not None,
     )
     redactor.add(secret_values(settings))  # the local key may be new
     announce_secrets(settings)
     steers = SteerBroker()
     tool_call_broker = ToolCallBroker(tables.openai.tool_result_seconds)
     cancellations = Cancellations()
+    node_calls = create_node_calls(settings, shared)
     control = Control(
+        node_calls=node_calls,
+        read_update=AppendRequest.from_json,
         tool_calls=tool_call_broker,
         steers=steers,
         cancellations=cancellations,
@@ -312,8 +349,12 @@ def build_service(
         admission=Admission(
             get_limits=keyring.limits_of,
             get_backlog=queue.backlog,
-            get_spending=spending_from_ledger(store, clock) if gateway is None else gateway.spent_by_key,
-            get_waiting_runs=tool_call_broker.waiting_runs,
+            # With several nodes the gateway of this one does not know what the others have spent.
+            get_spending=spending_from_ledger(store, clock)
+            if gateway is None or limits is not None
+            else gateway.spent_by_key,
+            get_waiting_runs=count_waiting_runs(queue, tool_call_broker),
+            rates=None if limits is None else limits.rates,
             max_waiting_runs=tables.service.max_waiting_runs_per_key,
             clock=clock,
         ),
@@ -335,7 +376,7 @@ def build_service(
         checkouts=checkouts,
         runners={"claude": runner},
         warm_runners={"claude": runner} if isinstance(runner, ClaudeRunner) and gateway is not None else {},
-        event_log=EventLog(store, feed, redactor, hold=True, observer=observer),
+        event_log=EventLog(store, feed, redactor, hold=True, observer=observer, relay_live=relay_live),
         catalog=catalog,
         config=WorkerConfig(
             node=tables.service.node,
@@ -351,12 +392,14 @@ def build_service(
             keep_transcripts=tables.retention.transcripts,
             keep_checkouts=tables.retention.kept_checkouts,
             max_bytes=tables.retention.max_bytes,
+            progress_seconds=None if artifacts is None else PROGRESS_SECONDS,
             max_waiting_runs=tables.service.waiting_runs,
             max_waiting_runs_per_key=tables.service.max_waiting_runs_per_key,
             first_warm_slot=tables.service.slots,
             warm_memory=tables.service.warm_memory,
         ),
         ledger=store,
+        node_calls=node_calls,
         gateway=gateway,
         parked=parking,
         tool_calls=tool_call_broker,
@@ -370,6 +413,7 @@ def build_service(
         ended_after_stop=frozenset(found.ended_after_stop),
     )
     worker = Worker(worker_deps)
+    nodes = create_nodes(info, queue, store.drained_nodes, lambda: read_figures(queue, worker), clock)
     metrics.sources.append(
         ServiceReadings(
             settings,
@@ -381,6 +425,7 @@ def build_service(
             callbacks.deliverer.counts,
             callbacks.notification_counts,
             clock,
+            nodes.counts,
         )
     )
     scrape = create_scrape(metrics, settings.data_dir)
@@ -408,15 +453,20 @@ def build_service(
         get_warm_processes=worker.warm_processes,
         get_warm_agents=worker.warm_agents,
         get_rejected_providers=(lambda: ()) if gateway is None else gateway.rejected_providers,
-        get_callback_secret=callbacks.secret_for,
+        get_callback_secret=callbacks.secret.secret_for,
         callback_endpoints=callbacks.endpoints,
         schedules=schedules.registry,
+        nodes=nodes,
         redactor=redactor,
         on_response=metrics.response_began,
         scrape=scrape,
         node=tables.service.node,
+        node_calls=node_calls,
+        page_sessions=None if shared is None else store.page_sessions,
         run_doctor=lambda: _run_doctor(settings),
     )
+    if shared is not None:
+        shared.follow_settings(store, keyring, callbacks.endpoints.load, ended.wake)
     app = create_app(
         control=control,
         keyring=keyring,
@@ -424,7 +474,22 @@ def build_service(
         tool_names=TOOL_NAMES,
         more_routes=() if settings.classic else web.create_routes(),
     )
-    return Service(app, worker, queue, feed, store, keyring, scrape, callbacks, telemetry, schedules, gateway)
+    return Service(
+        app,
+        worker,
+        queue,
+        feed,
+        store,
+        keyring,
+        scrape,
+        callbacks,
+        telemetry,
+        schedules,
+        nodes,
+        gateway,
+        shared,
+        limits,
+    )
 
 
 async def _run_doctor(settings: Settings) -> AsyncGenerator[Sequence[DoctorCheck], None]:
@@ -433,6 +498,17 @@ async def _run_doctor(settings: Settings) -> AsyncGenerator[Sequence[DoctorCheck
     async with aclosing(doctor.iter_checks(settings)) as groups:
         async for checks in groups:
             yield checks
+
+
+def create_shared_state(settings: Settings) -> "SharedState | None":
+    """Return what nodes share by a database of Postgres; None if there is none, and so one node."""
+    url = database_url(settings)
+    if not is_postgres_url(url):
+        return None
+    from steadyhand.serve.shared_state import SharedState  # noqa: PLC0415  # its driver is an extra
+    from steadyhand.store.postgres.listener import Listener  # noqa: PLC0415
+
+    return SharedState(Listener(settings.tables.service.database_listen_url or url))
 
 
 def database_url(settings: Settings) -> str:

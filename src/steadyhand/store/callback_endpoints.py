@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, delete, insert, select, update
 
 from steadyhand.ports import StoredEndpoint
+from steadyhand.store.announcements import ENDPOINTS_CHANNEL, announce
 from steadyhand.store.mapping import from_microseconds, to_microseconds
 from steadyhand.store.schema import callback_endpoints, deliveries
 
@@ -40,6 +41,7 @@ def save_endpoint(connection: Connection, endpoint: StoredEndpoint) -> None:
         "created_at": to_microseconds(endpoint.created_at),
     }
     connection.execute(insert(callback_endpoints), row)
+    announce(connection, ENDPOINTS_CHANNEL)
 
 
 def delete_endpoint(connection: Connection, name: str) -> None:
@@ -50,3 +52,4 @@ def delete_endpoint(connection: Connection, name: str) -> None:
         .where(deliveries.c.endpoint == name, deliveries.c.state == "pending")
         .values(state="cancelled", error="The endpoint was removed.")
     )
+    announce(connection, ENDPOINTS_CHANNEL)

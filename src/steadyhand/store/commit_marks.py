@@ -1,14 +1,20 @@
 """The marks that show after a failed commit whether it was made: an answer that got lost is no sign."""
 
 import random
-from typing import Protocol
+import secrets
+from typing import Final, Protocol
 
 from sqlalchemy import Connection
 
 from steadyhand.errors import StoreError
+from steadyhand.store.announcements import take_announced
 from steadyhand.store.driver import POSTGRES, execute
 
 _MAX_NUMBER = 2**31
+_NUMBER: Final = "SELECT pg_current_xact_id()::text"
+_ANNOUNCE: Final = (
+    ", (SELECT count(pg_notify(channel, payload)) FROM unnest(?::text[], ?::text[]) AS a (channel, payload))"
+)
 _UNKNOWN_TRANSACTION = "22023"
 """The code of Postgres for a transaction that it never began: another server is in its place, without it."""
 
@@ -44,11 +50,21 @@ class SqliteMarks:
 
 
 class PostgresMarks:
-    """Postgres's own number of the transaction: it can say what became of it, also that it still commits."""
+    """Postgres's own number of the transaction: it can say what became of it, also that it still commits.
+
+    The same statement announces the changes of the transaction to other nodes.
+    """
+
+    def __init__(self, origin: str | None = None) -> None:
+        self._origin = origin or secrets.token_hex(8)
 
     def mark(self, connection: Connection) -> int:
         """Return the number; see `CommitMarks`."""
-        return int(execute(connection, "SELECT pg_current_xact_id()::text").fetchone()[0])
+        announced = take_announced(connection, self._origin)
+        if not announced:
+            return int(execute(connection, _NUMBER).fetchone()[0])
+        values = ([channel for channel, _ in announced], [payload for _, payload in announced])
+        return int(execute(connection, _NUMBER + _ANNOUNCE, values).fetchone()[0])
 
     def was_committed(self, connection: Connection, number: int) -> bool:
         """Ask for the state of the transaction; see `CommitMarks`."""
@@ -63,6 +79,6 @@ class PostgresMarks:
         return bool(state == "committed")
 
 
-def create_marks(dialect: str) -> CommitMarks:
-    """Return the marks of a database."""
-    return PostgresMarks() if dialect == POSTGRES else SqliteMarks()
+def create_marks(dialect: str, origin: str | None = None) -> CommitMarks:
+    """Return the marks of a database. `origin` is the name of the store in its announcements."""
+    return PostgresMarks(origin) if dialect == POSTGRES else SqliteMarks()

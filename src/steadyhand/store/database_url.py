@@ -5,6 +5,8 @@ from typing import Final
 
 from steadyhand.errors import ConfigError
 
+DEFAULT_NODE: Final = "node-1"
+"""The name of a service in its database, unless `[service] node` has another."""
 _POSTGRES_SCHEMES: Final = ("postgresql://", "postgres://")
 
 

@@ -104,9 +104,23 @@ def _check_access(engine: Engine) -> DoctorCheck:
     with engine.connect() as connection:
         revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
         connection.rollback()
-    ok = revision == NEWEST_REVISION
-    remedy = None if ok else "Start the service once: it migrates an older database."
-    return DoctorCheck("database", ok, f"readable and writable, schema {revision}", remedy)
+    return DoctorCheck(
+        "database",
+        revision == NEWEST_REVISION,
+        f"readable and writable, schema {revision}",
+        revision_remedy(revision),
+    )
+
+
+def revision_remedy(revision: str | None) -> str | None:
+    """Return the remedy for the schema of a database; None if it is the one of this release."""
+    if revision == NEWEST_REVISION:
+        return None
+    if revision is not None and revision > NEWEST_REVISION:  # they count up, in four digits
+        return (
+            f"A newer Steadyhand made this schema; this one knows {NEWEST_REVISION}. Install a newer release."
+        )
+    return "Start the service once: it migrates an older database."
 
 
 def _read_paused(engine: Engine) -> Sequence[tuple[str, str]]:

@@ -85,6 +85,8 @@ _SPEC_FIELDS = frozenset(
     }
 )
 """The fields in `record` that belong to the job's `spec`."""
+_PLACEMENT_FIELDS = ("labels", "not_on_nodes")
+"""Fields of the job's `spec` that `record` holds as lists if they have items."""
 _JOB_FIELDS = (
     *(name for name in _RECORD_FIELDS if name not in _SPEC_FIELDS),
     "undelivered_results",
@@ -98,7 +100,7 @@ _OBJECT_FIELDS = {
     kind: tuple(each.name for each in fields(kind))
     for kind in (Usage, Cost, Outcome, Changes, ErrorInfo, JobWarning)
 }
-_STORED_IF_SET = frozenset({"model_status", "is_permanent", "refs", "refs_omitted"})
+_STORED_IF_SET = frozenset({"model_status", "is_permanent", "node_died", "refs", "refs_omitted"})
 """Later fields of these objects: a release that does not know them reads every row that has no use for them."""
 
 _LATER_KEY_LIMITS = frozenset({"max_budget_micros", "max_timeout_seconds", "models"})
@@ -185,6 +187,9 @@ def _job_record(job: Job) -> dict[str, Any]:
         record["requeues"] = job.requeues
     if spec.callback is not None:
         record["callback"] = [spec.callback.url, spec.callback.events, spec.callback.body]
+    for name in _PLACEMENT_FIELDS:
+        if getattr(spec, name):
+            record[name] = getattr(spec, name)
     record["warnings"] = [_object_fields(notice) for notice in job.warnings]
     return record
 
@@ -223,6 +228,8 @@ def job_from_row(row: RowMapping | Mapping[str, Any], runs: Sequence[Run]) -> Jo
             metadata=_json_or_none(row["metadata"]),
             session_name=row["session_name"],
             callback=_decode_callback(record.get("callback")),
+            labels=tuple(record.get("labels", ())),
+            not_on_nodes=tuple(record.get("not_on_nodes", ())),
             **_decode_request(row.get("history")),
             **spec_values,
         ),

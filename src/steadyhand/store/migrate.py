@@ -10,6 +10,7 @@ from steadyhand.errors import StoreError
 from steadyhand.optional_modules import not_loaded
 from steadyhand.store.driver import POSTGRES
 from steadyhand.store.schema import NEWEST_REVISION
+from steadyhand.store.schema_support import check_old_nodes, is_newer, store_support
 
 _CACHE_KIBIBYTES, _DEFAULT_CACHE_KIBIBYTES = 65_536, 2_000
 
@@ -17,8 +18,8 @@ _CACHE_KIBIBYTES, _DEFAULT_CACHE_KIBIBYTES = 65_536, 2_000
 def migrate(connection: Connection) -> None:
     """Migrate the schema inside the connection's transaction; an up-to-date schema needs one query.
 
-    An empty database of Postgres gets the newest schema at once. Raise `StoreError` if a newer Steadyhand made the
-    database.
+    An empty database of Postgres gets the newest schema at once. A newer schema is left alone if this version may use
+    it. Raise `SchemaTooNew` if it may not, and `SchemaInUse` if nodes at work are too old for the newest schema.
     """
     revision = _revision(connection)
     if revision == NEWEST_REVISION:
@@ -28,7 +29,12 @@ def migrate(connection: Connection) -> None:
         from steadyhand.store.postgres.postgres_tables import create_schema  # noqa: PLC0415  # only for this database
 
         create_schema(connection)
+        store_support(connection)
         return
+    if revision is not None:
+        if is_newer(connection, revision):
+            return
+        check_old_nodes(connection)
     # Imported only when there is something to do: Alembic costs a cold start 0.1 s and more. Its templates would load a
     # highlighter of source text: 4 MB that the service would hold until its end.
     with not_loaded("mako.ext.pygmentplugin"):
@@ -52,6 +58,7 @@ def migrate(connection: Connection) -> None:
         raise StoreError(
             "The database was made by another version of Steadyhand and this one cannot read it."
         ) from error
+    store_support(connection)
     if not is_postgres:
         connection.exec_driver_sql(f"PRAGMA cache_size = -{_DEFAULT_CACHE_KIBIBYTES}")
     if revision is not None:

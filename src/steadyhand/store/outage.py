@@ -43,6 +43,11 @@ def is_interrupted(error: BaseException) -> bool:
     return _primary_code(cause) == sqlite3.SQLITE_INTERRUPT or error_codes.is_interrupted(cause)
 
 
+def is_conflict(error: BaseException) -> bool:
+    """Return True if the database undid a transaction because of another one; a repeat may succeed at once."""
+    return error_codes.is_conflict(_cause(error))
+
+
 def _cause(error: BaseException) -> BaseException:
     return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
 

@@ -20,6 +20,7 @@ from steadyhand.ports import (
 )
 from steadyhand.store import reads
 from steadyhand.store.bulk_insert import CompiledInsert
+from steadyhand.store.driver import POSTGRES, execute
 from steadyhand.store.lists import MAX_SEQUENCE
 from steadyhand.store.mapping import from_microseconds, to_microseconds
 from steadyhand.store.schema import deliveries, jobs, schedules
@@ -55,9 +56,18 @@ _DUE = (
     .order_by(deliveries.c.due_at, deliveries.c.sequence)
     .limit(bindparam("most"))
 )
+# On many nodes a delivery that another one is sending is due once its claim has ended.
+_CLAIM_END = func.coalesce(deliveries.c.claimed_until, 0)
+_UNCLAIMED_DUE = _DUE.where(bindparam("now") >= _CLAIM_END)
 _NEXT_DUE = select(func.min(deliveries.c.due_at)).where(
     _IS_FIRST, deliveries.c.circuit == bindparam("circuit"), deliveries.c.due_at > bindparam("now")
 )
+_NEXT_UNCLAIMED_DUE = select(func.min(func.greatest(deliveries.c.due_at, _CLAIM_END))).where(
+    _IS_FIRST,
+    deliveries.c.circuit == bindparam("circuit"),
+    func.greatest(deliveries.c.due_at, _CLAIM_END) > bindparam("now"),
+)
+_LOCK_JOB = "SELECT 1 FROM jobs WHERE id = ? FOR NO KEY UPDATE"
 _WAITING = (
     select(deliveries.c.circuit, func.count().label("waiting"))
     .where(_IS_FIRST)
@@ -96,6 +106,7 @@ def _delivery_row(
         "error": None,
         "url": draft.url,
         "body": draft.body,
+        "claimed_until": None,
     }
 
 
@@ -176,20 +187,43 @@ def list_due(
 ) -> tuple[Sequence[Delivery], datetime | None]:
     """Return the due deliveries of a circuit and the time of the next one; see `Outbox.list_due`."""
     values = {"circuit": circuit, "now": to_microseconds(now), "most": limit}
-    due = [_delivery_from_row(row) for row in connection.execute(_DUE, values).mappings()]
-    next_due = connection.execute(_NEXT_DUE, values).scalar()
+    is_shared = connection.dialect.name == POSTGRES
+    query, next_query = (_UNCLAIMED_DUE, _NEXT_UNCLAIMED_DUE) if is_shared else (_DUE, _NEXT_DUE)
+    due = [_delivery_from_row(row) for row in connection.execute(query, values).mappings()]
+    next_due = connection.execute(next_query, values).scalar()
     return due, None if next_due is None else from_microseconds(next_due)
+
+
+def claim(connection: Connection, delivery: Delivery, now: datetime, until: datetime) -> bool:
+    """Claim a delivery for a node; see `Outbox.claim`."""
+    moment = to_microseconds(now)
+    claimed = connection.execute(
+        update(deliveries)
+        .where(
+            deliveries.c.sequence == delivery.sequence,
+            _IS_FIRST,
+            deliveries.c.attempts == delivery.attempts,
+            deliveries.c.due_at <= moment,
+            moment >= _CLAIM_END,
+        )
+        .values(claimed_until=to_microseconds(until))
+    )
+    return claimed.rowcount > 0
 
 
 def save_attempt(connection: Connection, delivery: Delivery, result: AttemptResult) -> None:
     """Store the result of an attempt; see `Outbox.save_attempt`."""
-    values = {
+    if result.state != "pending" and delivery.job_id is not None and connection.dialect.name == POSTGRES:
+        # Another node may be adding the next one about this job, which it would leave behind this one.
+        execute(connection, _LOCK_JOB, (delivery.job_id,))
+    values: dict[str, Any] = {
         "state": result.state,
         "due_at": to_microseconds(result.due_at),
         "attempts": deliveries.c.attempts + 1,
         "attempted_at": to_microseconds(result.at),
         "status": result.status,
         "error": result.error,
+        "claimed_until": None,
     }
     this_one = update(deliveries).where(deliveries.c.sequence == delivery.sequence)
     if result.state == "pending":
@@ -203,6 +237,7 @@ def postpone(connection: Connection, delivery: Delivery, due_at: datetime) -> No
     """Make a pending delivery due at another time; see `Outbox.postpone`."""
     values = {
         "due_at": to_microseconds(due_at),
+        "claimed_until": None,
         "expires_at": to_microseconds(max(delivery.expires_at, due_at + DELIVERY_LIFETIME)),
     }
     connection.execute(
@@ -262,6 +297,7 @@ def replay(connection: Connection, delivery_id: str, now: datetime) -> Delivery 
         "expires_at": to_microseconds(now + DELIVERY_LIFETIME),
         "attempts": 0,
         "error": None,
+        "claimed_until": None,
     }
     connection.execute(update(deliveries).where(deliveries.c.id == delivery_id).values(values))
     return get_delivery(connection, delivery_id)

@@ -24,6 +24,7 @@ from steadyhand.ports.schedules import (
     TickPage,
 )
 from steadyhand.store import reads
+from steadyhand.store.announcements import SCHEDULES_CHANNEL, announce
 from steadyhand.store.lists import MAX_SEQUENCE
 from steadyhand.store.mapping import from_microseconds, to_json, to_microseconds
 from steadyhand.store.outbox import PauseHook
@@ -48,6 +49,7 @@ _JOB_SPEC_FIELDS = (
     "effort",
     "append_system_prompt",
 )
+_JOB_SPEC_LISTS = ("labels", "not_on_nodes")
 _MINE = schedule_ticks.c
 
 
@@ -57,6 +59,9 @@ def encode_spec(spec: ScheduleSpec) -> str:
     job_fields: dict[str, Any] = {name: getattr(job, name) for name in _JOB_SPEC_FIELDS}
     if job.command is not None:
         job_fields["command"] = [job.command.name, job.command.arguments]
+    for name in _JOB_SPEC_LISTS:
+        if getattr(job, name):
+            job_fields[name] = getattr(job, name)
     if job.callback is not None:
         job_fields["callback"] = [job.callback.url, job.callback.events, job.callback.body]
     document = {
@@ -79,6 +84,8 @@ def decode_spec(text: str) -> ScheduleSpec:
     command, callback = job.get("command"), job.get("callback")
     spec = JobSpec(
         **{name: job[name] for name in _JOB_SPEC_FIELDS if name in job},
+        labels=tuple(job.get("labels", ())),
+        not_on_nodes=tuple(job.get("not_on_nodes", ())),
         command=None if command is None else SlashCommand(*command),
         callback=None if callback is None else JobCallback(callback[0], tuple(callback[1]), callback[2]),
         origin="schedule",
@@ -241,6 +248,7 @@ def add_schedule(connection: Connection, schedule: Schedule, most: int) -> bool:
             connection.execute(insert(schedules), row)
     except IntegrityError as error:
         raise Conflict(f"There is a schedule {schedule.name!r} already.") from error
+    announce(connection, SCHEDULES_CHANNEL)
     return True
 
 
@@ -257,6 +265,7 @@ def save_schedule(connection: Connection, schedule: Schedule, revision: int, *, 
     )
     if saved.rowcount and schedule.paused is not None:
         _drop_all_waiting(connection, schedule.id)
+    announce(connection, SCHEDULES_CHANNEL)
     return saved.rowcount > 0
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -28,7 +29,13 @@ from sqlalchemy import (
 
 from steadyhand.store.driver import POSTGRES
 
-NEWEST_REVISION = "0011"
+OLDEST_REVISION = "0014"
+"""The newest revision of the oldest code that works with this schema.
+
+A migration that only adds leaves it alone: nodes of the version before go on beside this one. One that takes something
+away, once no such code reads or writes it, raises it. See CONTRIBUTING.md.
+"""
+NEWEST_REVISION = "0014"
 """The newest migration. A database with this revision opens without Alembic."""
 
 METADATA = MetaData(
@@ -192,6 +199,7 @@ deliveries = Table(
     Column("error", Text),
     Column("url", Text),
     Column("body", Text, nullable=False),
+    Column("claimed_until", BigInteger),  # while a node sends it; on one node null
     Index("uq_deliveries_id", "id", unique=True),
     Index("ix_deliveries_job", "job", "state"),
     Index("ix_deliveries_schedule", "schedule", **_where("schedule IS NOT NULL")),
@@ -227,6 +235,63 @@ deleted_jobs = Table(
     Column("id", String(64), primary_key=True),
     Column("deleted_at", BigInteger, nullable=False),
     Index("ix_deleted_jobs_deleted_at", "deleted_at"),
+)
+
+page_sessions = Table(
+    "page_sessions",  # those of browsers, on many nodes
+    METADATA,
+    Column("digest", String(64), primary_key=True),
+    Column("key_digest", String(64), nullable=False),
+    Column("begun_at", BigInteger, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+)
+
+sign_in_links = Table(
+    "sign_in_links",  # on many nodes
+    METADATA,
+    Column("digest", String(64), primary_key=True),
+    Column("key_digest", String(64), nullable=False),
+    Column("until", BigInteger, nullable=False),
+)
+
+shared_secrets = Table(
+    "shared_secrets",  # those that the nodes of one database make for themselves
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+artifacts = Table(
+    "artifacts",  # the files that jobs leave, where they are shared between nodes; see `artifact_rows`
+    METADATA,
+    Column("sequence", _SEQUENCE_TYPE, primary_key=True, autoincrement=True),
+    Column(
+        "job", _SEQUENCE_TYPE, ForeignKey("jobs.sequence", ondelete="SET NULL")
+    ),  # null once it is deleted
+    Column("name", String(32), nullable=False),
+    Column("run", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("object_key", String(255)),  # null if its chunks are in the database
+    Column("at", BigInteger, nullable=False),
+    Index("ix_artifacts_job", "job", "name"),
+    Index("ix_artifacts_unused", "sequence", **_where("job IS NULL OR state <> 'stored'")),
+    sqlite_autoincrement=True,
+)
+
+artifact_chunks = Table(
+    "artifact_chunks",
+    METADATA,
+    Column(
+        "artifact",
+        _SEQUENCE_TYPE,
+        ForeignKey("artifacts.sequence", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
 )
 
 schedules = Table(
@@ -274,6 +339,22 @@ schedule_ticks = Table(
     Index("ix_schedule_ticks_job_id", "job_id"),
     Index("ix_schedule_ticks_open", "schedule", "sequence", **_where("settled = 0")),
     sqlite_autoincrement=True,
+)
+
+schema_support = Table(
+    "schema_support",  # one row: what the newest migration says to code that does not know it
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # 1
+    Column("oldest_revision", String(32), nullable=False),  # as `OLDEST_REVISION`
+)
+
+drained_nodes = Table(
+    "drained_nodes",  # those that take no new runs, whether they are there or not
+    METADATA,
+    Column("name", String(128), primary_key=True),
+    Column("drained_at", BigInteger, nullable=False),
+    Column("drained_by", String(64), nullable=False),
+    Column("until_restart", Integer, nullable=False),  # 0 or 1
 )
 
 # Without a reference to the job: the cost is kept after the job is deleted.

@@ -4,11 +4,12 @@ A read is one call in a thread; a whole batch of writes is one call. Nothing her
 """
 
 import asyncio
+import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection, Engine
 
@@ -39,9 +40,11 @@ from steadyhand.ports import (
     UsageQuery,
     UsageRow,
 )
+from steadyhand.ports.artifacts import Artifacts
 from steadyhand.store import (
     callback_endpoints,
     job_samples,
+    open_calls,
     outbox,
     reads,
     saved_items,
@@ -51,13 +54,20 @@ from steadyhand.store import (
 )
 from steadyhand.store.brief_jobs import BriefJobs
 from steadyhand.store.changed_jobs import ChangedJobs
-from steadyhand.store.database_url import is_postgres_url, require_psycopg
+from steadyhand.store.commit_marks import create_marks
+from steadyhand.store.database_url import DEFAULT_NODE, is_postgres_url, require_psycopg
+from steadyhand.store.drained_nodes import SqlDrainedNodes
 from steadyhand.store.driver import SQLITE
 from steadyhand.store.outage import unavailable
+from steadyhand.store.page_sessions import SqlPageSessions
 from steadyhand.store.readers import Readers
+from steadyhand.store.repeated_calls import settle_repeated_calls
 from steadyhand.store.schedule_store import SqlScheduleStore
 from steadyhand.store.sqlite import open_sqlite_engines, parse_sqlite_url
 from steadyhand.store.writer import LINGER_SECONDS, BatchWriter
+
+if TYPE_CHECKING:
+    from steadyhand.store.shared_artifacts import Objects
 
 OPTIMIZE_SECONDS = 3600.0
 """The time between two refreshes of the statistics; the first one is that long after the start."""
@@ -82,13 +92,22 @@ class SqlStore:
         writer: BatchWriter | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         on_close: Callable[[], None] = lambda: None,
+        node: str | None = None,
     ) -> None:
+        """Create it. `node` is the name of this service if others may use the database as well, else None."""
+        self._node = node
         self._write_engine = write_engine
         self._read_engine = read_engine
         self._clock = clock
         changes = ChangedJobs()
+        self.origin = secrets.token_hex(8)
+        """The name of this store in its announcements to other nodes."""
         self._writer = writer or BatchWriter(
-            write_engine, linger_seconds=linger_seconds, on_commit=on_commit, before_commit=changes.publish
+            write_engine,
+            linger_seconds=linger_seconds,
+            on_commit=on_commit,
+            before_commit=changes.publish,
+            marks=create_marks(write_engine.dialect.name, self.origin),
         )
         self._failed_reads = 0
         self._readers = Readers(read_engine)
@@ -100,8 +119,11 @@ class SqlStore:
         self._has_older_jobs = True
         self._plan_deliveries: PlanDeliveries | None = None
         self._on_deliveries: Callable[[frozenset[str]], None] = lambda _circuits: None
+        self.page_sessions = SqlPageSessions(self._writer.submit, self._read)
         self.schedules = SqlScheduleStore(self._writer.submit, self._read, clock)
+        self.drained_nodes = SqlDrainedNodes(self._writer.submit, self._read)
         self._insert_with_jobs: Callable[[Connection, Sequence[Job]], None] = lambda _connection, _jobs: None
+        self._check_change: Callable[[Connection, Job, Job], None] | None = None
         self._monotonic = monotonic
         self._optimized_at = monotonic()
 
@@ -133,6 +155,13 @@ class SqlStore:
     def store_with_jobs(self, insert: Callable[[Connection, Sequence[Job]], None]) -> None:
         """Call this function with new jobs in the transaction that stores them, in the writer's thread."""
         self._insert_with_jobs = insert
+
+    def check_changes(self, check: Callable[[Connection, Job, Job], None]) -> None:
+        """Call this function with a job before and after each change, in its transaction, in the writer's thread.
+
+        It raises an error to refuse the change.
+        """
+        self._check_change = check
 
     def _add_jobs(
         self, connection: Connection, jobs_with_drafts: Sequence[tuple[Job, Sequence[EventDraft]]]
@@ -201,17 +230,20 @@ class SqlStore:
         """Replace a job and append events, if its state is one of `expected`."""
         hook = self._new_hook()
         written = await self._writer.submit(
-            lambda at: writes.update_job(at, job_id, expected, update, drafts, hook=hook), hold=hold
+            lambda at: writes.update_job(
+                at, job_id, expected, update, drafts, hook=hook, check_change=self._check_change
+            ),
+            hold=hold,
         )
         self._report_added(hook)
         return written
 
     async def append_events(
-        self, job_id: str, drafts: Sequence[EventDraft], *, hold: bool = False
+        self, job_id: str, drafts: Sequence[EventDraft], *, hold: bool = False, run: int | None = None
     ) -> Sequence[Event]:
-        """Store events with their numbers. Raise `NotFound` if the job does not exist."""
+        """Store events with their numbers; see `ports.Store.append_events`."""
         hook = self._new_hook()
-        append = writes.EventAppend(job_id, drafts, hook)
+        append = writes.EventAppend(job_id, drafts, hook, run)
         added = await self._writer.submit_grouped(writes.append_events, append, events=len(drafts), hold=hold)
         self._report_added(hook)
         return added
@@ -264,6 +296,14 @@ class SqlStore:
         """Return those of these jobs that were deleted in the last 30 days."""
         return await self._read(lambda at: reads.list_deleted(at, job_ids))
 
+    def open_artifacts(self, database_bytes: int, objects: "Objects | None") -> Artifacts:
+        """Return the files of jobs in this database and in a bucket; see `SharedArtifacts`."""
+        from steadyhand.store.shared_artifacts import SharedArtifacts  # noqa: PLC0415  # one node needs it not
+
+        return SharedArtifacts(
+            self._writer.submit, self._read, self._clock, database_bytes=database_bytes, objects=objects
+        )
+
     async def maintain(self) -> bool:
         """Add older jobs to the search index, or refresh statistics; return True if there is more to do at once."""
         if self._has_older_jobs:
@@ -291,8 +331,16 @@ class SqlStore:
         self._writer.hasten()
 
     async def settle_open_calls(self) -> int:
-        """Settle the calls that an earlier process left open, and return their number."""
-        return await self._writer.submit(writes.settle_open_calls)
+        """Settle the calls that an earlier process of this node left open, and return their number."""
+        return await self._writer.submit(lambda at: open_calls.settle_of_node(at, self._node))
+
+    async def settle_calls_of_run(self, job_id: str, run: int) -> int:
+        """Settle the open calls of a run whose node is dead, and return their number."""
+        return await self._writer.submit(lambda at: open_calls.settle_of_run(at, job_id, run))
+
+    async def settle_repeated_calls(self, runs: Collection[tuple[str, int]]) -> int:
+        """See `Ledger.settle_repeated_calls`."""
+        return await self._writer.submit(lambda at: settle_repeated_calls(at, runs))
 
     async def list_calls(self, job_id: str, limit: int) -> Sequence[ModelCall]:
         """Return the newest calls of a job, the oldest of them first."""
@@ -359,6 +407,10 @@ class SqlStore:
     ) -> tuple[Sequence[Delivery], datetime | None]:
         """Return the due deliveries of a circuit, and the time at which the next of the others is due."""
         return await self._read(lambda at: outbox.list_due(at, circuit, now, limit))
+
+    async def claim(self, delivery: Delivery, now: datetime, until: datetime) -> bool:
+        """Let no other node send a delivery before `until`; see `ports.Outbox.claim`."""
+        return await self._writer.submit(lambda at: outbox.claim(at, delivery, now, until))
 
     async def save_attempt(self, delivery: Delivery, result: AttemptResult) -> None:
         """Store the result of an attempt, after an outage if need be."""
@@ -429,16 +481,17 @@ async def open_store(
     clock: Callable[[], datetime] = utc_now,
     linger_seconds: float = LINGER_SECONDS,
     on_commit: Callable[[int, float], None] = lambda _operations, _seconds: None,
+    node: str = DEFAULT_NODE,
 ) -> SqlStore:
     """Return the store at a URL such as `sqlite:////var/lib/steadyhand/steadyhand.db`; create or migrate it if needed.
 
     `clock` returns the time of use of an idempotency key. `linger_seconds` is the time for which events may wait to
     share a commit. `on_commit` is called in the writer's thread after each commit, with its operations and seconds.
-    A database of Postgres has an address such as `postgresql://user@host/name`; it has to exist, and is locked for this
-    store. Raise `ConfigError` for an unsupported URL, `StoreError` if the database cannot be used, and
-    `DatabaseBusy` if another service uses it.
+    A database of Postgres has an address such as `postgresql://user@host/name`; it has to exist. Several services may
+    use it, each with a name of its own, `node`. Raise `ConfigError` for an unsupported URL, `StoreError` if the
+    database cannot be used, and `DatabaseBusy` if another service uses it, with Postgres under the same name.
     """
-    write_engine, read_engine, release = await asyncio.to_thread(_open_engines, url)
+    write_engine, read_engine, release = await asyncio.to_thread(_open_engines, url, node)
     return SqlStore(
         write_engine,
         read_engine,
@@ -446,14 +499,15 @@ async def open_store(
         linger_seconds=linger_seconds,
         on_commit=on_commit,
         on_close=release,
+        node=node if is_postgres_url(url) else None,
     )
 
 
-def _open_engines(url: str) -> tuple[Engine, Engine, Callable[[], None]]:
+def _open_engines(url: str, node: str) -> tuple[Engine, Engine, Callable[[], None]]:
     if not is_postgres_url(url):
         return *open_sqlite_engines(parse_sqlite_url(url)), lambda: None
     require_psycopg()
     from steadyhand.store.postgres.engines import open_postgres_engines  # noqa: PLC0415  # it needs an extra
 
-    write_engine, read_engine, lock = open_postgres_engines(url)
+    write_engine, read_engine, lock = open_postgres_engines(url, node)
     return write_engine, read_engine, lock.release

@@ -4,7 +4,7 @@ A period that begins or ends within a day takes the calls of that part of the da
 comes from the sums, of the level with the fewest rows that has every name that the query needs.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import lru_cache
@@ -12,8 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
-from steadyhand.ports import TokenCounts, UsageGroup, UsageQuery, UsageRow, UsageTotal
-from steadyhand.store.driver import execute, fetch_all
+from steadyhand.ports import CalendarPeriod, TokenCounts, UsageGroup, UsageQuery, UsageRow, UsageTotal
+from steadyhand.store.driver import POSTGRES, execute, fetch_all
 from steadyhand.store.mapping import MICROSECONDS_PER_DAY, to_microseconds
 from steadyhand.store.readers import check_time
 from steadyhand.store.schema import SUM_NAMES
@@ -58,6 +58,7 @@ _CALL_SUMS = (
 )
 _COLUMNS = (*_KEY_NAMES, *SUM_NAMES)
 _CALL_COLUMNS = ("settled", "day", *_NAMES, *_TOKEN_COLUMNS, "micros", "priced", "complete")
+_GREATEST_SUM = 2**63 - 1
 _NO_SUMS = (0,) * len(SUM_NAMES)
 _MAX_ROWS = 8 * 2 * len(_LEVELS)
 """The most sums in one statement: those of eight calls that have nothing in common."""
@@ -82,18 +83,28 @@ def add_calls(connection: Connection, added: Iterable[CallRow], removed: Iterabl
             for sum_key in _sum_keys(day, day_names):
                 before = by_key.get(sum_key, _NO_SUMS)
                 by_key[sum_key] = [one + other for one, other in zip(before, sums, strict=True)]
-    sum_rows = [(*sum_key, *sums) for sum_key, sums in by_key.items()]
+    # In one order: two nodes that add to the same sums then wait for each other, and not in a ring.
+    sum_rows = [(*sum_key, *by_key[sum_key]) for sum_key in sorted(by_key)]
     # A statement for each row would release the interpreter's lock for each.
     for at in range(0, len(sum_rows), _MAX_ROWS):
         part = sum_rows[at : at + _MAX_ROWS]
-        execute(connection, _add_statement(len(part)), [value for row in part for value in row])
+        statement = _add_statement(len(part), connection.dialect.name)
+        execute(connection, statement, [value for row in part for value in row])
 
 
 @lru_cache(maxsize=_MAX_ROWS)
-def _add_statement(count: int) -> str:
-    """Return the statement that adds so many rows to the sums; each has a key of its own."""
+def _add_statement(count: int, dialect: str) -> str:
+    """Return the statement that adds so many rows to the sums; each has a key of its own.
+
+    Postgres refuses a sum that does not fit in a column. It is the greatest one then: SQLite makes it a fraction.
+    """
     row = f"({', '.join('?' * len(_COLUMNS))})"
-    added = ", ".join(f"{name} = usage_sums.{name} + excluded.{name}" for name in SUM_NAMES)
+    added = ", ".join(
+        f"{name} = least(usage_sums.{name}::numeric + excluded.{name}, {_GREATEST_SUM})"
+        if dialect == POSTGRES
+        else f"{name} = usage_sums.{name} + excluded.{name}"
+        for name in SUM_NAMES
+    )
     return (
         f"INSERT INTO usage_sums ({', '.join(_COLUMNS)}) VALUES {', '.join([row] * count)} "  # noqa: S608  # our own words
         f"ON CONFLICT ({', '.join(_KEY_NAMES)}) DO UPDATE SET {added}"
@@ -123,6 +134,15 @@ def _sum_keys(day: int, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
 
 def _month_start(day: int) -> int:
     return ((_EPOCH + timedelta(days=day)).replace(day=1) - _EPOCH).days
+
+
+def narrowest_level(names: Collection[str], period: CalendarPeriod = "day") -> int:
+    """Return the level of sums by day or by month with the fewest rows that has these names."""
+    level = min(
+        (number for number, level_names in _LEVELS.items() if set(names) <= level_names),
+        key=lambda number: len(_LEVELS[number]),
+    )
+    return level if period == "day" else level + _MONTHS
 
 
 # --- reading ---------------------------------------------------------------------------------------
@@ -222,11 +242,7 @@ class _Source:
 
     def _level(self, groups: Sequence[str]) -> int:
         """Return the level with the fewest rows that has the names of the groups and of the filters."""
-        needed = {*groups, *self._filters()} - {"day", "job_id"}
-        return min(
-            (number for number, names in _LEVELS.items() if needed <= names),
-            key=lambda number: len(_LEVELS[number]),
-        )
+        return narrowest_level({*groups, *self._filters()} - {"day", "job_id"})
 
     def _periods(self, groups: Sequence[str], first: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Return the parts of these days: the number to add to the level of days, the first day and the end of each."""

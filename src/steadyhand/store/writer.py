@@ -29,9 +29,9 @@ from sqlalchemy import Connection, Engine
 
 from steadyhand.errors import SteadyhandError, StoreError, StoreUnavailable
 from steadyhand.store.changed_jobs import take_changed
-from steadyhand.store.commit_marks import create_marks
+from steadyhand.store.commit_marks import CommitMarks, create_marks
 from steadyhand.store.driver import undoes_transaction
-from steadyhand.store.outage import next_retry_seconds, outage_reason, unavailable
+from steadyhand.store.outage import is_conflict, next_retry_seconds, outage_reason, unavailable
 
 LINGER_SECONDS = 0.02
 """The least time between commits of events alone; well below the 50 ms that a follower may lag."""
@@ -46,6 +46,7 @@ PATIENCE_SECONDS = 1.0
 """The age of an outage from which an operation that is not held fails at once, without a try of its own."""
 
 _CLOSE_TIMEOUT_SECONDS = 30.0
+_CONFLICT_TRIES = 3
 
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741  # an item
@@ -111,6 +112,7 @@ class BatchWriter:
         linger_seconds: float = LINGER_SECONDS,
         on_commit: Callable[[int, float], None] = lambda _operations, _seconds: None,
         before_commit: Callable[[int, Iterable[int]], None] = lambda _marker, _changed: None,
+        marks: CommitMarks | None = None,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[threading.Condition, float], object] = threading.Condition.wait,
     ) -> None:
@@ -133,7 +135,7 @@ class BatchWriter:
         # The rest belongs to the thread.
         self._held: list[_Operation] = []
         self._doubt: _Doubt | None = None
-        self._marks = create_marks(engine.dialect.name)
+        self._marks = marks or create_marks(engine.dialect.name)
         self._retry_seconds = 0.0
         self._try_began = self._outage_began = 0.0
         self._log = structlog.get_logger("steadyhand.store")
@@ -342,6 +344,16 @@ class BatchWriter:
         return results
 
     def _commit(self, batch: Sequence[_Operation]) -> list[_OperationResult]:
+        """Run a batch in a transaction, and again if the database chose it to end a ring of waits."""
+        for _ in range(_CONFLICT_TRIES):
+            try:
+                return self._commit_once(batch)
+            except Exception as error:  # another node was in the way; nothing of the batch is written
+                if not is_conflict(error):
+                    raise
+        return self._commit_once(batch)
+
+    def _commit_once(self, batch: Sequence[_Operation]) -> list[_OperationResult]:
         try:
             return self._transact(
                 lambda connection: [

@@ -3,21 +3,23 @@
 Each may run again after a rollback, so none keeps state outside the database.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, literal_column, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from steadyhand.errors import Conflict, NotFound
 from steadyhand.events import Event, EventDraft
 from steadyhand.job import ENDED, Job, Run, State, with_store_fields
 from steadyhand.ports import AddResult, ApiKey, IdempotencyKey, ModelCall, RunOutput, TickClaim
-from steadyhand.store import derived, reads, schedules, usage_sums
+from steadyhand.store import announcements, derived, reads, schedules, usage_sums
 from steadyhand.store.bulk_insert import CompiledInsert
 from steadyhand.store.changed_jobs import note_changed
+from steadyhand.store.driver import POSTGRES, execute, fetch_all
 from steadyhand.store.mapping import (
     call_row,
     event_row,
@@ -60,13 +62,15 @@ _FORGET_DELETED = delete(deleted_jobs).where(
     )
 )
 _DELETE_OLD_KEYS = delete(idempotency).where(idempotency.c.created_at <= bindparam("moment"))
-# A bound parameter would not let SQLite use the index of the open calls.
-_IS_OPEN = calls.c.settled == literal_column("0")
-_OPEN_CALLS = select(calls).where(_IS_OPEN)
 _WITH_IDS = jobs.c.id.in_(bindparam("job_ids", expanding=True))
 _DERIVED_COLUMNS = select(*(jobs.c[name] for name in derived.SOURCE_COLUMNS)).where(_WITH_IDS)
 _STATES = select(jobs.c.id, jobs.c.state).where(_WITH_IDS)
 _DELETE_JOBS = delete(jobs).where(_WITH_IDS)
+_CURRENT_RUNS = select(
+    jobs.c.id,
+    jobs.c.state,
+    select(func.max(runs.c.number)).where(runs.c.job == jobs.c.sequence).scalar_subquery().label("number"),
+).where(_WITH_IDS)
 _SELECT_SEQUENCE = select(jobs.c.sequence).where(jobs.c.id == bindparam("job_id"))
 
 
@@ -81,6 +85,7 @@ def add_job(
 ) -> AddResult:
     """Store a new job, and delete idempotency keys older than a day; see `Store.add`."""
     if key is not None:
+        _lock_idempotency(connection, job.api_key_id, key.key)
         oldest = to_microseconds(now - reads.IDEMPOTENCY_TTL)
         connection.execute(_DELETE_OLD_KEYS, {"moment": oldest})
         replayed = reads.get_replayed(connection, job.api_key_id, key, now)
@@ -101,6 +106,15 @@ def add_job(
     return added
 
 
+def _lock_idempotency(connection: Connection, api_key_id: str, key: str) -> None:
+    """Let the same request on another node wait for this transaction. SQLite has one writer at a time."""
+    if connection.dialect.name == POSTGRES:
+        digest = hashlib.sha256(f"{api_key_id} {key}".encode("utf-8", "surrogatepass")).digest()
+        execute(
+            connection, "SELECT pg_advisory_xact_lock(?)", (int.from_bytes(digest[:8], "big", signed=True),)
+        )
+
+
 def add_jobs(
     connection: Connection, jobs_with_drafts: Sequence[tuple[Job, Sequence[EventDraft]]]
 ) -> list[AddResult]:
@@ -119,14 +133,12 @@ def add_jobs(
         ],
     )
     _INSERT_RUN.run(connection, [run_row(sequence, run) for sequence, (job, _) in stored for run in job.runs])
+    numbered = [(sequence, number_events(job.id, 0, drafts)) for sequence, (job, drafts) in stored]
     _INSERT_EVENT.run(
-        connection,
-        [
-            event_row(sequence, event)
-            for sequence, (job, drafts) in stored
-            for event in number_events(job.id, 0, drafts)
-        ],
+        connection, [event_row(sequence, event) for sequence, added in numbered for event in added]
     )
+    for (_, added), (job, _) in zip(numbered, jobs_with_drafts, strict=True):
+        announcements.announce_events(connection, job.id, added)
     return [
         AddResult(with_store_fields(job, len(drafts), sequence), replayed=False)
         for sequence, (job, drafts) in stored
@@ -141,8 +153,13 @@ def update_job(
     drafts: Sequence[EventDraft],
     *,
     hook: OutboxHook | None = None,
+    check_change: Callable[[Connection, Job, Job], None] | None = None,
 ) -> tuple[Job, Sequence[Event]]:
-    """Replace a job; see `Store.update_job`. Its id, sequence and event count never change."""
+    """Replace a job; see `Store.update_job`. Its id, sequence and event count never change.
+
+    `check_change` raises an error to refuse the change, by what the transaction sees.
+    """
+    lock_jobs(connection, [job_id])
     job = reads.get_job(connection, job_id)
     if job is None:
         raise NotFound("Job not found")
@@ -152,6 +169,8 @@ def update_job(
     changed = replace(
         update_function(job), id=job.id, sequence=job.sequence, last_event=job.last_event + len(added)
     )
+    if check_change is not None:
+        check_change(connection, job, changed)
     before, after = job_row(job), job_row(changed)
     note_changed(connection, (job.sequence,))
     _update_row(connection, job.sequence, before, after)
@@ -162,9 +181,22 @@ def update_job(
     )
     _update_runs(connection, job.sequence, job.runs, changed.runs)
     _insert_events(connection, job.sequence, added)
+    announcements.announce_events(connection, job_id, added)
     if hook is not None:
         hook.add(connection, added, lambda: changed)
     return changed, added
+
+
+def lock_jobs(connection: Connection, job_ids: Collection[str]) -> None:
+    """Lock jobs until the end of the transaction, in a statement of its own: what it reads next is then the newest.
+
+    SQLite has one writer at a time. Of Postgres several nodes may write the events of one job.
+    """
+    if connection.dialect.name == POSTGRES:
+        ids = sorted(job_ids)
+        places = ", ".join("?" * len(ids))
+        query = f"SELECT 1 FROM jobs WHERE id IN ({places}) ORDER BY id FOR NO KEY UPDATE"  # noqa: S608  # only places
+        fetch_all(connection, query, ids)
 
 
 def _update_row(
@@ -199,14 +231,18 @@ class EventAppend:
     job_id: str
     drafts: Sequence[EventDraft]
     hook: OutboxHook | None = None
+    run: int | None = None
 
 
 def append_events(connection: Connection, appends: Sequence[EventAppend]) -> list[Sequence[Event]]:
     """Store events with their numbers, of many jobs at once; see `Store.append_events`.
 
-    Raise `NotFound` if one of the jobs does not exist.
+    Raise `NotFound` if one of the jobs does not exist, and `Conflict` if one of the runs is over.
     """
-    last_numbers = reads.last_event_numbers(connection, {each.job_id for each in appends})
+    job_ids = {each.job_id for each in appends}
+    lock_jobs(connection, job_ids)
+    last_numbers = reads.last_event_numbers(connection, job_ids)
+    _require_runs(connection, [(each.job_id, each.run) for each in appends if each.run is not None])
     rows: list[dict[str, Any]] = []
     added: list[Sequence[Event]] = []
     for each in appends:
@@ -220,9 +256,22 @@ def append_events(connection: Connection, appends: Sequence[EventAppend]) -> lis
     note_changed(connection, (row["job"] for row in rows))
     _INSERT_EVENT.run(connection, rows)
     for each, events_added in zip(appends, added, strict=True):
+        announcements.announce_events(connection, each.job_id, events_added)
         if each.hook is not None:
             each.hook.add(connection, events_added, partial(reads.get_job, connection, each.job_id))
     return added
+
+
+def _require_runs(connection: Connection, appends: Sequence[tuple[str, int]]) -> None:
+    """Raise `Conflict` unless each of these runs is the newest of its job, which runs, or no run is stored yet."""
+    if not appends:
+        return
+    rows = connection.execute(_CURRENT_RUNS, {"job_ids": list({job_id for job_id, _ in appends})})
+    current = {row.id: (row.state, row.number) for row in rows}
+    for job_id, run in appends:
+        state, newest = current.get(job_id, (State.RUNNING, None))
+        if newest is not None and (state != State.RUNNING or newest != run):
+            raise Conflict("The run is over.")
 
 
 def save_output(connection: Connection, job_id: str, run: int, output: RunOutput) -> None:
@@ -275,6 +324,7 @@ def save_key(connection: Connection, key: ApiKey) -> None:
     connection.execute(insert(keys), key_row(key))
     if key.revoked_at is not None:
         connection.execute(delete(saved_items).where(saved_items.c.api_key_id == key.id))
+    announcements.announce(connection, announcements.KEYS_CHANNEL)
 
 
 def save_calls(connection: Connection, calls_to_save: Sequence[ModelCall]) -> list[None]:
@@ -284,16 +334,6 @@ def save_calls(connection: Connection, calls_to_save: Sequence[ModelCall]) -> li
     _INSERT_CALL.run(connection, list(rows.values()))
     usage_sums.add_calls(connection, added=rows.values(), removed=earlier)
     return [None] * len(calls_to_save)
-
-
-def settle_open_calls(connection: Connection) -> int:
-    """Settle open calls; see `Ledger.settle_open_calls`."""
-    rows = connection.execute(_OPEN_CALLS).mappings().all()
-    settled = {"settled": 1, "complete": 0, "micros": calls.c.reserved_micros}
-    connection.execute(update(calls).where(_IS_OPEN).values(settled))
-    changed = [{**row, "settled": 1, "complete": 0, "micros": row["reserved_micros"]} for row in rows]
-    usage_sums.add_calls(connection, added=changed, removed=())
-    return len(rows)
 
 
 def _get_sequence(connection: Connection, job_id: str) -> int:

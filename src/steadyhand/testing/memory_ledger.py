@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC
 
@@ -29,9 +29,23 @@ class MemoryLedger:
 
     async def settle_open_calls(self) -> int:
         """Settle what was left open at what it had reserved."""
-        open_calls = [call for call in self.calls.values() if not call.settled]
+        return self._settle([call for call in self.calls.values() if not call.settled])
+
+    async def settle_calls_of_run(self, job_id: str, run: int) -> int:
+        """Settle what a run left open."""
+        of_run = [call for call in self.calls.values() if (call.job_id, call.run) == (job_id, run)]
+        return self._settle([call for call in of_run if not call.settled])
+
+    def _settle(self, open_calls: Sequence[ModelCall]) -> int:
         for call in open_calls:
             self.calls[call.id] = replace(call, settled=True, complete=False, micros=call.reserved_micros)
+        return len(open_calls)
+
+    async def settle_repeated_calls(self, runs: Collection[tuple[str, int]]) -> int:
+        """Settle what these runs left open at nothing."""
+        open_calls = [c for c in self.calls.values() if not c.settled and (c.job_id, c.run) in runs]
+        for call in open_calls:
+            self.calls[call.id] = replace(call, settled=True, complete=False, micros=0)
         return len(open_calls)
 
     async def list_calls(self, job_id: str, limit: int) -> Sequence[ModelCall]:

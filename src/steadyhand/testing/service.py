@@ -87,7 +87,7 @@ class Service:
     """One service and its directory `root`, which has to exist and be traversable for any user.
 
     `claude` is the agent: set in the settings, or, in the classic profile, put on PATH. `env` and `config` (the
-    text of `steadyhand.toml`) and `arguments` of `serve` are added to what a service needs; a value of None takes a
+    text of `steadyhand.toml`) and `arguments` of `command` are added to what a service needs; a value of None takes a
     variable away. `constants` are bounds of waits that a busy machine may need longer, by their full names; only a
     service that is forked has them.
     """
@@ -106,6 +106,7 @@ class Service:
         model: str = UNUSED_MODEL_URL,
         arguments: Sequence[str] = (),
         constants: Mapping[str, float] | None = None,
+        command: str = "serve",
     ) -> None:
         self.root = root
         self._constants = dict(constants or {})
@@ -120,7 +121,7 @@ class Service:
         self._bin = root / "bin"
         self._claude = claude
         self._model = model
-        self._arguments = list(arguments)
+        self._arguments = [command, *arguments]
         self._env = dict(env or {})
         self._process: Process | None = None
         self._http: httpx2.Client | None = None
@@ -173,10 +174,10 @@ class Service:
             require_loopback(environment.get("ANTHROPIC_BASE_URL", "the model's own address"))
         return environment
 
-    def spawn(self) -> Process:
-        """Start the process and wait for nothing; `start` is what most callers want."""
+    def spawn(self, *more: str) -> Process:
+        """Start the process, with more arguments, and wait for nothing; `start` is what most callers want."""
         self._log_offset = self.log_path.stat().st_size if self.log_path.exists() else 0
-        argv = [str(Path(sys.executable).parent / "steadyhand"), "serve", *self._arguments]
+        argv = [str(Path(sys.executable).parent / "steadyhand"), *self._arguments, *more]
         environment = self.environment()
         with self.log_path.open("ab") as log, Path(os.devnull).open("rb") as nothing:
             if self.preloaded is not None and self.preloaded.can_start(environment):
@@ -197,7 +198,28 @@ class Service:
     def start(self) -> Self:
         """Start it and wait until it answers; raises RuntimeError with its log when it does not."""
         self._close_client()  # the port is another one each time
-        process = self.spawn()
+        self.spawn()
+        self._wait_until_ready()
+        return self
+
+    def replace(self, seconds: float = STOP_SECONDS) -> int:
+        """Start the next service, which takes the place of this one; return the exit code of this one.
+
+        The client and its connections stay: they are handed over.
+        """
+        earlier = self.process
+        successor = self.spawn("--replace")
+        try:
+            code = earlier.wait(seconds)
+        except subprocess.TimeoutExpired:
+            successor.kill()
+            self._process = earlier
+            raise
+        self._wait_until_ready()
+        return code
+
+    def _wait_until_ready(self) -> None:
+        process = self.process
 
         def is_ready() -> bool:
             if process.poll() is not None:
@@ -217,7 +239,6 @@ class Service:
         except TimeoutError as error:
             self.kill()
             raise RuntimeError(f"the service did not answer:\n{self.log}") from error
-        return self
 
     @property
     def process(self) -> Process:

@@ -1,7 +1,8 @@
 """The sessions of browsers, the links that open one, and the count of failed sign-ins. All in memory and bounded.
 
 A session belongs to one secret of a key: it ends when the secret is revoked, rotated or expired, when its browser signs
-out, after `IDLE_SECONDS` without a request, and when the service stops.
+out, after `IDLE_SECONDS` without a request, and when the service stops. On many nodes `shared_sessions` has those of
+all; the failures are counted on each node.
 """
 
 import hashlib
@@ -28,8 +29,19 @@ _MAX_ADDRESSES = 10_000
 _TOKEN_BYTES = 32
 
 
-def _digest(token: str) -> str:
+def token_digest(token: str) -> str:
+    """Return the digest of a token or of the secret of a link: the only part that is kept."""
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+
+
+def new_token() -> str:
+    """Return a new token for a cookie, or a new secret for a link."""
+    return secrets.token_urlsafe(_TOKEN_BYTES)
+
+
+def _csrf_token(token: str) -> str:
+    """Return the token of a session's forms: that of its cookie makes it, so that every node knows it."""
+    return hmac.new(token.encode(), b"forms of this session", hashlib.sha256).hexdigest()
 
 
 @dataclass(slots=True)
@@ -39,7 +51,7 @@ class BrowserSession:
     key_digest: str
     begun_at: float
     seen_at: float
-    csrf_token: str = field(default_factory=lambda: secrets.token_urlsafe(_TOKEN_BYTES), repr=False)
+    csrf_token: str = field(repr=False)
     is_open: bool = True
 
     def has_csrf_token(self, token: str) -> bool:
@@ -56,16 +68,21 @@ class BrowserSessions:
 
     def begin(self, key_digest: str) -> str:
         """Begin a session and return the token for its cookie."""
-        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        token = new_token()
+        self.adopt(token, key_digest, 0.0, 0.0)
+        return token
+
+    def adopt(self, token: str, key_digest: str, age: float, idle: float) -> None:
+        """Keep a session that began and was used so many seconds ago, also on another node."""
         now = self._clock()
-        self._sessions[_digest(token)] = BrowserSession(key_digest, now, now)
+        session = BrowserSession(key_digest, now - age, now - idle, _csrf_token(token))
+        self._sessions[token_digest(token)] = session
         while len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)[1].is_open = False
-        return token
 
     def find(self, token: str) -> BrowserSession | None:
         """Return the session of a token, or None if it has ended."""
-        digest, now = _digest(token), self._clock()
+        digest, now = token_digest(token), self._clock()
         session = self._sessions.get(digest)
         if session is None:
             return None
@@ -78,9 +95,17 @@ class BrowserSessions:
 
     def end(self, token: str) -> None:
         """End a session, and the streams of its browser."""
-        session = self._sessions.pop(_digest(token), None)
+        self.end_digest(token_digest(token))
+
+    def end_digest(self, digest: str) -> None:
+        """End the session whose token has this digest."""
+        session = self._sessions.pop(digest, None)
         if session is not None:
             session.is_open = False
+
+    def digests(self) -> frozenset[str]:
+        """Return the digests of the tokens of all sessions that are kept here."""
+        return frozenset(self._sessions)
 
 
 class SignInLinks:
@@ -92,15 +117,15 @@ class SignInLinks:
 
     def create(self, key_digest: str) -> str:
         """Return the secret of a new link for a key's secret. The oldest link ends if there are too many."""
-        secret = secrets.token_urlsafe(_TOKEN_BYTES)
-        self._links[_digest(secret)] = (key_digest, self._clock() + LINK_SECONDS)
+        secret = new_token()
+        self._links[token_digest(secret)] = (key_digest, self._clock() + LINK_SECONDS)
         while len(self._links) > MAX_LINKS:
             self._links.popitem(last=False)
         return secret
 
     def redeem(self, secret: str) -> str | None:
         """Return the digest of the key's secret, and end the link; None if it was used, is too old or unknown."""
-        key_digest, until = self._links.pop(_digest(secret), ("", 0.0))
+        key_digest, until = self._links.pop(token_digest(secret), ("", 0.0))
         return key_digest if key_digest and self._clock() < until else None
 
 

@@ -57,7 +57,7 @@ async def rotate_key(visit: Visit) -> Response:
     key, secret = await visit.context.keyring.rotate(visit.request.path_params["key_id"])
     if visit.key.id == key.id:
         # This very session has ended with the secret; the page still shows the new one.
-        visit.app.sessions.end(visit.cookie)
+        await visit.end_session()
     return _page(visit, key, secret)
 
 

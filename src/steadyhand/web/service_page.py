@@ -1,4 +1,4 @@
-"""The page of the service itself: its node, its schedules, and the place for the doctor."""
+"""The page of the service itself: its nodes, its schedules, and the place for the doctor."""
 
 import contextlib
 import os
@@ -6,12 +6,13 @@ import os
 from starlette.responses import Response
 
 from steadyhand.errors import SteadyhandError
+from steadyhand.web.nodes_page import list_nodes
 from steadyhand.web.schedules_page import list_schedules, may_change
 from steadyhand.web.web_app import Visit
 
 
 async def show_service(visit: Visit) -> Response:
-    """Show this node with its version, slots and load, and the schedules."""
+    """Show the nodes with their versions, slots and loads, and the schedules."""
     visit.caller.require_scope("read")
     options, control = visit.context.options, visit.control
     problem = None
@@ -24,8 +25,8 @@ async def show_service(visit: Visit) -> Response:
         averages = os.getloadavg()
     return visit.page(
         "service.html",
-        node=options.node or "this node",
-        version=options.version,
+        here=options.node,
+        nodes=await list_nodes(visit),
         load=control.load(),
         problem=problem,
         schedules=[

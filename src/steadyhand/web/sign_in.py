@@ -41,21 +41,22 @@ async def sign_in(visit: Visit) -> Response:
     except Unauthenticated:
         visit.app.failures.add(visit.address)
         return visit.page("sign_in.html", 401, next=target, message="This key is not known here.")
-    return _begin_session(visit, secret_digest(secret), target)
+    return await _begin_session(visit, secret_digest(secret), target)
 
 
-def _begin_session(visit: Visit, key_digest: str, target: str) -> Response:
+async def _begin_session(visit: Visit, key_digest: str, target: str) -> Response:
     if visit.cookie:
-        visit.app.sessions.end(visit.cookie)  # a session never goes over to another key
+        await visit.end_session()  # a session never goes over to another key
     response = visit.redirect(target)
-    set_session_cookie(visit.request, response, visit.app.sessions.begin(key_digest), secure=visit.is_secure)
+    token = await visit.begin_session(key_digest)
+    set_session_cookie(visit.request, response, token, secure=visit.is_secure)
     return response
 
 
 async def sign_out(visit: Visit) -> Response:
     """End the session of this browser."""
     await visit.read_form()
-    visit.app.sessions.end(visit.cookie)
+    await visit.end_session()
     response = visit.redirect("/ui/sign-in")
     set_session_cookie(visit.request, response, "", secure=visit.is_secure)
     return response
@@ -70,23 +71,24 @@ async def redeem_link(visit: Visit) -> Response:
     """Begin a session for the secret of a link, which ends the link."""
     # A link cannot be guessed, so it also opens the page for an address whose sign-ins with keys are refused for now.
     fields = await visit.read_open_form()
-    key_digest = visit.app.links.redeem(fields.get("secret", ""))
+    key_digest = await visit.redeem_link(fields.get("secret", ""))
     if key_digest is None or visit.context.keyring.find_by_digest(key_digest) is None:
         visit.app.failures.add(visit.address)
         message = "This link was used or is older than a minute. Run `steadyhand open` again."
         return visit.page("sign_in.html", 401, next="/", message=message)
-    return _begin_session(visit, key_digest, "/")
+    return await _begin_session(visit, key_digest, "/")
 
 
 async def create_link(app: WebApp, request: Request) -> Response:
     """Create a sign-in link for the key of the request's Bearer token, as JSON: for `steadyhand open`."""
     get_caller(request)
     key_digest = secret_digest(bearer_token(request.scope["headers"]))
-    public_url = get_context(request).options.public_url
-    base = public_url.rstrip("/") if public_url else ""
+    options = get_context(request).options
+    secret = await app.create_link(key_digest, options.page_sessions)
+    base = options.public_url.rstrip("/") if options.public_url else ""
     document = {
         "object": "sign_in_link",
-        "url": f"{base}/ui/open#{app.links.create(key_digest)}",
+        "url": f"{base}/ui/open#{secret}",
         "expires_in": int(LINK_SECONDS),
     }
     return json_response(document, 201, headers={"cache-control": "no-store"})

@@ -23,11 +23,18 @@ from steadyhand.errors import (
     Unauthenticated,
 )
 from steadyhand.event_log import Pulse
-from steadyhand.ports import ApiKey
-from steadyhand.web.browser_sessions import BrowserSession, BrowserSessions, SignInFailures, SignInLinks
+from steadyhand.ports import ApiKey, PageSessions
+from steadyhand.web.browser_sessions import (
+    BrowserSession,
+    BrowserSessions,
+    SignInFailures,
+    SignInLinks,
+    new_token,
+)
 from steadyhand.web.doctor_runs import DoctorRuns
 from steadyhand.web.headers import add_security_headers, check_same_origin, cookie_name, is_secure
 from steadyhand.web.renderer import Renderer
+from steadyhand.web.shared_sessions import SharedSessions
 from steadyhand.web.static_files import StaticFiles
 from steadyhand.web.uploads import MAX_BODY_BYTES as MAX_UPLOAD_FORM_BYTES
 from steadyhand.web.uploads import MEDIA_TYPE, Upload, parse_upload_form
@@ -56,9 +63,47 @@ class Visit:
         self.context: ApiContext = get_context(request)
         self.nonce = secrets.token_urlsafe(16)
         self.is_secure = is_secure(request, self.context.options.public_url)
+        self.signed_in: SignedIn | None = None
+        self._sign_in()
+
+    def _sign_in(self) -> None:
         self.signed_in = self._find_session()
         if self.signed_in is not None:
-            request.scope[CALLER_KEY_SCOPE_KEY] = self.signed_in.key.id
+            self.request.scope[CALLER_KEY_SCOPE_KEY] = self.signed_in.key.id
+
+    @property
+    def _shared(self) -> SharedSessions | None:
+        return self.app.shared_sessions(self.context.options.page_sessions)
+
+    async def look_elsewhere(self) -> None:
+        """Look for the session of this browser on other nodes, if there are any."""
+        shared = self._shared
+        if shared is None or not self.cookie:
+            return
+        if self.signed_in is not None:
+            await shared.touch(self.cookie)
+        elif await shared.learn(self.cookie):
+            self._sign_in()
+
+    async def begin_session(self, key_digest: str) -> str:
+        """Begin a session, on all nodes, and return the token for its cookie."""
+        if self._shared is None:
+            return self.app.sessions.begin(key_digest)
+        token = new_token()
+        await self._shared.begin(token, key_digest)
+        return token
+
+    async def end_session(self) -> None:
+        """End the session of this browser, on all nodes."""
+        self.app.sessions.end(self.cookie)
+        if self._shared is not None:
+            await self._shared.end(self.cookie)
+
+    async def redeem_link(self, secret: str) -> str | None:
+        """Return the digest of the secret of a link's key, and end the link; None if there is no such link."""
+        if self._shared is not None:
+            return await self._shared.redeem_link(secret)
+        return self.app.links.redeem(secret)
 
     @property
     def control(self) -> Control:
@@ -183,6 +228,18 @@ class WebApp:
         self.renderer = Renderer(self.files)
         self.doctor = DoctorRuns()
         self.pulse = Pulse(PULSE_SECONDS)
+        self._shared: SharedSessions | None = None
+
+    def shared_sessions(self, table: PageSessions | None) -> SharedSessions | None:
+        """Return the sessions of all nodes; None if there is one node."""
+        if table is not None and self._shared is None:
+            self._shared = SharedSessions(self.sessions, table)
+        return self._shared
+
+    async def create_link(self, key_digest: str, table: PageSessions | None) -> str:
+        """Return the secret of a new sign-in link."""
+        shared = self.shared_sessions(table)
+        return self.links.create(key_digest) if shared is None else await shared.create_link(key_digest)
 
     def route(self, path: str, handler: PageHandler, method: str = "GET") -> Route:
         """Return the route of a page. Errors become pages, and every response has the security headers."""
@@ -190,6 +247,7 @@ class WebApp:
         async def handle(request: Request) -> Response:
             visit = Visit(self, request)
             try:
+                await visit.look_elsewhere()
                 response = await handler(visit)
             except Unauthenticated:
                 response = _sign_in_redirect(visit)

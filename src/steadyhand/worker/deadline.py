@@ -11,8 +11,9 @@ from steadyhand.ports import StopSignal
 class RunDeadline:
     """Requests a run to stop when its seconds are over; `cancel` ends that."""
 
-    def __init__(self, stop: StopSignal, seconds: float) -> None:
-        self.waited_seconds = 0.0
+    def __init__(self, stop: StopSignal, seconds: float, waited_seconds: float = 0.0) -> None:
+        """Start the clock. It has stood still for `waited_seconds` before, in an earlier service."""
+        self.waited_seconds = waited_seconds
         """The seconds so far in which the clock stood still."""
         self._stop = stop
         self._seconds_left = seconds

@@ -16,6 +16,8 @@ from steadyhand.ports import (
     HeldRuns,
     JobTracing,
     Ledger,
+    LocalNodeCalls,
+    NodeCalls,
     OrphanedRun,
     Queue,
     Runner,
@@ -42,6 +44,8 @@ class WorkerConfig:
     keep_checkouts: timedelta | None = timedelta(days=1)
     """How long the checkout of an ended job is kept for a run that resumes it."""
     max_bytes: int | None = None
+    progress_seconds: float | None = None
+    """The shortest time between two times at which the work of a run is stored for other nodes; None is never."""
     max_waiting_runs: int = 8
     """How many processes may wait for results of their clients' tools beside the jobs that run."""
     max_waiting_runs_per_key: int = 16
@@ -85,3 +89,4 @@ class WorkerDeps:
     """The job and the run of each that a stop left, and that no service took up in time."""
     warm_runners: Mapping[str, WarmRunner] = field(default_factory=dict)
     """The runners that can start processes before their jobs are there."""
+    node_calls: NodeCalls = field(default_factory=LocalNodeCalls)

@@ -63,6 +63,7 @@ class Retention:
     async def _work(self) -> None:
         began = time.monotonic()
         has_more = True
+        await self._checkouts.save_pending()
         while has_more and time.monotonic() - began < WORK_SECONDS:
             has_more = await self._look_for_old_jobs()
             has_more = await self._store.maintain() or has_more
@@ -86,7 +87,7 @@ class Retention:
             self._log.exception("files.left")
 
     async def remove_files_of_deleted_jobs(self) -> None:
-        """Remove what is left of jobs that the store has deleted: by an earlier service, or from another node.
+        """Remove the rest of jobs that the store has deleted, by an earlier service, or from another node.
 
         The store has to say so itself. A job that it does not know may be one of another database, or newer than the
         backup that somebody restored.
@@ -97,7 +98,7 @@ class Retention:
                 await self._remove_files(job_id)
 
     async def _remove_files(self, job_id: str) -> None:
-        """Remove the files of a deleted job; the next look at the files removes what cannot be removed now."""
+        """Remove the files of a deleted job; the next look at the files removes the rest."""
         try:
             await self._checkouts.delete_job(job_id)
         except (WorkspaceError, OSError) as error:

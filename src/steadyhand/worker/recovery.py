@@ -16,8 +16,8 @@ from steadyhand.job import Job, Outcome, OutcomeType, State
 from steadyhand.ports import Claim, JobFilter, OrphanedRun
 from steadyhand.retry import is_resumable, requeued
 from steadyhand.worker.deps import WorkerDeps
-from steadyhand.worker.hold import is_in_place
 from steadyhand.worker.job_end import RUNNING
+from steadyhand.worker.results import node_death_outcome
 from steadyhand.worker.run_executor import QUEUED, RunExecutor
 from steadyhand.worker.take_up import StoredEvents
 from steadyhand.worker.warm_slot import read_supervisor
@@ -59,30 +59,46 @@ class Recovery:
                 await self._deps.config.kill_leftovers(*supervisor)
         orphans = {(each.job_id, each.run): each for each in self._deps.orphans}
         for job in await self._store.list_in_states(RUNNING):
-            orphan = orphans.get((job.id, job.run))
-            claim = await self._claim_again(job, orphan)
-            if claim is not None:
-                self.taken_up.append((claim, orphan))
-                continue
-            if orphan is not None:
-                await self._end_orphan(orphan)
-            if (job.id, job.run) in self._deps.ended_after_stop:
-                await self._interrupt(job, "The service stopped, and none was there in time.", planned=True)
-                continue
-            await self._interrupt(job, "The service stopped without warning.")
+            if self._is_own(job):
+                await self._recover_running(job, orphans.get((job.id, job.run)))
         known = {id(orphan) for _, orphan in self.taken_up}
         for orphan in self._deps.orphans:  # those whose jobs have ended meanwhile
             if id(orphan) not in known:
                 await self._end_orphan(orphan)
-        await self._requeue_interrupted()
+        await self._queue.recovered()
+        await self.requeue_interrupted()
         for job in await self._store.list_in_states(PARKED):
             self._deps.parked.add(job)
             self._deps.metrics.parked.add(job.id)
-        queued = await self._store.list_in_states(QUEUED)
+        queued = [] if self._queue.is_shared else await self._store.list_in_states(QUEUED)
         spared = {claim.job.id for claim, _ in self.taken_up}
         await self._deps.checkouts.remove_leftovers(spared | await self._resumable_job_ids())
         for job in queued:
             await self._queue.requeue(job)
+        await self._queue.repair()
+
+    def _is_own(self, job: Job) -> bool:
+        """Return True if this node has to end a running job that it does not hold. Others may use the same store."""
+        return not self._queue.is_shared or (bool(job.runs) and job.runs[-1].node == self._deps.config.node)
+
+    async def _recover_running(self, job: Job, orphan: OrphanedRun | None) -> None:
+        claim = await self._claim_again(job, orphan)
+        if claim is not None:
+            if orphan is not None and job.spec.tools:
+                self._deps.tool_calls.expect(job.id)
+            self.taken_up.append((claim, orphan))
+            return
+        if orphan is not None:
+            await self._end_orphan(orphan)
+        try:
+            if (job.id, job.run) in self._deps.ended_after_stop:
+                await self._interrupt(job, "The service stopped, and none was there in time.", planned=True)
+            else:
+                await self._interrupt(job, "The service stopped without warning.")
+        except (Conflict, NotFound):
+            if not self._queue.is_shared:
+                raise
+            self._log.info("job.moved_elsewhere", job=job.id)  # another node took this one for dead
 
     async def _claim_again(self, job: Job, orphan: OrphanedRun | None) -> Claim | None:
         """Claim a job whose run an earlier service left; None if the run cannot go on."""
@@ -98,9 +114,8 @@ class Recovery:
 
         A run that would be held has a record before its agent gets the prompt.
         """
-        held_runs, agent = self._deps.held_runs, self._deps.catalog.agent(job.agent)
-        is_held = not job.spec.tools and not is_in_place(self._deps.catalog.workspace(job.workspace))
-        if held_runs is None or not is_held or agent.warm or agent.live_seconds:
+        agent = self._deps.catalog.agent(job.agent)
+        if self._deps.held_runs is None or agent.warm or agent.live_seconds:
             return False
         run = job.runs[-1]
         if job.begin != "fresh" or run.supervisor is not None or (job.id, job.run) in self._deps.lost_runs:
@@ -122,7 +137,7 @@ class Recovery:
                 await self._give_to_holder(seen)
             except (Conflict, NotFound):
                 self._log.debug("job.moved_elsewhere", job=seen.job_id)
-        await self._requeue_interrupted()
+        await self.requeue_interrupted()
         # Stored before the first read: a failure since then starts another round.
         self._failures, self._lost_ends = failures, lost_ends
 
@@ -165,6 +180,8 @@ class Recovery:
         # No await from here to the change: nobody else takes the job meanwhile.
         if job is None or (job.state, job.run) != (seen.state, seen.run) or self._is_held(seen.job_id):
             return
+        if job.state is State.RUNNING and not self._is_own(job):
+            return
         self._log.warning("job.recovered", job=job.id, state=job.state)
         if job.state is State.RUNNING:
             await self._interrupt(job, "The service lost the run while its store failed.")
@@ -180,11 +197,14 @@ class Recovery:
         if job.as_answered.state.ended:
             await self._executor.ender.end_answered(job)
             return
-        await self._executor.ender.end(job, Outcome(OutcomeType.INTERRUPTED, reason), planned=planned)
+        # Without other nodes it is the operator who starts it again and again.
+        is_death = self._queue.is_shared and not planned
+        outcome = node_death_outcome(job, reason) if is_death else Outcome(OutcomeType.INTERRUPTED, reason)
+        await self._executor.ender.end(job, outcome, planned=planned)
         self._log.warning("job.interrupted", job=job.id)
 
-    async def _requeue_interrupted(self) -> None:
-        """Queue the interrupted jobs whose `on_interrupt` says so, the oldest first."""
+    async def requeue_interrupted(self) -> None:
+        """Queue the interrupted jobs whose `on_interrupt` says so, the oldest first. Of several nodes one does it."""
         for job in await self._store.list_restarted():
             start_mode, now = job.at_start or "fresh", self._deps.config.clock()
             drafts = [EventDraft(job.run, now, StateChanged(job.state, State.QUEUED, reason=start_mode))]

@@ -10,7 +10,7 @@ from steadyhand.job_warnings import WarningCode
 from steadyhand.money import format_dollars
 from steadyhand.outcome import OUTCOMES, AgentResult, error_info
 from steadyhand.ports import Harvest, RunReport, TokenCounts, UsageTotal
-from steadyhand.retry import elapsed_seconds, recovery_start_mode
+from steadyhand.retry import MAX_NODE_DEATHS, count_node_deaths, elapsed_seconds, recovery_start_mode
 
 MAX_COST_DIFFERENCE_PERCENT = 5
 """The maximum difference between the reported and the counted cost without a warning."""
@@ -56,6 +56,22 @@ def park_reason(outcome: Outcome) -> str:
 def update_newest_run(job: Job, **values: Any) -> Job:
     """Return a job with its newest run changed."""
     return replace(job, runs=(*job.runs[:-1], replace(job.runs[-1], **values)))
+
+
+def node_death_outcome(job: Job, detail: str) -> Outcome:
+    """Return the outcome of the newest run of a job, whose node died."""
+    outcome = Outcome(OutcomeType.INTERRUPTED, detail, node_died=True)
+    deaths = count_node_deaths(job, outcome)
+    if deaths < MAX_NODE_DEATHS:
+        return outcome
+    reason = f"{detail} {deaths} nodes died while this job ran on them, so it is not run again by itself."
+    return replace(outcome, detail=reason)
+
+
+def update_run(job: Job, run: int, **values: Any) -> Job:
+    """Return a job with a run changed, which is its newest; else raise `Conflict`."""
+    require_run(job, run)
+    return update_newest_run(job, **values)
 
 
 def require_run(job: Job, run: int) -> None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
 
+from steadyhand.errors import Conflict
 from steadyhand.event_log import MAX_BACKLOG, EventLog
 from steadyhand.events import (
     STEP_TYPES,
@@ -98,14 +99,19 @@ class RunEventWriter:
         clock: Callable[[], datetime],
         *,
         on_overflow: Callable[[], None] = lambda: None,
+        on_refused: Callable[[], None] = lambda: None,
         steps: int = 0,
     ) -> None:
-        """Create it. `steps` is the number of stored events of the run in `STEP_TYPES`."""
+        """Create it. `steps` is the number of stored events of the run in `STEP_TYPES`.
+
+        `on_refused` is called if the run is over in the store: others have ended it.
+        """
         self._recorder = recorder
         self._job_id = job_id
         self._run = run
         self._clock = clock
         self._on_overflow = on_overflow
+        self._on_refused = on_refused
         self._drafts: deque[tuple[EventDraft, int]] = deque()
         self._unstored = 0
         self._held_bytes = 0
@@ -120,6 +126,11 @@ class RunEventWriter:
         self._live_text = LiveTextBuffer(recorder.publish_live, partial(recorder.live_text_seconds, job_id))
         self.left_out = 0
         """The number of events that did not fit during an outage."""
+
+    @property
+    def run_number(self) -> int:
+        """The number of the run."""
+        return self._run
 
     async def emit(self, body: EventBody | TextDelta) -> None:
         """Queue an event; publish a piece of text soon, except for an end that may begin a secret."""
@@ -236,5 +247,8 @@ class RunEventWriter:
                 await self._changed.wait()
                 continue
             batch = [self._drafts.popleft() for _ in range(min(len(self._drafts), self.MAX_BATCH))]
-            await self._recorder.append(self._job_id, [draft for draft, _ in batch])
+            try:
+                await self._recorder.append(self._job_id, [draft for draft, _ in batch], run=self._run)
+            except Conflict:
+                self._on_refused()  # nothing of this run is stored any more
             self._count_stored(batch)

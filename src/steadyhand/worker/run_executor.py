@@ -47,18 +47,21 @@ from steadyhand.worker.deps import WorkerDeps
 from steadyhand.worker.hold import hold_spec
 from steadyhand.worker.job_end import RUNNING, JobEnder
 from steadyhand.worker.live_start import adopt_checkout, runner_of
+from steadyhand.worker.parent_process import ParentProcesses
 from steadyhand.worker.parents import find_ancestor, find_earlier_files
 from steadyhand.worker.results import (
     RunResult,
     cost_difference_warning,
     failed_outcome,
-    update_newest_run,
+    require_run,
+    update_run,
     with_left_out_events,
 )
 from steadyhand.worker.run_cost import reported_call, with_metered_usage
 from steadyhand.worker.run_event_writer import RunEventWriter
 from steadyhand.worker.run_harvest import harvest_run
 from steadyhand.worker.run_phases import RunPhases
+from steadyhand.worker.run_progress import progress_saved
 from steadyhand.worker.run_scope import RunScope
 from steadyhand.worker.run_start import start_events, started_job
 from steadyhand.worker.stoppable import (
@@ -89,6 +92,7 @@ class RunExecutor:
             count_surplus=self._count_surplus_runs,
         )
         self.warm_pool = WarmPool(deps, self._workspace, waiting_runs=self.waiting_runs.staying)
+        self.parent_processes = ParentProcesses(deps, self.warm_pool)
         self._clock = deps.config.clock
         self.leave_functions: dict[str, Callable[[], bool]] = {}
         """The functions that leave the runs that are held now, by the ids of their jobs; see `RunSpec.on_kept`."""
@@ -114,14 +118,18 @@ class RunExecutor:
             await (self._run(claim, has_begun=has_begun) if orphan is None else self._take_up(claim, orphan))
         except (Conflict, NotFound) as error:
             log.info("job.moved_elsewhere", reason=error.detail)
-        except Exception:  # the boundary of a job
+        except Exception as error:  # the boundary of a job
+            if isinstance(error, ExceptionGroup) and error.split((Conflict, NotFound))[1] is None:
+                log.info("job.moved_elsewhere", reason="while its end was stored")
+                return
             log.exception("job.failed_internally")
-            await self._end_after_internal_error(claim.job.id)
+            await self._end_after_internal_error(claim)
 
-    async def _end_after_internal_error(self, job_id: str) -> None:
+    async def _end_after_internal_error(self, claim: Claim) -> None:
+        job_id = claim.job.id
         try:
             job = await read_patiently(lambda: self._deps.store.get(job_id))
-            if job is not None and not job.state.ended:
+            if job is not None and not job.state.ended and self._is_own(job, claim):
                 if job.as_answered.state.ended:
                     await self.ender.end_answered(job)
                     return
@@ -129,6 +137,14 @@ class RunExecutor:
         except SteadyhandError:
             self.lost_ends += 1
             self._log.exception("job.end_not_kept", job=job_id)
+
+    def _is_own(self, job: Job, claim: Claim) -> bool:
+        """Return True unless another node holds a job by now, whose run would be ended with the one of this claim."""
+        if not self._deps.queue.is_shared:
+            return True
+        if job.state is State.RUNNING:
+            return job.runs[-1].node == self._deps.config.node and self._deps.queue.holds(job.id)
+        return job.state is State.QUEUED and job.run == claim.job.run
 
     async def _run(self, claim: Claim, *, has_begun: bool = False) -> None:
         """Run a claimed job from its start to its stored end.
@@ -172,7 +188,9 @@ class RunExecutor:
             finally:
                 scope.deadline.cancel()
             await self._finish(job, checkout, result, events)
-            if self._deps.held_runs is not None:
+            if slot is not None and slot.agent is not None and slot.is_kept:
+                slot.agent.end_hold()
+            elif self._deps.held_runs is not None:
                 await self._deps.held_runs.remove(job.id, job.run)
 
     async def _read_beginning(self, job: Job) -> TakenUp:
@@ -188,9 +206,12 @@ class RunExecutor:
         stored = await read_patiently(lambda: StoredEvents.read(self._deps.store, job))
         self._log.info("run.taken_up", job=job.id, run=job.run, ended=orphan.exit is not None)
         async with AsyncExitStack() as stack:
-            scope = await self._open_scope(job, claim, stack, TakenUp(orphan, stored, self._clock))
+            results = await held_runs.read_results(job.id, job.run)
+            taken_up = TakenUp(orphan, stored, self._clock, results)
+            scope = await self._open_scope(job, claim, stack, taken_up)
             try:
                 checkout = await self._deps.checkouts.rejoin(job, self._workspace(job))
+                checkout = replace(checkout, slot=orphan.place)
                 result = await self._run_agent(job, checkout, scope)
             except RunError as error:
                 await held_runs.end(orphan)
@@ -200,6 +221,7 @@ class RunExecutor:
                 self.lost_ends += 1  # it goes on by the rules of the start
                 return
             finally:
+                self._deps.tool_calls.forget_expected(job.id)
                 scope.deadline.cancel()
             await self._finish(job, checkout, result, scope.events)
             await held_runs.remove(job.id, job.run)
@@ -214,9 +236,16 @@ class RunExecutor:
         """Begin to store the events of a run and to count its time."""
         event_log = self._deps.event_log
         secrets = stack.enter_context(ExitStack())
-        on_overflow = partial(claim.stop.request, StopReason.STORE)
         steps = 0 if taken_up is None else taken_up.stored.steps
-        events = RunEventWriter(event_log, job.id, job.run, self._clock, on_overflow=on_overflow, steps=steps)
+        events = RunEventWriter(
+            event_log,
+            job.id,
+            job.run,
+            self._clock,
+            on_overflow=partial(claim.stop.request, StopReason.STORE),
+            on_refused=partial(claim.stop.request, StopReason.SHUTDOWN),
+            steps=steps,
+        )
         await stack.enter_async_context(events.running())
         stored_phases = () if taken_up is None else taken_up.stored.phases
         phases = RunPhases(event_log, job, self._clock, events.emit, stored_phases)
@@ -224,7 +253,9 @@ class RunExecutor:
         seconds_left = max(0.0, job.timeout_seconds - job.used_seconds)
         if taken_up is not None:
             seconds_left = taken_up.seconds_left(job)
-        return RunScope(claim, events, RunDeadline(claim.stop, seconds_left), secrets, taken_up)
+        waited = 0.0 if taken_up is None else taken_up.stored.waited_seconds
+        deadline = RunDeadline(claim.stop, seconds_left, waited)
+        return RunScope(claim, events, deadline, secrets, taken_up)
 
     async def _end_unstarted(
         self,
@@ -285,12 +316,15 @@ class RunExecutor:
         warm_agent = None if slot is None else slot.agent
         node = deps.config.node
         session_id = str(uuid.uuid4()) if warm_agent is None else warm_agent.session_id
-        return await deps.event_log.update_job(
+        started = await deps.event_log.update_job(
             job.id,
             QUEUED,
             lambda old: started_job(old, now, ancestor, node=node, new_session_id=session_id),
             [EventDraft(job.run + 1, now, body) for body in start_events(ancestor)],
         )
+        if ancestor is not None and held is None:
+            self.parent_processes.continued_here(ancestor.job)
+        return started
 
     async def _prepare_checkout(
         self, job: Job, workspace: Workspace, claim: Claim, slot: WarmSlot | None
@@ -321,11 +355,13 @@ class RunExecutor:
             if scope.orphan is None:
                 group.create_task(self._save_checkout(job, checkout, events), name=f"checkout {job.id}")
 
-            def spawned(pid: int, started: int) -> None:
-                group.create_task(self._save_supervisor(job, pid, started), name=f"supervisor {job.id}")
-
             storing: list[asyncio.Task[None]] = []
             async with AsyncExitStack() as open_gateway:
+                note_holder = await open_gateway.enter_async_context(
+                    progress_saved(
+                        deps.checkouts, job, checkout, deps.config.progress_seconds, orphan=scope.orphan
+                    )
+                )
                 # It reads what the job has spent.
                 access = await read_patiently(
                     lambda: open_gateway.enter_async_context(self._open_gateway(context, scope, slot))
@@ -335,14 +371,14 @@ class RunExecutor:
                 spec = self._run_spec(
                     context,
                     access,
-                    ClientToolCaller(deps, self.waiting_runs, claim, events, scope.deadline),
-                    on_spawned=spawned,
+                    ClientToolCaller(deps, self.waiting_runs, claim, events, scope.deadline, scope.taken_up),
+                    on_spawned=partial(self._spawned, group, job, note_holder),
                     earlier_files=session_files,
                 )
                 spec = replace(
                     spec,
                     orphan=scope.orphan,
-                    hold=hold_spec(deps.held_runs, context, access, scope, slot),
+                    hold=hold_spec(deps, context, access, scope, slot),
                     on_kept=partial(self._note_kept, job.id),
                 )
                 early = EarlyAnswer(events, job, access, self._clock)
@@ -443,12 +479,23 @@ class RunExecutor:
             return slot.access.open_run(context, emit)
         return nullcontext() if gateway is None else gateway.open_run(context, emit, scope.orphan)
 
+    def _spawned(
+        self,
+        group: asyncio.TaskGroup,
+        job: Job,
+        note_holder: Callable[[int, int], None],
+        pid: int,
+        started: int,
+    ) -> None:
+        group.create_task(self._save_supervisor(job, pid, started), name=f"supervisor {job.id}")
+        note_holder(pid, started)
+
     async def _save_supervisor(self, job: Job, pid: int, started: int) -> None:
         try:
             await self._deps.store.update_job(
                 job.id,
                 RUNNING,
-                lambda old: update_newest_run(old, supervisor=pid, supervisor_started=started),
+                lambda old: update_run(old, job.run, supervisor=pid, supervisor_started=started),
                 hold=True,
             )
         except (Conflict, NotFound):
@@ -459,7 +506,7 @@ class RunExecutor:
         if checkout.commit is None and not checkout.warnings:
             return
         try:
-            await events.update_job(RUNNING, lambda old: _with_checkout(old, checkout), ())
+            await events.update_job(RUNNING, lambda old: _with_checkout_of(old, job.run, checkout), ())
         except (Conflict, NotFound):
             self._log.debug("checkout.not_noted", job=job.id)
 
@@ -510,6 +557,12 @@ class RunExecutor:
 async def _emit_warnings(checkout: Checkout, events: RunEventWriter) -> None:
     for warning in checkout.warnings:
         await events.emit(WarningEvent(warning.code, warning.message))
+
+
+def _with_checkout_of(job: Job, run: int, checkout: Checkout) -> Job:
+    """Return a job with the commit and the warnings of the checkout of a run, if that is its newest."""
+    require_run(job, run)
+    return _with_checkout(job, checkout)
 
 
 def _with_checkout(job: Job, checkout: Checkout) -> Job:

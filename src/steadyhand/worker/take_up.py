@@ -23,12 +23,14 @@ from steadyhand.events import (
     SteerUsed,
     TextDelta,
     Thinking,
+    ToolCallsAnswered,
+    ToolCallsRequested,
     ToolFinished,
     ToolStarted,
     UsageReported,
     WarningEvent,
 )
-from steadyhand.job import Job
+from steadyhand.job import Job, ToolOutput
 from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import Emit, OrphanedRun, Store
 
@@ -76,6 +78,10 @@ class StoredEvents:
     """The start of each tool call that has not ended."""
     phases: set[str] = field(default_factory=set)
     """The phases that have begun."""
+    asked: dict[frozenset[str], datetime | None] = field(default_factory=dict)
+    """The ids of the calls of the client's tools, by turns; with the time of the turn that has no results yet."""
+    waited_seconds: float = 0.0
+    """The time that the run waited for results of earlier turns."""
 
     @classmethod
     async def read(cls, store: Store, job: Job) -> "StoredEvents":
@@ -95,6 +101,13 @@ class StoredEvents:
             self.open_tools[str(event.data.get("tool_id"))] = event.at
         elif event.type == ToolFinished.type:
             self.open_tools.pop(str(event.data.get("tool_id")), None)
+        elif event.type == ToolCallsRequested.type:
+            self.asked[frozenset(str(call["id"]) for call in event.data["calls"])] = event.at
+        elif event.type == ToolCallsAnswered.type:
+            for ids, asked_at in self.asked.items():
+                if asked_at is not None:
+                    self.waited_seconds += (event.at - asked_at).total_seconds()
+                    self.asked[ids] = None
         elif event.type == PhaseStarted.type:
             self.phases.add(str(event.data.get("phase")))
         elif event.type == WarningEvent.type:
@@ -118,14 +131,41 @@ class TakenUp:
     orphan: OrphanedRun | None
     stored: StoredEvents
     clock: Callable[[], datetime]
+    results: Mapping[str, ToolOutput] = field(default_factory=dict)
+    """Results of the client's tools that the agent may not have got, by the ids of their calls."""
 
     def seconds_left(self, job: Job) -> float:
         """Return the seconds until the deadline of the run, which is the newest of its job."""
         if self.orphan is not None:
-            return max(0.0, float(self.orphan.facts["deadline"]) - asyncio.get_running_loop().time())
+            waited = self.stored.waited_seconds + sum(
+                (self.clock() - asked_at).total_seconds()
+                for asked_at in self.stored.asked.values()
+                if asked_at
+            )
+            return max(0.0, float(self.orphan.facts["deadline"]) + waited - asyncio.get_running_loop().time())
         started = job.runs[-1].started_at or self.clock()
         elapsed = (self.clock() - started).total_seconds()
         return max(0.0, job.timeout_seconds - job.used_seconds - elapsed)
+
+    def was_asked(self, call_ids: frozenset[str]) -> bool:
+        """Return True if the event of these calls of the client's tools is stored."""
+        return call_ids in self.stored.asked
+
+    def seconds_since_asked(self, call_ids: frozenset[str]) -> float:
+        """Return the time that calls have waited for their results; 0 if they have them, or were not sent."""
+        asked_at = self.stored.asked.get(call_ids)
+        return 0.0 if asked_at is None else max(0.0, (self.clock() - asked_at).total_seconds())
+
+    def results_of(self, call_ids: frozenset[str]) -> Mapping[str, ToolOutput] | None:
+        """Return the results of calls that the agent had not got; None if they have none.
+
+        Raise `NotTakenUp` if the event of their answer is stored and they are lost.
+        """
+        if not self.was_asked(call_ids) or self.stored.asked[call_ids] is not None:
+            return None
+        if not call_ids <= self.results.keys():
+            raise NotTakenUp("The results of the client's tools had not reached the agent.")
+        return {call_id: self.results[call_id] for call_id in call_ids}
 
     def has_begun(self, phase: str) -> bool:
         """Return True if the event of a phase is stored."""

@@ -44,6 +44,8 @@ class WarmPlan:
         self._key_of = key_of
         self._available = available
         self._records = records
+        self._taken_numbers = {orphan.place for orphan in deps.orphans}
+        """Those of runs that an earlier service left in processes that had waited."""
 
     def is_short_of_memory(self) -> bool:
         """Return True if the machine has no memory for processes that wait."""
@@ -52,7 +54,7 @@ class WarmPlan:
 
     def free_number(self) -> int:
         """Return a number for a new slot that no claim of the queue and no other slot has."""
-        used = {slot.number for slot in self._slots}
+        used = {slot.number for slot in self._slots} | self._taken_numbers
         return next(
             number for number in range(self._deps.config.first_warm_slot, 1 << 30) if number not in used
         )

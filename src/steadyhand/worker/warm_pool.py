@@ -337,6 +337,14 @@ class WarmPool:
         slot.is_kept = False
         await self._end(slot)
 
+    def end_live(self, job_id: str, run: int) -> int:
+        """End the processes that hold the conversation of a job as of this run, and return their number."""
+        slots = [
+            slot for slot in self._slots if slot.is_ready and (slot.live_job, slot.live_run) == (job_id, run)
+        ]
+        self._drop(slots)
+        return len(slots)
+
     def slot_of(self, job_id: str) -> WarmSlot | None:
         """Return the slot whose checkout a job has."""
         return next((slot for slot in self._slots if slot.job_id == job_id), None)

@@ -50,6 +50,9 @@ async def open_slot(
         on_spawned=partial(on_spawned, slot.checkout.paths),
         model_access=slot.access.model_access,
         on_listening=slot.access.on_listening,
+        hold=None
+        if deps.held_runs is None or not runner.is_sandboxed
+        else deps.held_runs.idle_spec(slot.access.listener),
     )
     rehearsing = slot.access.rehearsing if slot.access.can_rehearse else None
     slot.agent = await stack.enter_async_context(runner.prepare(spec, rehearsing, initialise=initialise))

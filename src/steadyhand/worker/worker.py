@@ -3,18 +3,20 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import structlog
 
-from steadyhand.errors import SteadyhandError, StoreUnavailable
+from steadyhand.errors import Conflict, NotFound, SteadyhandError, StoreUnavailable
 from steadyhand.events import EventDraft, StateChanged
-from steadyhand.job import Outcome, OutcomeType, State
+from steadyhand.job import Job, Outcome, OutcomeType, State
 from steadyhand.outcome import StopReason
 from steadyhand.ports import Claim, OrphanedRun
 from steadyhand.worker.deps import WorkerDeps
 from steadyhand.worker.job_end import HARVEST_SECONDS
 from steadyhand.worker.job_retention import Retention
+from steadyhand.worker.lost_runs import SWEEP_SECONDS, LostRuns
 from steadyhand.worker.parked import MAX_PARKED, park_deadline, waits_for_credential
 from steadyhand.worker.recovery import PARKED, Recovery
 from steadyhand.worker.results import unparked_job
@@ -30,6 +32,7 @@ class Worker:
         self._deps = deps
         self._executor = RunExecutor(deps)
         self._recovery = Recovery(deps, self._executor)
+        self._lost_runs = LostRuns(deps, self._executor, self._recovery)
         self._retention = Retention(deps)
         self._store = deps.store
         self._queue = deps.queue
@@ -37,6 +40,8 @@ class Worker:
         self._active = 0
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._draining = False
+        self._left: set[str] = set()
+        """The jobs whose runs go on without this process."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._log = structlog.get_logger("steadyhand.worker")
@@ -53,6 +58,10 @@ class Worker:
         """Recover after a stop or a crash: end unfinished runs as `interrupted` and fill the queue."""
         await self._recovery.recover_all()
 
+    async def end_lost_run(self, job_id: str) -> None:
+        """End the run of a job whose node died, on this one; the job then follows its `on_interrupt`."""
+        await self._lost_runs.end_run(job_id)
+
     # --- operation -------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -62,6 +71,9 @@ class Worker:
             group.create_task(self._retention.run(), name="retention")
             group.create_task(self._executor.waiting_runs.run(), name="waiting runs")
             group.create_task(self._executor.warm_pool.run(), name="warm pool")
+            if self._queue.is_shared:
+                group.create_task(self._sweep(), name="sweep")
+            group.create_task(self._executor.parent_processes.run(), name="parent processes")
             for claim, orphan in self._recovery.taken_up:
                 self._start(group, claim, orphan, has_begun=True)
             while True:
@@ -86,7 +98,8 @@ class Worker:
         try:
             await self._executor.execute(claim, orphan, has_begun=has_begun)
         finally:
-            await self._queue.release(claim)
+            is_left = claim.job.id in self._left
+            await (self._queue.leave(claim) if is_left else self._queue.release(claim))
             self._active -= 1
             self._tasks.pop(claim.job.id, None)
             self._executor.changed.set()
@@ -108,12 +121,40 @@ class Worker:
                 self._executor.lost_ends += 1  # a job may have been taken out of its place and not stored
             await asyncio.sleep(MAINTENANCE_SECONDS)
 
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                if not self._draining:
+                    await self._lost_runs.sweep()
+            except StoreUnavailable as error:
+                self._log.debug("sweep.postponed", reason=error.detail)
+            except (SteadyhandError, OSError):
+                self._log.exception("sweep.failed")
+
     async def _end_expired(self) -> None:
         for job_id in await self._queue.list_expired(self._clock()):
             if await self._queue.cancel(job_id) == "withdrawn":
                 job = await self._store.get(job_id)
                 if job is not None:
                     await self._executor.ender.end(job, Outcome(OutcomeType.EXPIRED), expected=QUEUED)
+
+    async def _end_parked(self, job: Job, outcome: Outcome) -> None:
+        try:
+            await self._executor.ender.end(job, outcome, expected=PARKED)
+        except (Conflict, NotFound):
+            self._log.debug("job.moved_elsewhere", job=job.id)
+
+    async def _unpark_job(self, job: Job, now: datetime) -> None:
+        drafts = [EventDraft(job.run, now, StateChanged(job.state, State.QUEUED, reason="the wait is over"))]
+        try:
+            job = await self._deps.event_log.update_job(
+                job.id, PARKED, lambda old: unparked_job(old, now), drafts
+            )
+        except (Conflict, NotFound):
+            self._log.debug("job.moved_elsewhere", job=job.id)  # a caller or another node was faster
+            return
+        await self._queue.requeue(job)
 
     async def _unpark(self) -> None:
         """Queue the parked jobs whose wait is over; end those that have waited too long."""
@@ -128,15 +169,9 @@ class Worker:
                 outcome = Outcome(
                     OutcomeType.TIMEOUT, f"The job waited {MAX_PARKED.days} days for {obstacle}."
                 )
-                await self._executor.ender.end(job, outcome, expected=PARKED)
+                await self._end_parked(job, outcome)
                 continue
-            drafts = [
-                EventDraft(job.run, now, StateChanged(job.state, State.QUEUED, reason="the wait is over"))
-            ]
-            job = await self._deps.event_log.update_job(
-                job_id, PARKED, lambda old: unparked_job(old, now), drafts
-            )
-            await self._queue.requeue(job)
+            await self._unpark_job(job, now)
 
     def _has_credential(self, agent: str) -> bool:
         """Return True unless the model's service rejects the credential of an agent; a start takes it as good."""
@@ -145,13 +180,14 @@ class Worker:
 
     # --- shutdown --------------------------------------------------------------------------
 
-    async def drain(self) -> None:
+    async def drain(self, *, accepts_jobs: bool = False) -> None:
         """Stop claiming; let runs end by themselves for `drain_seconds`, then stop them.
 
-        Runs that may outlive the service are waited for no longer than the others, and left to the next service.
+        Runs that may outlive the service are waited for no longer than the others, and left to the next service. With
+        `accepts_jobs` that service also gets the jobs that come meanwhile.
         """
         self._draining = True
-        self._queue.drain()
+        self._queue.drain(accepts_jobs=accepts_jobs)
         self._executor.warm_pool.close()
         await self._until_left_alone(self._deps.config.drain_seconds)
         others = [job_id for job_id in self._tasks if job_id not in self._executor.leave_functions]
@@ -171,6 +207,7 @@ class Worker:
         for job_id, leave in list(self._executor.leave_functions.items()):
             if leave():
                 self._log.info("run.left", job=job_id)
+                self._left.add(job_id)
                 self._tasks[job_id].cancel()
             else:
                 await self._queue.cancel(job_id, StopReason.SHUTDOWN)

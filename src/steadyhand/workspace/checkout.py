@@ -13,6 +13,7 @@ from steadyhand.errors import WorkspaceError
 from steadyhand.job import Job, JobWarning
 from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import AgentFiles, Checkout, Harvest, Instructions, JobPaths, SandboxExec
+from steadyhand.ports.artifacts import FileName
 from steadyhand.redact import Redactor
 from steadyhand.retry import continues_parent
 from steadyhand.workspace.ahead import has_same_definitions, is_same_base, lay_refs
@@ -123,6 +124,12 @@ class GitCheckouts:
     async def has_session(self, job_id: str) -> bool:
         """Return True if the job has a config directory; the session is in it."""
         return await asyncio.to_thread(self.job_paths(job_id).config_dir.is_dir)
+
+    async def find_file(self, job_id: str, name: FileName) -> Path | None:
+        """Return the path of a file that a job has left; None if there is none."""
+        files = self.job_paths(job_id)
+        path = {"diff": files.diff, "bundle": files.bundle, "transcript": files.transcript}[name]
+        return path if await asyncio.to_thread(path.is_file) else None
 
     # --- definitions -----------------------------------------------------------------------
 
@@ -347,7 +354,13 @@ class GitCheckouts:
             return replace(checkout, warnings=(*checkout.warnings, _WORK_LOST))
         return checkout
 
-    # --- after the run ---------------------------------------------------------------------
+    # --- during and after the run ----------------------------------------------------------
+
+    async def save_progress(self, job: Job, checkout: Checkout) -> None:
+        """Do nothing: the files of a job are on this machine alone."""
+
+    async def save_pending(self) -> None:
+        """Do nothing, as `save_progress`."""
 
     async def harvest(self, checkout: Checkout) -> Harvest:
         """Store the diff, the commits and the transcript. Add a warning for each part that cannot be stored."""
@@ -377,16 +390,24 @@ class GitCheckouts:
         return await self._to_checkout(files, slot, created)
 
     async def rejoin(self, job: Job, workspace: Workspace) -> Checkout:
-        """Return the private checkout in which the agent of an earlier service still works; nothing in it changes."""
+        """Return the checkout in which the agent of an earlier service still works; nothing in it changes."""
         files = self.job_paths(job.id)
         note = await asyncio.to_thread(read_note, files)
-        if note is None or note.in_place:
-            raise WorkspaceError("The run has no checkout of its own.")
+        if note is None or note.in_place != _is_in_place(workspace):
+            raise WorkspaceError("The run has no checkout.")
+        if note.in_place:
+            return await self._rejoin_in_place(workspace, files, note)
         if job.is_on_uncommitted:
             workspace = without_repository_rights(workspace)
         slot = 0 if note.user is None or self._base_uid is None else note.user - self._base_uid
         created = await self.factory.rejoin(job, workspace, files, note)
         return replace(await self._to_checkout(files, slot, created), uid=note.user, warnings=())
+
+    async def _rejoin_in_place(self, workspace: Workspace, files: JobPaths, note: CheckoutNote) -> Checkout:
+        checkout = await self._in_place.prepare(workspace, files, 0, update=False)
+        instructions = await self._in_place.instructions(workspace)
+        definitions = {**instructions.definitions, **self._own_definitions()}
+        return replace(checkout, uid=note.user, commit=note.commit, definitions=definitions, warnings=())
 
     async def list_retained(self) -> Mapping[str, datetime]:
         """Return the jobs that have a checkout, each with the time of its last preparation."""

@@ -65,6 +65,17 @@ class Harvester:
         self._settings = settings
         self._seconds = seconds
 
+    async def save_progress(self, checkout: Checkout, results: JobPaths) -> None:
+        """Write the diff and the bundle of a run that goes on to `results`, as far as its work has come.
+
+        The agent works meanwhile, so a file may be in it half written. Raise `WorkspaceError` or `TimeoutError`.
+        """
+        try:
+            async with asyncio.timeout(self._seconds) as bound:
+                await self._changes(checkout, [], functools.partial(_extend, bound), results)
+        finally:
+            await asyncio.to_thread(_clean_up, results)
+
     async def harvest(self, checkout: Checkout) -> Harvest:
         """Store the transcript, the diff and the commits. A part that cannot be stored becomes a warning."""
         warnings: list[JobWarning] = []
@@ -111,7 +122,11 @@ class Harvester:
         )
 
     async def _changes(
-        self, checkout: Checkout, warnings: list[JobWarning], on_progress: Callable[[float], None]
+        self,
+        checkout: Checkout,
+        warnings: list[JobWarning],
+        on_progress: Callable[[float], None],
+        results: JobPaths | None = None,
     ) -> Changes | None:
         if checkout.workspace.repository is None or checkout.commit is None:
             return None
@@ -122,7 +137,7 @@ class Harvester:
         refs, layer = await asyncio.to_thread(_read_given, checkout)
         if layer is not None and layer.is_empty:
             return None
-        context = HarvestContext(checkout, checkout.commit, warnings)
+        context = HarvestContext(checkout, checkout.commit, warnings, results)
         own_branch = work_branch(context.job_id, sandboxed=self._sandbox_exec is not None)
         given = GivenRefs(None if refs is None else {own_branch.encode(): context.base.encode(), **refs})
         imported = await HarvestImport(

@@ -6,7 +6,7 @@ from pathlib import Path
 from steadyhand.errors import WorkspaceError
 from steadyhand.job import JobWarning
 from steadyhand.job_warnings import WarningCode
-from steadyhand.ports import Checkout
+from steadyhand.ports import Checkout, JobPaths
 from steadyhand.workspace import shortstat
 from steadyhand.workspace.filesystem import TRAVERSABLE, make_dir, remove_tree
 from steadyhand.workspace.git import MIB, Git, scrub
@@ -41,14 +41,20 @@ def work_branch(job_id: str, *, sandboxed: bool) -> str:
 
 
 class HarvestContext:
-    """One harvest: its folders, its base commit and its warnings. `folder` is removed after it."""
+    """One harvest: its folders, its base commit and its warnings. `folder` is removed after it.
 
-    def __init__(self, checkout: Checkout, base: str, warnings: list[JobWarning]) -> None:
+    The diff and the bundle go to `results`, which are the job's own files unless the run goes on.
+    """
+
+    def __init__(
+        self, checkout: Checkout, base: str, warnings: list[JobWarning], results: JobPaths | None = None
+    ) -> None:
         self.checkout = checkout
         self.base = base
         self.warnings = warnings
         self.files = checkout.paths
-        self.folder = checkout.paths.root / "harvest"
+        self.results = results or checkout.paths
+        self.folder = self.results.root / "harvest"
         self.import_dir = self.folder / "import.git"
         remove_tree(self.folder)
         make_dir(self.folder, TRAVERSABLE)
@@ -98,7 +104,7 @@ class HarvestContext:
 
     async def write_diff(self, git: Git, cwd: Path, *revisions: str) -> tuple[int, int, int]:
         """Write the diff and return its size: files, insertions, deletions."""
-        part = self.files.diff.with_name("diff.part")
+        part = self.results.diff.with_name("diff.part")
         with part.open("wb") as file:
             result = await git.run(
                 *DIFF, "--binary", "--full-index", *revisions, "--",
@@ -106,12 +112,12 @@ class HarvestContext:
             )  # fmt: skip
         if result.overflowed:
             part.unlink()
-            self.files.diff.unlink(missing_ok=True)
+            self.results.diff.unlink(missing_ok=True)
             self.warn(WarningCode.DIFF_TOO_LARGE, "The diff is larger than 64 MiB and was not kept.")
         elif result.code != 0:
             part.unlink()
             raise WorkspaceError(f"git diff failed: {result.reason}")
         else:
-            part.replace(self.files.diff)
+            part.replace(self.results.diff)
         counts = await git.run(*DIFF, "--shortstat", *revisions, "--", cwd=cwd, seconds=DIFF_SECONDS)
         return shortstat.parse(counts.text)

@@ -39,7 +39,7 @@ class HarvestResults:
             await self._run("update-ref", self._branch, imported.head)
             files, insertions, deletions = await self._write_checked_diff(base, imported.head)
         else:
-            self._context.files.diff.unlink(missing_ok=True)
+            self._context.results.diff.unlink(missing_ok=True)
         carried = await self._write_bundle()
         changes = [*(self._change_of(each, name, carried) for name, each in refs), *deleted]
         return Changes(
@@ -69,7 +69,7 @@ class HarvestResults:
 
     async def _diff_makes(self, base: str, head: str) -> bool:
         """Return true if the diff, applied to the tree of `base`, makes that of `head`; also if there is none."""
-        diff = self._context.files.diff
+        diff = self._context.results.diff
         if not diff.exists():
             return True  # it is too large, and a warning says so
         env = {"GIT_DIR": str(self._repository), "GIT_INDEX_FILE": str(self._repository / "check.index")}
@@ -114,7 +114,7 @@ class HarvestResults:
 
         Nothing is written if there is nothing new: the agent only moved back in history.
         """
-        base, head, bundle = self._context.base, self._imported.head, self._context.files.bundle
+        base, head, bundle = self._context.base, self._imported.head, self._context.results.bundle
         negative = [base]
         if not await self._brings_given_commits(head):
             negative += self._given_refs.commits[:_CONNECTED_HEADS]

@@ -220,11 +220,17 @@ def transient_paths(files: JobPaths) -> tuple[Path, ...]:
         files.home,
         *layers,
         root / "harvest",
+        progress_paths(files).root,
         base_dir(files),
         base_index_path(files),
         refs,
         given_path(files),
     )
+
+
+def progress_paths(files: JobPaths) -> JobPaths:
+    """Return the paths of the work of a run that goes on, before it is stored for other nodes."""
+    return JobPaths(files.root / "progress")
 
 
 def overlay_dirs(files: JobPaths) -> tuple[Path, Path]:

@@ -16,6 +16,9 @@ from steadyhand.api.examples import examples
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
 
 ROUTES = {
+    ("get", "/v1/nodes"),
+    ("post", "/v1/nodes/{name}/drain"),
+    ("post", "/v1/nodes/{name}/undrain"),
     ("get", "/v1/schedules"),
     ("post", "/v1/schedules"),
     ("get", "/v1/schedules/{name}"),
@@ -167,7 +170,7 @@ def test_every_error_is_the_one_body_in_its_media_type(document: dict[str, Any])
         native = path.startswith(
             (
                 *("/v1/jobs", "/v1/agents", "/v1/workspaces", "/v1/keys", "/v1/usage", "/v1/forecast"),
-                *("/v1/tools", "/v1/callbacks", "/v1/schedules", "/livez", "/readyz"),
+                *("/v1/tools", "/v1/callbacks", "/v1/schedules", "/v1/nodes", "/livez", "/readyz"),
             )
         )
         media = "application/problem+json" if native else "application/json"

@@ -37,7 +37,7 @@ async def main():
     hold = HoldSpec(folder, "job", 1, float(seconds), None, {"slot": 3})
     async with AgentProcess.start(LaunchSpec(command, hold=hold)) as process:
         if keep == "keep":
-            process.keep()
+            process.hold.keep()
         print(process.pid, flush=True)
         while await process.stdout.read(1000):
             pass

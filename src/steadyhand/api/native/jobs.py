@@ -11,6 +11,7 @@ from starlette.responses import FileResponse, Response
 
 from steadyhand import json_schema
 from steadyhand.api.native.event_stream import event_stream_response
+from steadyhand.api.native.nodes import queue_reason
 from steadyhand.api.native.serializers import event_json, job_item_json, job_json, list_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
@@ -75,7 +76,10 @@ def build_work_submission(body: WorkRequest) -> Submission:
     if body.output_schema is not None:
         json_schema.check_output_schema(body.output_schema, "/output_schema")
     shared_fields = _SPEC_FIELDS & type(body).model_fields.keys()
-    spec, command = JobSpec(**{name: getattr(body, name) for name in shared_fields}), body.command
+    values = {name: getattr(body, name) for name in shared_fields}
+    for name in ("labels", "not_on_nodes"):
+        values[name] = tuple(sorted(set(values.get(name) or ())))
+    spec, command = JobSpec(**values), body.command
     return Submission(
         spec=replace(
             spec,
@@ -210,7 +214,11 @@ async def get_job(request: Request, job_id: JobId) -> Response:
     job = await (
         context.control.wait(caller, job_id, seconds) if seconds else context.control.get(caller, job_id)
     )
-    document = json_bytes(job_json(job, context.control.position(job)))
+    body = job_json(job, context.control.position(job))
+    reason = await queue_reason(context, job)
+    if reason is not None:
+        body["queue_reason"] = reason
+    document = json_bytes(body)
     headers["etag"] = etag = f'"{hashlib.sha256(document).hexdigest()[:32]}"'
     headers["vary"] = "authorization"
     headers["cache-control"] = "private, no-cache"

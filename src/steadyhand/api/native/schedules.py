@@ -261,7 +261,7 @@ def _template_json(schedule: Schedule) -> bodies.ScheduledJob:
     template, spec = schedule.spec.job, schedule.spec.job.spec
     callback, schema = spec.callback, spec.output_schema
     metadata: dict[str, Any] = {} if spec.metadata is None else dict(spec.metadata)
-    return {
+    body: bodies.ScheduledJob = {
         "prompt": spec.prompt,
         "title": spec.title,
         "agent": template.agent,
@@ -284,6 +284,11 @@ def _template_json(schedule: Schedule) -> bodies.ScheduledJob:
         if callback is None
         else {"receiver": url_origin(callback.url), "events": list(callback.events), "body": callback.body},
     }
+    if spec.labels:
+        body["labels"] = list(spec.labels)
+    if spec.not_on_nodes:
+        body["not_on_nodes"] = list(spec.not_on_nodes)
+    return body
 
 
 def tick_json(tick: ScheduleTick) -> bodies.ScheduleTick:

@@ -105,6 +105,10 @@ def job_json(job: Job, position: int | None) -> native_bodies.Job:
     if callback is not None:
         receiver = url_origin(callback.url)
         body["callback"] = {"receiver": receiver, "events": list(callback.events), "body": callback.body}
+    if job.spec.labels:
+        body["labels"] = list(job.spec.labels)
+    if job.spec.not_on_nodes:
+        body["not_on_nodes"] = list(job.spec.not_on_nodes)
     return body
 
 

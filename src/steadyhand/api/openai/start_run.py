@@ -20,6 +20,7 @@ from steadyhand.api.openai.run_failure import (
 from steadyhand.api.transport.body import fingerprint
 from steadyhand.api.transport.context import ApiContext, as_job_owner
 from steadyhand.api.transport.params import parse_idempotency_key
+from steadyhand.api.transport.waiting_clients import RequestKey
 from steadyhand.clock import utc_now
 from steadyhand.control import Caller, Submission
 from steadyhand.errors import InvalidRequest, NotFound
@@ -75,7 +76,7 @@ async def start_run(
     retry_count = request.headers.get(RETRY_COUNT_HEADER)
     if not may_reconnect(request):
         return StartedRun((await _submit(context, caller, submission)).job, replayed=False)
-    request_key = (caller.key_id, await _fingerprint_in_thread([request.url.path, json_body]))
+    request_key: RequestKey = (caller.key_id, await _fingerprint_in_thread([request.url.path, json_body]))
     earlier_job = None
     if is_silent_retrier(request):
         earlier_job = await _find_lost_run(
@@ -115,8 +116,11 @@ async def _fingerprint_in_thread(value: Any) -> str:
     return await asyncio.to_thread(fingerprint, value)
 
 
-async def _find_repeated_run(context: ApiContext, caller: Caller, request_key: tuple[str, str]) -> Job | None:
-    job_id = context.waiting_clients.find_job(request_key)
+async def _find_repeated_run(context: ApiContext, caller: Caller, request_key: RequestKey) -> Job | None:
+    return await _get_run(context, caller, await context.waiting_clients.find_job_anywhere(request_key))
+
+
+async def _get_run(context: ApiContext, caller: Caller, job_id: str | None) -> Job | None:
     if job_id is None:
         return None
     try:
@@ -129,17 +133,16 @@ async def _find_repeated_run(context: ApiContext, caller: Caller, request_key: t
     return job if finished_at is None or utc_now() - finished_at <= REPEAT_WINDOW else None
 
 
-async def _find_recent_failure(
-    context: ApiContext, caller: Caller, request_key: tuple[str, str]
-) -> Job | None:
-    job = await _find_repeated_run(context, caller, request_key)
+async def _find_recent_failure(context: ApiContext, caller: Caller, request_key: RequestKey) -> Job | None:
+    # Each first request comes here: other nodes are not asked.
+    job = await _get_run(context, caller, context.waiting_clients.find_job(request_key))
     if job is None or job.finished_at is None or job.state not in _FAILED_STATES or is_answered(job):
         return None
     return job if utc_now() - job.finished_at <= FAILURE_REPEAT_WINDOW else None
 
 
 async def _find_lost_run(
-    context: ApiContext, caller: Caller, request_key: tuple[str, str], *, is_stream: bool
+    context: ApiContext, caller: Caller, request_key: RequestKey, *, is_stream: bool
 ) -> Job | None:
     """Return the run whose response was lost or was a failure, if the request is repeated when the library retries.
 
@@ -147,12 +150,12 @@ async def _find_lost_run(
     ended, and after a stream that was finished, also by calls; the library does not retry in these cases.
     """
     job = await _find_repeated_run(context, caller, request_key)
-    if job is None or context.waiting_clients.has_waiter(job.id):
+    if job is None or await context.waiting_clients.is_awaited_anywhere(job.id):
         return None
     if job.finished_at is None and is_answered(job.as_answered):
         return None  # as at once after its end
     if job.finished_at is None:
-        unattended = context.waiting_clients.unattended_seconds(job.id)
+        unattended = await context.waiting_clients.unattended_seconds_anywhere(job.id)
         if unattended is None or not MIN_RETRY_SECONDS <= unattended <= MAX_RETRY_SECONDS:
             return None
         has_open_calls = is_stream and await context.control.open_tool_calls(as_job_owner(caller), job.id)
@@ -198,5 +201,5 @@ async def cancel_abandoned_run(
     """Cancel a run whose client disconnected, unless another client waits for it or reconnects within `seconds`."""
     if may_reconnect(request):
         await asyncio.sleep(seconds)
-    if not context.waiting_clients.has_waiter(job_id):
+    if not await context.waiting_clients.is_awaited_anywhere(job_id):
         await context.control.cancel(as_job_owner(caller), job_id)

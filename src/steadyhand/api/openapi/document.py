@@ -17,6 +17,7 @@ from steadyhand.api.schemas import (
     classic_bodies,
     forecast_bodies,
     native_bodies,
+    node_bodies,
     openai_bodies,
     openai_requests,
     requests,
@@ -34,6 +35,7 @@ _BODY_MODULES = (
     forecast_bodies,
     tool_bodies,
     schedule_bodies,
+    node_bodies,
     openai_bodies,
 )
 _DESCRIPTION = (
@@ -149,7 +151,7 @@ def _component_schemas() -> dict[str, Any]:
     modes: list[tuple[type, JsonSchemaMode]] = [
         *(
             (model, "validation")
-            for module in (requests, schedule_bodies, openai_requests)
+            for module in (requests, schedule_bodies, node_bodies, openai_requests)
             for model in _public_classes(module)
             if issubclass(model, BaseModel)
         ),
@@ -163,6 +165,7 @@ def _component_schemas() -> dict[str, Any]:
                 forecast_bodies,
                 tool_bodies,
                 schedule_bodies,
+                node_bodies,
                 openai_bodies,
             )
             for body in _public_classes(module)

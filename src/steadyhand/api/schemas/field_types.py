@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from steadyhand.agents import NAME_PATTERN, NAME_RULE, parse_agent_name
 from steadyhand.errors import InvalidRequest
 from steadyhand.money import to_micros
+from steadyhand.placement import LABEL_PATTERN, MAX_LABELS, NODE_NAME_PATTERN
 
 Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 _KIBIBYTE = 1024
@@ -147,6 +148,10 @@ CallbackUrlText = Annotated[
 """The URL of a callback; the operation checks it."""
 EndpointNameText = Annotated[str, Field(pattern=rf"^{NAME_PATTERN.pattern}$", max_length=64)]
 EndpointAgents = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=100)]
+NodeLabel = Annotated[str, Field(pattern=rf"^{LABEL_PATTERN.pattern}$")]
+NodeName = Annotated[str, Field(pattern=rf"^{NODE_NAME_PATTERN.pattern}$")]
+NodeLabels = Annotated[list[NodeLabel], Field(max_length=MAX_LABELS)]
+NodeNames = Annotated[list[NodeName], Field(max_length=MAX_LABELS)]
 Prompt = Annotated[str, AfterValidator(validate_not_blank), _string_schema(pattern=r"\S")]
 Dollars = Annotated[float, Field(gt=0, le=MAX_DOLLARS, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]

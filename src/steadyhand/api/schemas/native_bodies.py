@@ -175,6 +175,13 @@ class CallbackReceiver(TypedDict):
     body: Literal["thin", "full", "openai"]
 
 
+class QueueReason(TypedDict):
+    """The reason why no node can take a job that waits; it starts by itself when one can."""
+
+    code: Literal["no_node", "drained"]
+    detail: str
+
+
 class JobItem(TypedDict):
     """A job as it stands in a list."""
 
@@ -219,6 +226,18 @@ class JobItem(TypedDict):
     links: Links
     callback: NotRequired[
         Annotated[CallbackReceiver, Field(description="The receiver of its events, if it names one.")]
+    ]
+    labels: NotRequired[
+        Annotated[list[str], Field(description="The labels that its node must have, if it asks for any.")]
+    ]
+    not_on_nodes: NotRequired[
+        Annotated[list[str], Field(description="The nodes that it must not run on, if it names any.")]
+    ]
+    queue_reason: NotRequired[
+        Annotated[
+            QueueReason,
+            Field(description="The reason why no node can take it now; only in `GET` of the job."),
+        ]
     ]
 
 

@@ -32,6 +32,8 @@ from steadyhand.api.schemas.field_types import (
     KeyName,
     Metadata,
     ModelName,
+    NodeLabels,
+    NodeNames,
     Prompt,
     Seconds,
     SessionId,
@@ -114,6 +116,12 @@ class WorkRequest(BaseModel):
     )
     max_turns: Annotated[int, Field(ge=1, le=10_000)] | None = None
     effort: Effort | None = None
+    labels: NodeLabels | None = Field(
+        default=None, description="The labels that its node must have, beside those that the agent asks for."
+    )
+    not_on_nodes: NodeNames | None = Field(
+        default=None, description="The nodes that it must not run on, beside those of the agent."
+    )
     callback_url: CallbackUrlText | None = Field(
         default=None,
         description="Where the service posts the events of the job. Later turns keep it. Its path and its query are "

@@ -1,6 +1,6 @@
 """Bodies of the routes for schedules: those of requests, and those of responses."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
@@ -122,6 +122,8 @@ class ScheduledJob(TypedDict):
     max_turns: int | None
     effort: str | None
     append_system_prompt: str | None
+    labels: NotRequired[list[str]]
+    not_on_nodes: NotRequired[list[str]]
     publish: Publish | None
     on_interrupt: OnInterrupt | None
     callback: CallbackReceiver | None

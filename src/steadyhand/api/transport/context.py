@@ -16,7 +16,17 @@ from steadyhand.keyring import Keyring
 from steadyhand.log_context import add_log_fields
 from steadyhand.metrics.exposition import Scrape
 from steadyhand.metrics.names import MetricScope
-from steadyhand.ports import CallbackEndpoints, DoctorCheck, Schedules, Scope, ToolNames
+from steadyhand.ports import (
+    CallbackEndpoints,
+    DoctorCheck,
+    LocalNodeCalls,
+    NodeCalls,
+    PageSessions,
+    Schedules,
+    Scope,
+    ToolNames,
+)
+from steadyhand.ports.nodes import Nodes
 from steadyhand.redact import NO_REDACTION, Redactor
 
 MEBIBYTE = 1024 * 1024
@@ -46,8 +56,9 @@ class ApiOptions:
     `redactor` removes live secrets from errors.
     `on_response` gets the group, the status and the seconds until the head of each response but those of probes.
     `scrape` returns the metrics of some scopes for an `Accept` header; without it there is no `/metrics`.
-    `schedules` are the operations on schedules. `node` is the name of this service in the runs of jobs. `run_doctor`
-    runs the checks of `steadyhand doctor`.
+    `schedules` are the operations on schedules, `nodes` those on nodes. `node` is the name of this service in the runs
+    of jobs. `run_doctor` runs the checks of `steadyhand doctor`. By `node_calls` other nodes are asked for the clients
+    that wait there. `page_sessions` are those of all nodes, if there may be several.
     """
 
     profile: Literal["default", "classic"] = "default"
@@ -70,8 +81,11 @@ class ApiOptions:
     on_response: Callable[[str, int, float], None] = lambda _routes, _status, _seconds: None
     scrape: Callable[[str, frozenset[MetricScope]], Awaitable[Scrape]] | None = None
     schedules: Schedules | None = None
+    nodes: Nodes | None = None
     node: str = ""
+    page_sessions: PageSessions | None = None
     run_doctor: Callable[[], AsyncGenerator[Sequence[DoctorCheck], None]] | None = None
+    node_calls: NodeCalls = field(default_factory=LocalNodeCalls)
 
 
 @dataclass(frozen=True, slots=True)

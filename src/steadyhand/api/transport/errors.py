@@ -49,6 +49,8 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "draining": 503,
     "unavailable": 503,
     "query_too_slow": 503,
+    "node_gone": 503,
+    "node_busy": 503,
 }
 """Statuses of codes that differ from the status of their class."""
 

@@ -4,13 +4,14 @@ import ipaddress
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from steadyhand.api.transport.auth import bearer_token
 from steadyhand.api.transport.context import CALLER_KEY_SCOPE_KEY, ApiOptions
 from steadyhand.api.transport.errors import (
     CLASSIC_SCOPE_KEY,
@@ -20,7 +21,7 @@ from steadyhand.api.transport.errors import (
     internal_error_response,
     route_group,
 )
-from steadyhand.errors import CallerError, Forbidden, RetryLater
+from steadyhand.errors import CallerError, Forbidden, RetryLater, Unauthenticated
 from steadyhand.log_context import set_log_fields
 from steadyhand.redact import Redactor
 
@@ -114,6 +115,14 @@ def _normalize_path(path: str) -> str:
     return normalized if normalized.startswith("/v1/") else path
 
 
+def _token(scope: Scope) -> bytes:
+    """Return the Bearer token of a request; empty if there is none."""
+    try:
+        return bearer_token(scope["headers"])
+    except Unauthenticated:
+        return b""
+
+
 class RequestMiddleware:
     """Pure ASGI middleware: sets `x-request-id` on every response and turns every exception into a response."""
 
@@ -125,8 +134,11 @@ class RequestMiddleware:
         redactor: Redactor,
         is_classic: bool = False,
         on_response: Callable[[str, int, float], None] = lambda _routes, _status, _seconds: None,
+        learn_key: Callable[[bytes], Awaitable[None]] | None = None,
     ) -> None:
+        """Create it. `learn_key` is awaited with each token, if other nodes may have created its key."""
         self._app = app
+        self._learn_key = learn_key
         self._on_response = on_response
         self._is_classic = is_classic
         self._redactor = redactor
@@ -164,6 +176,7 @@ class RequestMiddleware:
         try:
             _check_connection(scope)
             self._hosts.check(scope)
+            await self._learn(scope)
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             pass  # nobody is left to be answered
@@ -178,6 +191,10 @@ class RequestMiddleware:
             await internal_error_response(scope)(scope, receive, send_with_id)
         finally:
             self._log_request(scope, status, time.monotonic() - begun_at)
+
+    async def _learn(self, scope: Scope) -> None:
+        if self._learn_key is not None:
+            await self._learn_key(_token(scope))
 
     def _log_request(self, scope: Scope, status: int | None, seconds: float) -> None:
         """Log one line for a request that is no probe; `status` is `None` if it was not answered."""

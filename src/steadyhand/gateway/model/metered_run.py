@@ -116,14 +116,15 @@ class MeteredRun:
         except TimeoutError as error:
             raise BudgetQueueFull from error
         reserve = self.estimate_cost(model, size)
+        call_id = f"{_ID_SOURCE.getrandbits(96):024x}"
         try:
-            reservation = await self._billing.budgets.admit(self._budget_account, reserve)
+            reservation = await self._billing.budgets.admit(self._budget_account, reserve, call_id)
         except BudgetExhausted as exhausted:
             self.exhausted_budget = exhausted.text
             raise
         job = self._work.job
         call = ModelCall(
-            id=f"{_ID_SOURCE.getrandbits(96):024x}",
+            id=call_id,
             job_id=job.id,
             run=job.run,
             api_key_id=job.api_key_id,
@@ -184,9 +185,10 @@ class MeteredRun:
                 call, tokens=measured.tokens, micros=micros, priced=is_known, complete=measured.complete
             )
             self._update_estimates(open_call.size, measured.tokens)
-        self._near_limits += open_call.reservation.settle(call.micros)
+        reservation = open_call.reservation
+        self._near_limits += reservation.settle(call.micros)
         self._spent = self._spent.plus(UsageTotal(1, call.tokens, call.micros, call.priced, call.complete))
-        self._billing.ledger_writer.write(call)
+        self._billing.ledger_writer.write(call, reservation.note_stored if reservation.is_shared else None)
         self._billing.metrics.call_ended(call, open_call.began)
         self._billing.tracing.model_called(self._work.job, call)
         self._call_settled.set()

@@ -62,6 +62,8 @@ class ProviderRateLimits:
         self._blocked_until: dict[RateLimitKey, datetime] = {}
         self._callbacks: list[Callable[[], None]] = []
         self._block_added = asyncio.Event()
+        self.on_block: Callable[[RateLimitKey, datetime], None] = lambda _key, _until: None
+        """Called for each block that this node has met itself."""
 
     def blocked_until(self, key: RateLimitKey) -> datetime | None:
         """Return the time until which a credential is blocked, or None."""
@@ -78,10 +80,20 @@ class ProviderRateLimits:
         current = self.blocked_until(key)
         if current is not None and current >= until:
             return current
+        self._set_block(key, until)
+        self.on_block(key, until)
+        return until
+
+    def adopt_block(self, key: RateLimitKey, until: datetime) -> None:
+        """Block a credential, or extend its block, because another node has met its rate limit."""
+        until = min(until, self.clock() + MAX_BLOCK)
+        if until > (self.blocked_until(key) or self.clock()):
+            self._set_block(key, until)
+
+    def _set_block(self, key: RateLimitKey, until: datetime) -> None:
         self._blocked_until[key] = until
         self._block_added.set()
         self._notify()
-        return until
 
     async def watch_expiry(self) -> None:
         """Call the callbacks when blocks end, until cancelled."""

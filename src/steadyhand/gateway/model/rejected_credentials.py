@@ -1,7 +1,7 @@
 """Credentials that a provider has rejected with 401.
 
 Such a credential rests, each time twice as long. After a rest one run tries it; the others wait until it is accepted or
-its file changes.
+its file changes. With `shared` the rests are those of all nodes, and one run of them all tries it.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from steadyhand.gateway.model.providers import Provider
+from steadyhand.gateway.model.shared_credentials import SharedCredentials
 
 FIRST_REST = timedelta(seconds=30)
 MAX_REST = timedelta(hours=1)
@@ -30,6 +31,8 @@ class _Rejection:
     rest: timedelta = FIRST_REST
     probe: object | None = None
     """The run that tries the credential."""
+    is_claimed: bool = False
+    """True once no run of another node may try it."""
     is_due: bool = False
     """True once the end of the rest was reported."""
 
@@ -50,6 +53,7 @@ class RejectedCredentials:
         self._rejections: dict[tuple[str, str], _Rejection] = {}
         self._callbacks: list[Callable[[], None]] = []
         self._added = asyncio.Event()
+        self.shared: SharedCredentials | None = None
         self._log = structlog.get_logger("steadyhand.gateway")
 
     def on_change(self, callback: Callable[[], None]) -> None:
@@ -85,6 +89,19 @@ class RejectedCredentials:
             rejection.probe = run
         return None if rejection.probe is run else Refusal(now + rejection.rest, is_new=False)
 
+    async def admit(self, provider: Provider, run: object) -> Refusal | None:
+        """Return None if a run may call now, as `refusal` does; after a rest one run of all nodes may."""
+        refusal = self.refusal(provider, run)
+        rejection = self._rejections.get(provider.credential_key)
+        if refusal is not None or rejection is None or self.shared is None or rejection.probe is not run:
+            return refusal
+        if rejection.is_claimed or await self.shared.claim_try(provider, rejection.secret, run):
+            rejection.is_claimed = rejection.probe is run
+            return None
+        if rejection.probe is run:
+            rejection.probe = None
+        return Refusal(self._clock() + rejection.rest, is_new=False)
+
     def reject(self, provider: Provider, secret: bytes, run: object) -> Refusal | None:
         """Note that a provider has rejected this secret; None if the provider has another one by now."""
         if provider.current_secret() != secret:
@@ -97,9 +114,11 @@ class RejectedCredentials:
         elif rejection.probe is run:
             rejection.rest = min(2 * rejection.rest, MAX_REST)
             rejection.until = self._clock() + rejection.rest
-            rejection.probe, rejection.is_due = None, False
+            rejection.probe, rejection.is_claimed, rejection.is_due = None, False, False
         else:
             return Refusal(rejection.until, is_new=False)
+        if self.shared is not None:
+            self.shared.save_rejection(provider, secret, rejection.until, rejection.rest)
         self._added.set()
         if is_new:
             self._log.error(
@@ -120,11 +139,33 @@ class RejectedCredentials:
         """Let another run try the credential: this one has ended."""
         for rejection in self._rejections.values():
             if rejection.probe is run:
-                rejection.probe = None
+                if self.shared is not None and rejection.is_claimed:
+                    self.shared.release_try(rejection.provider, rejection.secret, run)
+                rejection.probe, rejection.is_claimed = None, False
 
-    def _accept(self, key: tuple[str, str]) -> None:
+    def adopt(self, provider: Provider, until: datetime, rest: timedelta) -> None:
+        """Adopt a rejection that another node has met."""
+        rejection = self._find(provider)
+        if rejection is not None and until <= rejection.until:
+            return
+        if rejection is None:
+            rejection = _Rejection(provider, provider.current_secret(), until)
+            self._rejections[provider.credential_key] = rejection
+        rejection.until, rejection.rest, rejection.is_due = until, max(rest, FIRST_REST), False
+        rejection.probe, rejection.is_claimed = None, False
+        self._added.set()
+        self._notify()
+
+    def drop(self, provider: Provider) -> None:
+        """Forget a rejection: another node's call was accepted."""
+        if self._find(provider) is not None:
+            self._accept(provider.credential_key, is_told=True)
+
+    def _accept(self, key: tuple[str, str], *, is_told: bool = False) -> None:
         rejection = self._rejections.pop(key, None)
         if rejection is not None:
+            if self.shared is not None and not is_told:
+                self.shared.remove_rejection(rejection.provider, rejection.secret)
             self._log.info("credential.accepted", provider=rejection.provider.name)
             self._notify()
 

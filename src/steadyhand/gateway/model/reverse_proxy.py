@@ -188,7 +188,7 @@ class ReverseProxy:
             # 403 is what makes the CLI stop at once; 401 it would try again.
             raise Rejected(403, "permission_error", missing, {b"x-should-retry": b"false"})
         self._check_rate_limit(run)
-        refusal = self._rejected_credentials.refusal(run.provider, run)
+        refusal = await self._rejected_credentials.admit(run.provider, run)
         if refusal is not None:
             raise _credential_rejected(run, refusal)
         billable = request.route.response_format != "none"

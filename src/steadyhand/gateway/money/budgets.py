@@ -4,6 +4,9 @@ An account has a settled amount and the reservations of calls in flight. A call 
 all limits of the job. It is also admitted on an account with nothing in flight and something left, so the overshoot is
 at most that one call. Else it waits for its turn. The settled amount is the gateway's own count and does not depend on
 a report of the agent.
+
+If several nodes spend the same budgets, each admits calls within its share of them (`budget_shares`). The account of a
+job is that of one node alone.
 """
 
 import asyncio
@@ -12,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from steadyhand.gateway.money.budget_shares import BudgetShares
 from steadyhand.money import format_dollars
 from steadyhand.ports import (
     BudgetLimit,
@@ -23,6 +27,7 @@ from steadyhand.ports import (
     UsageQuery,
     period_bounds,
 )
+from steadyhand.ports.cluster_limits import BudgetLeases, SharedBudget
 
 WAIT_SECONDS = 600.0
 """How long a call may wait for others to settle; as long as an answer may take."""
@@ -108,7 +113,8 @@ class NearLimit:
 class Reservation:
     """An admitted call: its reservation on every account, until it is settled.
 
-    `marks` are the amounts of the shared limits that are told of when they are reached, by their account.
+    `marks` are the amounts of the shared limits that are told of when they are reached, by their account. `shared` are
+    the budgets that other nodes spend as well.
     """
 
     def __init__(
@@ -117,8 +123,17 @@ class Reservation:
         reserve: int,
         on_change: Callable[[], None],
         marks: Sequence[tuple[_Balance, BudgetLimit, int]] = (),
+        *,
+        call_id: str = "",
+        shares: BudgetShares | None = None,
+        shared: Sequence[SharedBudget] = (),
     ) -> None:
         self._marks = marks
+        self._call_id = call_id
+        self._shares = shares
+        self._shared = shared
+        if shares is not None:
+            shares.admit(shared, call_id)
         self._balances = balances
         self._on_change = on_change
         self._open = True
@@ -151,14 +166,28 @@ class Reservation:
             account.reserved -= self.reserved
             account.in_flight -= 1
             account.settled += micros
+        if self._shares is not None:
+            self._shares.settle(self._shared, self._call_id, micros)
         self._on_change()
         return near
+
+    @property
+    def is_shared(self) -> bool:
+        """True if other nodes spend one of its budgets as well: then `note_stored` is to be called."""
+        return bool(self._shared)
+
+    def note_stored(self) -> None:
+        """Note that the ledger has the settled call."""
+        if self._shares is not None:
+            self._shares.note_stored(self._shared, self._call_id)
 
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
     account: BudgetAccount
     reserve: int
+    number: int
+    call_id: str
     admitted: asyncio.Future[Reservation] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -175,8 +204,12 @@ class Budgets:
         wait_seconds: float = WAIT_SECONDS,
         max_waiting: int = MAX_WAITING,
         near_share: float = NEAR_SHARE,
+        leases: BudgetLeases | None = None,
     ) -> None:
-        """Keep the bounds. A shared limit is told of when `near_share` of it is settled."""
+        """Keep the bounds. A shared limit is told of when `near_share` of it is settled.
+
+        With `leases` other nodes spend the budgets of days and months as well; `run` has to run then.
+        """
         self._near_percent = round(near_share * 100)
         self._ledger = ledger
         self._clock = clock
@@ -184,6 +217,13 @@ class Budgets:
         self._max_waiting = max_waiting
         self._balances: dict[_BalanceKey, _Balance] = {}
         self._waiting: list[_Waiter] = []
+        self._calls = 0
+        self._shares = None if leases is None else BudgetShares(leases, self._admit_waiting)
+
+    async def run(self) -> None:
+        """Keep the shares in budgets that other nodes spend as well, until cancelled."""
+        if self._shares is not None:
+            await self._shares.run()
 
     # --- what is known -----------------------------------------------------------------------
 
@@ -228,11 +268,12 @@ class Budgets:
 
     # --- admission ---------------------------------------------------------------------------
 
-    async def admit(self, account: BudgetAccount, reserve: int) -> Reservation:
+    async def admit(self, account: BudgetAccount, reserve: int, call_id: str = "") -> Reservation:
         """Let a call through, waiting for its turn if need be. Raises `Exhausted`, `Crowded`."""
         if len(self._waiting) >= self._max_waiting:
             raise BudgetQueueFull
-        waiter = _Waiter(account, reserve)
+        self._calls += 1
+        waiter = _Waiter(account, reserve, self._calls, call_id)
         self._waiting.append(waiter)
         self._admit_waiting()
         if waiter.admitted.done():
@@ -257,6 +298,8 @@ class Budgets:
     def _admit_waiting(self) -> None:
         """Check all waiting calls in their order of arrival; none overtakes another on an account that is full."""
         full: set[_Balance] = set()
+        if self._shares is not None:
+            self._shares.clear_needs()
         self._waiting = [waiter for waiter in self._waiting if not self._try_admit(waiter, full)]
 
     def _try_admit(self, waiter: _Waiter, full: set[_Balance]) -> bool:
@@ -264,11 +307,17 @@ class Budgets:
             (self._balance((each.scope, each.name, each.period)), each) for each in waiter.account.limits()
         ]
         for balance, limit in limits:
-            if balance.settled >= limit.limit_micros:
+            if balance.settled >= limit.limit_micros and self._is_certain(balance, limit):
                 waiter.admitted.set_exception(BudgetExhausted(limit))
                 return True
-        without_room = {balance for balance, limit in limits if _lacks_room(balance, waiter, limit)}
-        if without_room or any(balance in full for balance, _ in limits):
+        is_behind = any(balance in full for balance, _ in limits)
+        # All are looked at: a call that lacks room in several shares asks for them at once, if it is the next one.
+        without_room = {
+            balance
+            for balance, limit in limits
+            if self._lacks_room(balance, waiter, limit, asks=not is_behind)
+        }
+        if without_room or is_behind:
             full |= without_room
             return False
         balances = self._balances_for(waiter.account, limits)
@@ -277,8 +326,34 @@ class Budgets:
             for balance, limit in limits
             if limit.scope != "job"
         ]
-        waiter.admitted.set_result(Reservation(balances, waiter.reserve, self._admit_waiting, marks))
+        shared = (
+            () if self._shares is None else [shared_budget(*each) for each in limits if is_shared(each[1])]
+        )
+        waiter.admitted.set_result(
+            Reservation(
+                balances,
+                waiter.reserve,
+                self._admit_waiting,
+                marks,
+                call_id=waiter.call_id,
+                shares=self._shares,
+                shared=shared,
+            )
+        )
         return True
+
+    def _lacks_room(self, balance: _Balance, waiter: _Waiter, limit: BudgetLimit, *, asks: bool) -> bool:
+        if self._shares is None or not is_shared(limit):
+            return not balance.fits(waiter.reserve, limit.limit_micros)
+        budget = shared_budget(balance, limit)
+        return not self._shares.has_room(
+            balance, budget, limit, waiter.reserve, waiter.number if asks else None
+        )
+
+    def _is_certain(self, balance: _Balance, limit: BudgetLimit) -> bool:
+        if self._shares is None or not is_shared(limit):
+            return True
+        return self._shares.is_certain(shared_budget(balance, limit))
 
     def _balances_for(
         self, payer: BudgetAccount, limits: Iterable[tuple[_Balance, BudgetLimit]]
@@ -287,5 +362,12 @@ class Budgets:
         return balances + [account for account, _ in limits if account not in balances]
 
 
-def _lacks_room(balance: _Balance, waiter: _Waiter, limit: BudgetLimit) -> bool:
-    return not balance.fits(waiter.reserve, limit.limit_micros)
+def is_shared(limit: BudgetLimit) -> bool:
+    """Return True for a limit that jobs of several nodes may share."""
+    return limit.period != "job"
+
+
+def shared_budget(balance: _Balance, limit: BudgetLimit) -> SharedBudget:
+    """Return the budget of a limit in the period of its balance."""
+    assert limit.period != "job"  # noqa: S101  # `is_shared`
+    return SharedBudget(limit.scope, limit.name, limit.period, balance.period_start)

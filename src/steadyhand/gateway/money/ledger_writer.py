@@ -8,7 +8,7 @@ During an outage of the store calls are held here. They count against budgets, w
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -55,12 +55,12 @@ class LedgerWriter:
         """Wait until one more call can be held; the caller bounds the wait."""
         await self._has_room.wait()
 
-    def write(self, call: ModelCall) -> None:
-        """Hand a call in."""
+    def write(self, call: ModelCall, on_stored: Callable[[], None] | None = None) -> None:
+        """Hand a call in. `on_stored` is called once the ledger has a settled one."""
         if not self._open:
             self._log.error("ledger.closed", call=call.id)
         elif call.settled:
-            self._enqueue(call)
+            self._enqueue(call, on_stored)
             # In the same commit, which costs more than their rows.
             for _, other in list(self._delayed.values()):
                 self._enqueue(other)
@@ -68,14 +68,14 @@ class LedgerWriter:
             timer = asyncio.get_running_loop().call_later(WRITE_DELAY_SECONDS, self._enqueue, call)
             self._delayed[call.id] = (timer, call)
 
-    def _enqueue(self, call: ModelCall) -> None:
+    def _enqueue(self, call: ModelCall, on_stored: Callable[[], None] | None = None) -> None:
         delayed = self._delayed.pop(call.id, None)
         if delayed is not None:
             delayed[0].cancel()
         previous, _ = self._last_write.get(call.id, (None, None))
         # Not in a task group: that would wrap what is raised in the block. `open` waits for the tasks at its end.
         # What the store holds longer ends with the store, which tries once more when it is closed.
-        task = asyncio.create_task(self._write(call, previous), name=f"ledger {call.id}")
+        task = asyncio.create_task(self._write(call, previous, on_stored), name=f"ledger {call.id}")
         self._last_write[call.id] = task, call
         if len(self._last_write) >= self._max_held:
             self._has_room.clear()
@@ -88,13 +88,21 @@ class LedgerWriter:
             if len(self._last_write) < self._max_held:
                 self._has_room.set()
 
-    async def _write(self, call: ModelCall, previous: asyncio.Task[None] | None) -> None:
+    async def _write(
+        self,
+        call: ModelCall,
+        previous: asyncio.Task[None] | None,
+        on_stored: Callable[[], None] | None,
+    ) -> None:
         if previous is not None:
             await asyncio.wait({previous})
         try:
             await self._ledger.save_call(call)
         except StoreError as error:  # what it cost is still counted here, until the service ends
             self._log.error("ledger.failed", call=call.id, error=error.detail)
+            return
+        if on_stored is not None:
+            on_stored()
 
     async def flush(self, call_ids: set[str]) -> None:
         """Wait until these calls are in the ledger; the caller bounds the wait."""

@@ -5,23 +5,26 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Literal
 
 import sqlalchemy
+import structlog
 
-from steadyhand.errors import RetryLater
+from steadyhand.errors import Conflict, RetryLater, StoreError, StoreUnavailable
 from steadyhand.events import EventDraft
-from steadyhand.job import Job
+from steadyhand.job import Job, State
 from steadyhand.outcome import StopReason
+from steadyhand.placement import ANYWHERE, Placement
 from steadyhand.ports import AddResult, Claim, IdempotencyKey, KeyBacklog, QueueLoad, StopSignal
+from steadyhand.ports.nodes import NodeFigures, NodeInfo
 from steadyhand.ports.schedules import TickClaim
 from steadyhand.queue.new_jobs import NewJobs, RunDurations, draining_refusal, full_refusal
-from steadyhand.queue.procrastinate import engine as engine_module
 from steadyhand.queue.procrastinate.cancelling import cancel_until_done
+from steadyhand.queue.procrastinate.cluster_nodes import ClusterNodes
 from steadyhand.queue.procrastinate.engine import Connection, ProcrastinateEngine
 from steadyhand.queue.procrastinate.handed_runs import (
     HandedRun,
@@ -35,18 +38,27 @@ from steadyhand.queue.procrastinate.handed_runs import (
     suspend,
 )
 from steadyhand.queue.procrastinate.keeper import Keeper, LeaseTiming
+from steadyhand.queue.procrastinate.node_rows import begin, install_tables
 from steadyhand.queue.procrastinate.place import Place, PlaceState
-from steadyhand.queue.procrastinate.places import INSERT, SCHEMA, PlacesTransaction, read_all, values_of
+from steadyhand.queue.procrastinate.places import HELD, INSERT, PlacesTransaction, read_all, values_of
 from steadyhand.queue.procrastinate.places_copy import PlacesCopy
+from steadyhand.queue.procrastinate.queued_limits import check_queued
 from steadyhand.queue.procrastinate.turns import Turns, connect
 from steadyhand.retry import continues_parent
 
-_INSTALL_LOCK = 0x5EAD1
-"""The number of the advisory lock under which a node creates the tables."""
+_LEAVE_SECONDS = 5.0
+"""The time for a node that stops to say so; without it others notice by its lease."""
+
+_READ_AGAIN_SECONDS = 0.5
 
 
 class ProcrastinateQueue:
-    """`ports.Queue`. Use it within `opened`. The parameters are those of `LocalQueue`; `capacity` is this node's."""
+    """`ports.Queue`. Use it within `opened`. The parameters are those of `LocalQueue`; `capacity` is this node's.
+
+    `listen_url` is the address for connections that listen, if that of the database does not keep sessions.
+    `placement_of` returns the demands of a job on its node. `info` and `get_figures` are what this node's heartbeat
+    tells of it. `nodes` are the nodes of all queues on this database.
+    """
 
     def __init__(
         self,
@@ -61,9 +73,14 @@ class ProcrastinateQueue:
         paused: bool = False,
         can_start: Callable[[Job], bool] = lambda _: True,
         running_limit: Callable[[str], int | None] = lambda _: None,
+        queued_limit: Callable[[str], int | None] = lambda _: None,
         directory_of: Callable[[Job], str | None] = lambda _: None,
+        placement_of: Callable[[Job], Placement] = lambda _: ANYWHERE,
+        info: NodeInfo | None = None,
+        get_figures: Callable[[], NodeFigures] | None = None,
         on_accepted: Callable[[Job], None] = lambda _: None,
         timing: LeaseTiming = LeaseTiming(),  # noqa: B008  # it is frozen
+        listen_url: str | None = None,
         on_lost: Callable[[str], Awaitable[None]] = ignore_lost,
     ) -> None:
         self._store = store
@@ -73,9 +90,13 @@ class ProcrastinateQueue:
         self._clock = clock
         self._claiming = not paused
         self._draining = False
+        self._accepts_jobs = True
         self._can_start = can_start
         self._running_limit = running_limit
+        self._queued_limit = queued_limit
+        self._retry_after = 1
         self._directory_of = directory_of
+        self._placement_of = placement_of
         self._on_accepted = on_accepted
         self._free_slots = list(range(capacity + max_suspended))
         self._claimers = 0
@@ -87,8 +108,11 @@ class ProcrastinateQueue:
         self._changed = asyncio.Event()
         self._copy = PlacesCopy(self._is_unclaimed)
         self._url = url
+        self._handed: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
+        self._starting: set[asyncio.Task[None]] = set()
+        self._log = structlog.get_logger("steadyhand.queue")
         self._engine = ProcrastinateEngine(
-            url, node, self._run_job, concurrency=2 * (capacity + max_suspended) + 2
+            listen_url or url, node, self._run_job, concurrency=2 * (capacity + max_suspended) + 2
         )
         self._turns = Turns(
             url,
@@ -103,12 +127,14 @@ class ProcrastinateQueue:
             self._engine,
             self._turns,
             self._copy,
-            node=node,
-            capacity=capacity,
+            info=info or NodeInfo(node, slots=capacity),
+            get_figures=get_figures or (lambda: NodeFigures(len(self._running()), self.load().suspended)),
             timing=timing,
             on_lost=on_lost,
             on_cut_off=partial(self.stop_all, StopReason.SHUTDOWN),
+            listen_url=listen_url or url,
         )
+        self.nodes = ClusterNodes(url, self._turns.submit, lambda: self._keeper.counts)
 
     # --- life ------------------------------------------------------------------------------
 
@@ -116,20 +142,62 @@ class ProcrastinateQueue:
     async def opened(self) -> AsyncIterator[None]:
         """Create the tables unless they are there, and take runs until the end of the context."""
         async with await connect(self._url) as connection:
-            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_INSTALL_LOCK,))
-            await engine_module.install(connection)
-            await connection.execute(SCHEMA)
+            await install_tables(connection)
+            await begin(connection, self._node)
+            await self._keeper.announce(connection)
             self._copy.replace_all(*await read_all(connection))
         self._store.store_with_jobs(self._insert_places)
+        self._store.check_changes(self._check_change)
+        failure: Exception | None = None
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._turns.run()), *self._keeper.start(group)]
+            keeping = self._keeper.start(group)
+            tasks = [group.create_task(each) for each in (self._turns.run(), self._take_runs(group))]
+            tasks += keeping
             try:
-                await self._keeper.take_over_own()
-                async with self._engine.working():
+                await self._turns.submit(lambda turn: turn.take_back_ready(self._node, keep=0))
+                # A node that only serves has nothing to hear from the engine.
+                async with self._engine.working() if self._free_slots else nullcontext():
                     yield
-                await self._turns.submit(lambda turn: turn.leave(self._node))
+                await cancel_until_done(keeping)  # no heartbeat comes after the leave
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LEAVE_SECONDS):
+                        await self._turns.submit(lambda turn: turn.leave(self._node))
+            except Exception as error:  # noqa: BLE001  # raised below, as it is: the group would wrap it
+                failure = error
             finally:
-                await cancel_until_done(tasks)
+                await cancel_until_done([*tasks, *self._starting])
+        if failure is not None:
+            raise failure
+
+    @property
+    def is_shared(self) -> bool:
+        """True: other nodes take jobs from the same queue."""
+        return True
+
+    async def recovered(self) -> None:
+        """End the claims that this node held before its start and has not adopted."""
+        adopted = [each.job.id for each in self._active.values()]
+        await self._turns.submit(change_nothing)  # what was adopted is stored by now
+        await self._keeper.take_over_own(adopted)
+
+    async def repair(self) -> None:
+        """Queue the jobs that are stored as queued and have no place: their node died between the two."""
+        await self._turns.submit(self._put_unplaced)
+
+    async def _put_unplaced(self, turn: PlacesTransaction) -> None:
+        for job_id in await turn.list_unplaced():
+            job = None
+            with suppress(StoreError):  # the next repair finds it again
+                job = await self._store.get(job_id)
+            if job is not None and job.state is State.QUEUED:
+                await turn.put(self._place_of(job))
+
+    def _check_change(self, connection: sqlalchemy.Connection, before: Job, after: Job) -> None:
+        """Refuse the begin of a run that this node may not start any more, in the transaction that would store it."""
+        if (before.state, after.state) == (State.QUEUED, State.RUNNING):
+            held = connection.exec_driver_sql(HELD, (after.id, self._node)).first()
+            if held is None:
+                raise Conflict("The run was taken from this node.")
 
     # --- new jobs --------------------------------------------------------------------------
 
@@ -152,9 +220,17 @@ class ProcrastinateQueue:
 
     def _insert_places(self, connection: sqlalchemy.Connection, jobs: Sequence[Job]) -> None:
         """Insert the places of new jobs in the store's transaction, in its thread."""
+        check_queued(
+            connection,
+            jobs,
+            queued_limit=self._queued_limit,
+            running_limit=self._running_limit,
+            retry_after=self._retry_after,
+        )
         connection.exec_driver_sql(INSERT, [values_of(self._place_of(job)) for job in jobs])
 
     def _place_of(self, job: Job, *, goes_on: bool = False) -> Place:
+        placement = self._placement_of(job)
         return Place(
             job_id=job.id,
             key_id=job.api_key_id,
@@ -165,16 +241,19 @@ class ProcrastinateQueue:
             parent_id=job.parent_job_id if continues_parent(job) else None,
             queued_at=job.queued_at or job.created_at,
             expires_in_seconds=job.spec.expires_in_seconds,
+            labels=placement.labels,
+            not_on_nodes=placement.not_on_nodes,
         )
 
     def _refusal(self) -> RetryLater | None:
-        if self._draining:
+        if not self._accepts_jobs:
             return draining_refusal()
+        self._retry_after = self._estimate_retry_after()  # for the writer's thread
         load = self.load()
-        if load.active + load.queued < self._capacity + self._max_queued:
+        if load.active + load.queued < load.capacity + self._max_queued:
             return None
         return full_refusal(
-            capacity=self._capacity, max_queued=self._max_queued, retry_after=self._estimate_retry_after()
+            capacity=load.capacity, max_queued=self._max_queued, retry_after=self._estimate_retry_after()
         )
 
     def _estimate_retry_after(self) -> int:
@@ -238,10 +317,27 @@ class ProcrastinateQueue:
         self._turns.ask()
 
     async def _run_job(self, job_id: str, run: int) -> None:
-        """Start a run that the engine hands over, whose task ends here: it holds nothing while the agent works."""
-        if not await self._turns.submit(lambda turn: turn.start(job_id, run, self._node)):
+        """Note a run that the engine hands over, whose task ends here: it holds nothing while the agent works.
+
+        The start has a task of this queue: the engine's may be cancelled, and the run would have no claim and no end.
+        """
+        self._handed.put_nowait((job_id, run))
+
+    async def _take_runs(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            job_id, run = await self._handed.get()
+            task = group.create_task(self._take_run(job_id, run))
+            self._starting.add(task)
+            task.add_done_callback(self._starting.discard)
+
+    async def _take_run(self, job_id: str, run: int) -> None:
+        try:
+            if not await self._turns.submit(lambda turn: turn.start(job_id, run, self._node)):
+                return
+            job = await self._get_patiently(job_id)
+        except StoreError as error:  # the queue closes, or the place is taken back as one that did not start
+            self._log.warning("queue.run_not_taken", job_id=job_id, run=run, error=str(error))
             return
-        job = await self._store.get(job_id)
         if job is None:
             await self._turns.submit(lambda turn: turn.end(job_id, run))
             return
@@ -249,6 +345,13 @@ class ProcrastinateQueue:
         if self._claimers == 0:
             self._give_back_unclaimed()
         self._wake()
+
+    async def _get_patiently(self, job_id: str) -> Job | None:
+        while True:
+            try:
+                return await self._store.get(job_id)
+            except StoreUnavailable:
+                await asyncio.sleep(_READ_AGAIN_SECONDS)
 
     async def _finish_turn(self, turn: PlacesTransaction, connection: Connection) -> None:
         """Resume what may go on, say what this node wants, and choose jobs for the nodes that want some."""
@@ -270,7 +373,11 @@ class ProcrastinateQueue:
         await turn.choose(self._running_limit, self._may_start)
 
     async def _may_start(self, job_id: str) -> bool:
-        job = await self._store.get(job_id)
+        try:
+            job = await self._store.get(job_id)
+        except StoreError:
+            asyncio.get_running_loop().call_later(_READ_AGAIN_SECONDS, self._turns.ask)
+            return False
         return job is not None and self._can_start(job)
 
     def _on_changes(self, change: int | None, changes: Mapping[str, Place | None]) -> None:
@@ -286,6 +393,8 @@ class ProcrastinateQueue:
     def _on_copy_changed(self) -> None:
         for delivery in self._active.values():
             place = self._copy.get(delivery.job.id)
+            if delivery.run and (place is None or (place.run, place.node) != (delivery.run, self._node)):
+                self._stop_lost(delivery)
             if place is None or place.run != delivery.run:
                 continue
             if place.stop_reason is not None and delivery.claim is not None:
@@ -295,6 +404,12 @@ class ProcrastinateQueue:
         if self._resuming:
             self._turns.ask()  # another node may have made room for a key
         self._wake()
+
+    def _stop_lost(self, delivery: HandedRun) -> None:
+        """Stop a run that others have ended, because they took this node for dead."""
+        if delivery.claim is not None and delivery.claim.stop.reason is None:
+            self._log.warning("queue.run_taken_away", job_id=delivery.job.id, run=delivery.run)
+            delivery.claim.stop.request(StopReason.SHUTDOWN)
 
     def _running(self) -> list[HandedRun]:
         return [each for each in self._active.values() if not each.suspended]
@@ -380,6 +495,13 @@ class ProcrastinateQueue:
         self._wake()
         await asyncio.shield(ended)
 
+    async def leave(self, claim: Claim) -> None:
+        """Drop a claim whose run goes on without this process; its place stays for the next start of this node."""
+        delivery = self._find(claim)
+        if delivery is not None:
+            del self._active[claim.slot]
+            heapq.heappush(self._free_slots, claim.slot)
+
     async def cancel(
         self, job_id: str, reason: StopReason = StopReason.CANCEL
     ) -> Literal["withdrawn", "stopping", "unknown"]:
@@ -419,16 +541,27 @@ class ProcrastinateQueue:
         active = sum(not each.ending for each in self._running())
         active += sum(1 for _ in self._copy.running_elsewhere(self._node))
         suspended = sum(each.suspended for each in self._active.values())
-        return QueueLoad(active, self._copy.waiting_count + len(self._new_jobs), self._capacity, suspended)
+        queued = self._copy.waiting_count + len(self._new_jobs)
+        return QueueLoad(active, queued, self._total_capacity, suspended)
+
+    @property
+    def _total_capacity(self) -> int:
+        return self._capacity + self._keeper.capacity_elsewhere
 
     def oldest_queued_at(self) -> datetime | None:
         """Return the time since which the oldest waiting job is queued, or None."""
         return min((place.queued_at for place in self._copy.waiting()), default=None)
 
+    @property
+    def is_cut_off(self) -> bool:
+        """True while other nodes may take this one for dead."""
+        return self._keeper.is_cut_off
+
     def backlog(self, key_id: str) -> KeyBacklog:
         """Return the backlog of a key; the slot of an ending job counts as free."""
         waiting = sum(place.key_id == key_id for place in self._copy.waiting())
-        startable = self._capacity - sum(not each.ending for each in self._running())
+        load = self.load()
+        startable = load.capacity - load.active
         limit = self._running_limit(key_id)
         if limit is not None:
             running: Counter[str] = Counter(
@@ -438,6 +571,10 @@ class ProcrastinateQueue:
             startable = min(startable, limit - running[key_id])
         waiting += self._new_jobs.count(key_id)
         return KeyBacklog(waiting, max(0, startable), self._estimate_retry_after())
+
+    def suspended_elsewhere(self, key_id: str) -> int:
+        """Return the number of a key's claims on other nodes that wait for their client."""
+        return self._copy.suspended_elsewhere(self._node, key_id)
 
     def active_jobs(self) -> Sequence[Job]:
         """Return the jobs claimed on this node, without the suspended ones, as they were when they were claimed."""
@@ -455,9 +592,10 @@ class ProcrastinateQueue:
 
     # --- the end ---------------------------------------------------------------------------
 
-    def drain(self) -> None:
-        """Accept and claim no more jobs; waiting jobs keep their places."""
+    def drain(self, *, accepts_jobs: bool = False) -> None:
+        """Claim no more jobs, and accept none unless `accepts_jobs`; waiting jobs keep their places."""
         self._draining = True
+        self._accepts_jobs = accepts_jobs
         self._turns.ask()
 
     async def close(self) -> None:

@@ -24,6 +24,10 @@ class PlacesStore(NewJobStore, Protocol):
         """Call this function with new jobs in the transaction that stores them."""
         ...
 
+    def check_changes(self, check: Callable[[sqlalchemy.Connection, Job, Job], None]) -> None:
+        """Call this function with a job before and after each change, in its transaction; its error refuses it."""
+        ...
+
     async def get(self, job_id: str) -> Job | None:
         """Return a job or None."""
         ...

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -11,10 +11,14 @@ from functools import partial
 import structlog
 from psycopg import OperationalError
 
+from steadyhand.clock import utc_now
+from steadyhand.errors import SteadyhandError
+from steadyhand.ports.nodes import NodeCounts, NodeFigures, NodeInfo
 from steadyhand.queue.procrastinate.engine import Connection, ProcrastinateEngine
 from steadyhand.queue.procrastinate.lease import CUT_OFF_SECONDS, DEAD_SECONDS, WRITE_SECONDS, Lease
+from steadyhand.queue.procrastinate.node_rows import write_heartbeat
 from steadyhand.queue.procrastinate.place import Place, PlaceState
-from steadyhand.queue.procrastinate.places import CHANNEL, PlacesTransaction, write_lease
+from steadyhand.queue.procrastinate.places import CHANNEL, PlacesTransaction
 from steadyhand.queue.procrastinate.places_copy import PlacesCopy
 from steadyhand.queue.procrastinate.turns import Turns, connect
 
@@ -26,6 +30,8 @@ STUCK_SECONDS = 5.0
 
 _RECONNECT_SECONDS = 1.0
 _CLOSE_SECONDS = 2.0
+_CUT_OFF_PAUSE_SECONDS = 0.5
+_END_AGAIN_SECONDS = 2.0
 _REFUSALS = ("Connection refused", "the database system is")
 """Parts of the errors by which the database's host says that nobody can reach the database now."""
 
@@ -54,8 +60,8 @@ async def _take_back(job_id: str, run: int, turn: PlacesTransaction) -> None:
 class Keeper:
     """Keeps the lease of a node and its copy of the places.
 
-    `on_lost` is awaited for each job whose node died, before its place is free again; `on_cut_off` is called while
-    others may take this node for dead.
+    `on_lost` is awaited for each job whose node died, before its place is free again, and again later if it raises;
+    `on_cut_off` is called while others may take this node for dead.
     """
 
     def __init__(
@@ -65,29 +71,51 @@ class Keeper:
         turns: Turns,
         copy: PlacesCopy,
         *,
-        node: str,
-        capacity: int,
+        info: NodeInfo,
+        get_figures: Callable[[], NodeFigures],
         timing: LeaseTiming,
         on_lost: Callable[[str], Awaitable[None]],
         on_cut_off: Callable[[], None],
+        listen_url: str,
     ) -> None:
         self._url = url
+        self._listen_url = listen_url
         self._engine = engine
         self._turns = turns
         self._copy = copy
-        self._node = node
-        self._capacity = capacity
+        self._info = info
+        self._node = info.name
+        self._get_figures = get_figures
+        self._started_at = utc_now()
+        self.counts = NodeCounts(0)
+        """The nodes as the last heartbeat found them."""
         self._timing = timing
         self._on_lost = on_lost
         self._on_cut_off = on_cut_off
         self._lease = Lease(time.monotonic(), timing.cut_off, timing.dead)
         self._writes = True
         self._is_out = False
+        self._reap_due = asyncio.Event()
+        self._lost: list[Place] = []
+        self.capacity_elsewhere = 0
+        """The slots of the other nodes, as of the last lease."""
         self._log = structlog.get_logger("steadyhand.queue")
 
     def start(self, group: asyncio.TaskGroup) -> Sequence[asyncio.Task[None]]:
         """Start to keep them, and return the tasks, which run until they are cancelled."""
-        return [group.create_task(each) for each in (self._keep_lease(), self._listen(), self._nudge())]
+        upkeep = (self._keep_lease(), self._watch_lease(), self._end_runs(), self._listen(), self._nudge())
+        return [group.create_task(each) for each in upkeep]
+
+    @property
+    def is_cut_off(self) -> bool:
+        """True while others may take this node for dead."""
+        return self._lease.is_cut_off(time.monotonic())
+
+    async def announce(self, connection: Connection) -> None:
+        """Write the first heartbeat, with the labels, before the node wants its first job."""
+        await write_heartbeat(
+            connection, self._info, self._get_figures(), self._started_at, self._timing.dead
+        )
 
     def stop_writing(self) -> None:
         """Write the lease no more, as a node that is cut off; for tests."""
@@ -100,13 +128,25 @@ class Keeper:
         try:
             while True:
                 connection = await self._write_lease(connection)
-                if self._lease.is_cut_off(time.monotonic()):
-                    self._log.error("queue.cut_off", node=self._node)
-                    self._on_cut_off()
                 await asyncio.sleep(self._timing.write)
         finally:
             if connection is not None:
                 await connection.close()
+
+    async def _watch_lease(self) -> None:
+        """Stop the agents as soon as the lease is too old: a write of it may hang meanwhile."""
+        is_cut_off = False
+        while True:
+            now = time.monotonic()
+            if self._lease.is_cut_off(now):
+                if not is_cut_off:
+                    self._log.error("queue.cut_off", node=self._node)
+                is_cut_off = True
+                self._on_cut_off()
+                await asyncio.sleep(_CUT_OFF_PAUSE_SECONDS)
+            else:
+                is_cut_off = False
+                await asyncio.sleep(self._lease.seconds_left(now))
 
     async def _write_lease(self, connection: Connection | None) -> Connection | None:
         """Write the lease once, and judge others if it may; return the connection, None after an error."""
@@ -118,8 +158,8 @@ class Keeper:
             async with asyncio.timeout(self._timing.dead / 4):
                 if connection is None:
                     connection = await connect(self._url, autocommit=True)
-                change, has_dead = await write_lease(
-                    connection, self._node, self._capacity, self._timing.dead
+                answer = await write_heartbeat(
+                    connection, self._info, self._get_figures(), self._started_at, self._timing.dead
                 )
         except (OperationalError, TimeoutError) as error:
             refused = any(part in str(error) for part in _REFUSALS)
@@ -133,34 +173,60 @@ class Keeper:
                         await connection.close()
             return None
         self._lease.note_written(began, time.monotonic())
+        self.counts = answer.counts
         if self._is_out:
             self._is_out = False
             self._engine.restart()
-        if self._copy.is_behind(change):
+        self.capacity_elsewhere = answer.capacity_elsewhere
+        if self._copy.is_behind(answer.change):
             self._turns.refresh(None)
-        if has_dead and self._lease.may_judge(time.monotonic()):
-            await self._reap()
+        if answer.is_new:
+            self._turns.ask()  # nothing was chosen for it meanwhile
+        if answer.has_dead and self._lease.may_judge(time.monotonic()):
+            self._reap_due.set()
         return connection
 
-    async def take_over_own(self) -> None:
-        """End the runs that this node held when it was killed."""
-        await self._end_lost(await self._turns.submit(lambda turn: turn.take_over([self._node], self._node)))
+    # --- the runs of dead nodes ------------------------------------------------------------
 
-    async def _reap(self) -> None:
-        await self._end_lost(await self._turns.submit(lambda turn: turn.reap(self._node)))
+    async def take_over_own(self, spared: Collection[str] = ()) -> None:
+        """End the runs that this node held when it was killed, without those of jobs that are `spared`."""
+        lost = await self._turns.submit(lambda turn: turn.take_over([self._node], self._node, spared=spared))
+        self._note_lost(lost)
+        await self._end_lost()
 
-    async def _end_lost(self, lost: Sequence[Place]) -> None:
+    async def _end_runs(self) -> None:
+        """End the runs of dead nodes. It is a task of its own, since an outage may hold it up and not the lease."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_END_AGAIN_SECONDS if self._lost else None):
+                    await self._reap_due.wait()
+            if self._reap_due.is_set():
+                self._reap_due.clear()
+                self._note_lost(await self._turns.submit(lambda turn: turn.reap(self._node)))
+            await self._end_lost()
+
+    def _note_lost(self, lost: Sequence[Place]) -> None:
         for place in lost:
             self._log.warning("queue.run_lost", job_id=place.job_id, node=place.node, run=place.run)
-            await self._on_lost(place.job_id)
-            await self._turns.submit(partial(_end, place.job_id, place.run))
+        self._lost += lost
+
+    async def _end_lost(self) -> None:
+        """End what is lost; an end that fails is tried again later, and its place stays until then."""
+        lost, self._lost = self._lost, []
+        for place in lost:
+            try:
+                await self._on_lost(place.job_id)
+                await self._turns.submit(partial(_end, place.job_id, place.run))
+            except SteadyhandError as error:
+                self._log.warning("queue.lost_run_not_ended", job_id=place.job_id, error=error.detail)
+                self._lost.append(place)
 
     # --- the changes of others -------------------------------------------------------------
 
     async def _listen(self) -> None:
         while True:
             with suppress(OperationalError):
-                async with await connect(self._url, autocommit=True) as connection:
+                async with await connect(self._listen_url, autocommit=True) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     self._turns.refresh(None)
                     async for notification in connection.notifies():

@@ -11,6 +11,9 @@ WRITE_SECONDS = 2.0
 CUT_OFF_SECONDS = 8.0
 """A node that could not write for so long stops its agents; less than `DEAD_SECONDS`, so that others act later."""
 
+AGENT_SECONDS = 9.0
+"""An agent whose service says nothing for so long is killed: the service is frozen, and cannot stop it by itself."""
+
 DEAD_SECONDS = 12.0
 """A node is dead when its lease, or the start of the database's server if that is later, is older than this."""
 
@@ -45,6 +48,10 @@ class Lease:
     def is_cut_off(self, now: float) -> bool:
         """Return True if others may soon take this node for dead: its agents must end now."""
         return now - self.proved_at >= self.cut_off_seconds
+
+    def seconds_left(self, now: float) -> float:
+        """Return the seconds until it is cut off, unless it is written before."""
+        return max(0.0, self.proved_at + self.cut_off_seconds - now)
 
     def may_judge(self, now: float) -> bool:
         """Return True if this node may take others for dead."""

@@ -45,6 +45,10 @@ class Place:
     node: str | None = None
     engine_job: int | None = None
     stop_reason: str | None = None
+    labels: tuple[str, ...] = ()
+    """The labels that its node must have."""
+    not_on_nodes: tuple[str, ...] = ()
+    """The names of the nodes that it must not run on."""
 
     @property
     def sort_key(self) -> SortKey:

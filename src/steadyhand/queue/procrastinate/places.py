@@ -19,6 +19,8 @@ from steadyhand.queue.procrastinate.place import Place, PlaceState
 CancelResult = Literal["withdrawn", "stopping", "unknown"]
 
 CHANNEL = "steadyhand_places"
+FORGET_SECONDS = 86_400.0
+"""The time for which a node that went silent is still listed."""
 _MAX_ANNOUNCED = 100
 """More changes than these are announced without their ids: a notification has at most 8,000 bytes."""
 
@@ -59,22 +61,53 @@ CREATE INDEX IF NOT EXISTS queue_places_claimed ON queue_places (node, state) WH
 """
 
 _COLUMNS: LiteralString = """job_id, key_id, goes_on, priority, sequence, directory, parent_id, queued_at,
-    expires_in_seconds, state, again, resuming, run, node, engine_job, stop_reason"""
+    expires_in_seconds, state, again, resuming, run, node, engine_job, stop_reason, labels, not_on_nodes"""
 _VALUES: LiteralString = """%(job_id)s, %(key_id)s, %(goes_on)s, %(priority)s, %(sequence)s, %(directory)s,
     %(parent_id)s, %(queued_at)s, %(expires_in_seconds)s, %(state)s, %(again)s, %(resuming)s, %(run)s, %(node)s,
-    %(engine_job)s, %(stop_reason)s"""
+    %(engine_job)s, %(stop_reason)s, %(labels)s, %(not_on_nodes)s"""
 INSERT: LiteralString = f"INSERT INTO queue_places ({_COLUMNS}) VALUES ({_VALUES})"  # noqa: S608
 """Adds a waiting place in the transaction that stores its job."""
+
+HELD: LiteralString = """SELECT 1 FROM queue_places WHERE job_id = %s AND node = %s
+    AND state IN ('running', 'suspended') FOR SHARE"""
+"""Finds the claim of a node, and keeps others from taking it away until the end of the transaction."""
+
+
+_LOCK_TURN: LiteralString = """SET LOCAL idle_in_transaction_session_timeout = '5s';
+    SELECT change FROM queue_turn FOR UPDATE"""
+"""Begins a transaction. A node that is frozen in one must not hold up the others: the server ends it."""
 
 
 def values_of(place: Place) -> dict[str, Any]:
     """Return a place as the values of its columns."""
-    return {field.name: getattr(place, field.name) for field in fields(place)}
+    values = {field.name: getattr(place, field.name) for field in fields(place)}
+    return values | {name: list(values[name]) for name in _LISTS}
 
 
-_IS_DEAD: LiteralString = (
-    "greatest(lease_at, pg_postmaster_start_time()) < clock_timestamp() - make_interval(secs => %s)"
+_UNPLACED: LiteralString = (
+    "SELECT id FROM jobs WHERE state = 'queued'"
+    " AND NOT EXISTS (SELECT 1 FROM queue_places WHERE queue_places.job_id = jobs.id)"
 )
+_LISTS = ("labels", "not_on_nodes")
+_WANTING: LiteralString = """SELECT node, labels, wanted - (SELECT count(*) FROM queue_places AS place
+        WHERE place.node = queue_nodes.node AND place.state = 'ready') AS missing
+    FROM queue_nodes WHERE wanted > 0 AND lease_at > clock_timestamp() - make_interval(secs => %s)
+        AND NOT EXISTS (SELECT 1 FROM drained_nodes WHERE drained_nodes.name = queue_nodes.node)"""
+"""The living nodes that take new runs and want some, with the number that they lack."""
+_FORMER_NODE: LiteralString = """(SELECT former.node FROM runs AS former JOIN jobs AS job ON job.sequence = former.job
+    WHERE job.id = coalesce(it.parent_id, it.job_id)
+        AND (it.parent_id IS NOT NULL OR strpos(job.record, '"begin":"resume"') > 0)
+    ORDER BY former.number DESC LIMIT 1)"""
+"""The node that has the process, the files and the mirror of the turn before, or of the run that is resumed."""
+_FITS: LiteralString = "it.labels <@ wanting.labels AND wanting.node <> ALL (it.not_on_nodes)"
+
+
+def is_dead(seconds: LiteralString) -> LiteralString:
+    """Return the condition that a node's lease, or the server's start if that is later, is older than a parameter."""
+    return (
+        "lost_at IS NULL AND greatest(lease_at, pg_postmaster_start_time())"
+        " < clock_timestamp() - make_interval(secs => " + seconds + ")"
+    )
 
 
 class EngineJobs(Protocol):
@@ -132,12 +165,15 @@ class PlacesTransaction:
         if before is not None and before.has_claim:
             await self._set(
                 place.job_id,
-                "again = true, goes_on = %s, priority = %s, sequence = %s, queued_at = %s, parent_id = %s",
+                "again = true, goes_on = %s, priority = %s, sequence = %s, queued_at = %s, parent_id = %s,"
+                " labels = %s, not_on_nodes = %s",
                 place.goes_on,
                 place.priority,
                 place.sequence,
                 place.queued_at,
                 place.parent_id,
+                list(place.labels),
+                list(place.not_on_nodes),
             )
             return
         if before is not None:
@@ -250,37 +286,55 @@ class PlacesTransaction:
     async def want(self, node: str, capacity: int, wanted: int) -> None:
         """Set how many more jobs a node would start now; runs that were chosen for it beyond that wait again."""
         await self.connection.execute(
-            "INSERT INTO queue_nodes (node, capacity, wanted) VALUES (%s, %s, %s)"
-            " ON CONFLICT (node) DO UPDATE SET capacity = excluded.capacity, wanted = excluded.wanted",
-            (node, capacity, wanted),
+            "UPDATE queue_nodes SET capacity = %s, wanted = %s WHERE node = %s", (capacity, wanted, node)
         )
+        await self.take_back_ready(node, keep=wanted)
+
+    async def take_back_ready(self, node: str, *, keep: int) -> None:
+        """Let the runs that were chosen for a node wait again, but for the first so many."""
         query: LiteralString = f"""SELECT {_COLUMNS} FROM queue_places WHERE node = %s AND state = 'ready'
             ORDER BY run DESC"""  # noqa: S608
         ready = await read_places(self.connection, query, (node,))
-        for place in ready[: max(0, len(ready) - wanted)]:
+        for place in ready[: max(0, len(ready) - keep)]:
             await self._take_back(place)
 
     async def leave(self, node: str) -> None:
-        """Forget a node that stops; its claims are released before."""
+        """Forget a node that stops, unless it has left runs for its next start: they end if that does not come."""
         await self.want(node, 0, 0)
-        await self.connection.execute("DELETE FROM queue_nodes WHERE node = %s", (node,))
+        await self.connection.execute(
+            "DELETE FROM queue_nodes WHERE node = %s AND NOT EXISTS (SELECT 1 FROM queue_places WHERE node = %s)",
+            (node, node),
+        )
 
     async def reap(self, judge: str) -> Sequence[Place]:
         """Move the claims of dead nodes to `judge`, which ends their runs, and return them. What was only chosen waits.
 
         The age of a lease counts from the start of the database's server if that is later: its outage kills nobody.
         """
+        await self.connection.execute(
+            "DELETE FROM queue_nodes WHERE lost_at < clock_timestamp() - make_interval(secs => %s)",
+            (FORGET_SECONDS,),
+        )
         cursor = await self.connection.execute(
-            "DELETE FROM queue_nodes WHERE node <> %s AND " + _IS_DEAD + " RETURNING node",  # noqa: S608
+            "UPDATE queue_nodes SET lost_at = clock_timestamp(), wanted = 0 WHERE node <> %s AND "  # noqa: S608
+            + is_dead("%s")
+            + " RETURNING node",
             (judge, self._dead_seconds),
         )
         return await self.take_over([str(row["node"]) for row in await cursor.fetchall()], judge)
 
-    async def take_over(self, nodes: Sequence[str], judge: str) -> Sequence[Place]:
-        """Move the claims of nodes to `judge` and return them; a job that was only chosen for one waits again."""
+    async def take_over(
+        self, nodes: Sequence[str], judge: str, *, spared: Collection[str] = ()
+    ) -> Sequence[Place]:
+        """Move the claims of nodes to `judge` and return them; a job that was only chosen for one waits again.
+
+        Those of jobs that are `spared` stay as they are.
+        """
         query: LiteralString = f"SELECT {_COLUMNS} FROM queue_places WHERE node = ANY(%s)"  # noqa: S608
         lost = []
         for place in await read_places(self.connection, query, (list(nodes),)):
+            if place.job_id in spared:
+                continue
             if place.state is PlaceState.READY:
                 await self._take_back(place)
                 continue
@@ -289,6 +343,11 @@ class PlacesTransaction:
             )
             lost.append(place)
         return lost
+
+    async def list_unplaced(self) -> Sequence[str]:
+        """Return the ids of the jobs that are stored as queued and have no place."""
+        cursor = await self.connection.execute(_UNPLACED)
+        return [str(row["id"]) for row in await cursor.fetchall()]
 
     async def choose(
         self, limit_of: Callable[[str], int | None], can_start: Callable[[str], Awaitable[bool]]
@@ -299,10 +358,11 @@ class PlacesTransaction:
         """
         full_keys: list[str] = []
         blocked: list[str] = []
-        while (node := await self._next_node()) is not None:
-            place = await self._next_place(full_keys, blocked)
-            if place is None:
+        while await self._has_wanting_node():
+            found = await self._next_place(full_keys, blocked)
+            if found is None:
                 return
+            place, node = found
             limit = limit_of(place.key_id)
             if limit is not None:
                 taken = await self._count_running(place.key_id) + await self._count_resuming(place.key_id)
@@ -322,29 +382,32 @@ class PlacesTransaction:
                 engine_job,
             )
 
-    async def _next_node(self) -> str | None:
-        """Return the node that wants most more than it was given, or None."""
-        cursor = await self.connection.execute(
-            """SELECT node FROM (
-                SELECT node, wanted - (SELECT count(*) FROM queue_places AS place
-                    WHERE place.node = queue_nodes.node AND place.state = 'ready') AS missing
-                FROM queue_nodes WHERE wanted > 0
-                    AND lease_at > clock_timestamp() - make_interval(secs => %s)) AS wanting
-            WHERE missing > 0 ORDER BY missing DESC, node LIMIT 1""",
-            (self._dead_seconds,),
-        )
-        row = await cursor.fetchone()
-        return None if row is None else str(row["node"])
+    async def _has_wanting_node(self) -> bool:
+        """Return True if a node wants more than it was given."""
+        query: LiteralString = f"SELECT 1 FROM ({_WANTING}) AS wanting WHERE missing > 0 LIMIT 1"  # noqa: S608
+        cursor = await self.connection.execute(query, (self._dead_seconds,))
+        return await cursor.fetchone() is not None
 
-    async def _next_place(self, full_keys: Sequence[str], blocked: Sequence[str]) -> Place | None:
-        query: LiteralString = f"""SELECT {_COLUMNS} FROM queue_places AS it
+    async def _next_place(self, full_keys: Sequence[str], blocked: Sequence[str]) -> tuple[Place, str] | None:
+        """Return the first place that may start, and the fitting node: its former one, or who wants most more."""
+        query: LiteralString = f"""WITH wanting AS MATERIALIZED (
+                SELECT * FROM ({_WANTING}) AS each WHERE missing > 0)
+            SELECT {_COLUMNS}, (SELECT wanting.node FROM wanting WHERE {_FITS}
+                ORDER BY (wanting.node = {_FORMER_NODE}) IS TRUE DESC,
+                    missing DESC, cardinality(wanting.labels), wanting.node LIMIT 1) AS chosen
+            FROM queue_places AS it
             WHERE state = 'waiting' AND key_id <> ALL(%s) AND job_id <> ALL(%s)
+                AND EXISTS (SELECT 1 FROM wanting WHERE {_FITS})
                 AND NOT EXISTS (SELECT 1 FROM queue_places AS other
                     WHERE other.directory = it.directory AND other.state <> 'waiting')
                 AND NOT EXISTS (SELECT 1 FROM queue_places AS parent WHERE parent.job_id = it.parent_id)
             ORDER BY goes_on DESC, priority DESC, sequence, job_id LIMIT 1"""  # noqa: S608
-        found = await read_places(self.connection, query, (list(full_keys), list(blocked)))
-        return found[0] if found else None
+        cursor = await self.connection.execute(query, (self._dead_seconds, list(full_keys), list(blocked)))
+        row = await cursor.fetchone()
+        if row is None:
+            return None
+        node = str(row.pop("chosen"))
+        return _to_place(**row), node
 
 
 async def read_places(
@@ -356,22 +419,8 @@ async def read_places(
         return await cursor.fetchall()
 
 
-def _to_place(*, state: str, **others: Any) -> Place:
-    return Place(state=PlaceState(state), **others)
-
-
-async def write_lease(
-    connection: Connection, node: str, capacity: int, dead_seconds: float
-) -> tuple[int, bool]:
-    """Write a node's lease. Return the number of the last change, and True if some other node looks dead."""
-    query: LiteralString = f"""INSERT INTO queue_nodes (node, capacity, lease_at) VALUES (%s, %s, clock_timestamp())
-        ON CONFLICT (node) DO UPDATE SET lease_at = excluded.lease_at
-        RETURNING (SELECT change FROM queue_turn) AS change,
-            EXISTS (SELECT 1 FROM queue_nodes AS it WHERE it.node <> %s AND {_IS_DEAD}) AS has_dead"""  # noqa: S608
-    cursor = await connection.execute(query, (node, capacity, node, dead_seconds))
-    row = await cursor.fetchone()
-    assert row is not None  # noqa: S101  # RETURNING
-    return int(row["change"]), bool(row["has_dead"])
+def _to_place(*, state: str, labels: Sequence[str], not_on_nodes: Sequence[str], **others: Any) -> Place:
+    return Place(state=PlaceState(state), labels=tuple(labels), not_on_nodes=tuple(not_on_nodes), **others)
 
 
 async def read_some(connection: Connection, job_ids: Collection[str]) -> list[Place]:
@@ -394,7 +443,8 @@ async def turn(
 ) -> AsyncIterator[PlacesTransaction]:
     """Open a transaction that changes places, and announce its changes; an error rolls it back."""
     async with connection.transaction():
-        cursor = await connection.execute("SELECT change FROM queue_turn FOR UPDATE")
+        cursor = await connection.execute(_LOCK_TURN)
+        cursor.nextset()
         row = await cursor.fetchone()
         assert row is not None  # noqa: S101  # `SCHEMA` inserts it
         it = PlacesTransaction(connection, engine, row["change"] + 1, dead_seconds=dead_seconds)

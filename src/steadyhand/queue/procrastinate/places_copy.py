@@ -90,6 +90,13 @@ class PlacesCopy:
             if place.state is PlaceState.RUNNING and place.node != node
         )
 
+    def suspended_elsewhere(self, node: str, key_id: str) -> int:
+        """Return the number of a key's runs that wait for their client on other nodes."""
+        return sum(
+            place.state is PlaceState.SUSPENDED and place.node != node and place.key_id == key_id
+            for place in self._places.values()
+        )
+
     def of_node(self, node: str) -> Iterator[Place]:
         """Yield the places that were chosen for a node or run there."""
         return (

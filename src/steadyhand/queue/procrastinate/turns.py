@@ -60,6 +60,7 @@ class Turns:
         self._finish_turn = finish_turn
         self._on_changes = on_changes
         self._waiting: list[_PlacesOperation] = []
+        self._in_turn: Sequence[_PlacesOperation] = ()
         self._asked = asyncio.Event()
         self._due = False
         self._closed = False
@@ -99,12 +100,13 @@ class Turns:
                     await self._until_it_works(self._refresh)
                 if self._due:
                     self._due = False
-                    operations, self._waiting = self._waiting, []
-                    await self._run_until_committed(operations)
+                    self._in_turn, self._waiting = self._waiting, []
+                    await self._run_until_committed(self._in_turn)
+                    self._in_turn = ()
         finally:
             self._closed = True
             await self._disconnect()
-            for operation in self._waiting:
+            for operation in (*self._in_turn, *self._waiting):
                 operation.future.cancel()
 
     async def _run_until_committed(self, operations: Sequence[_PlacesOperation]) -> None:
@@ -179,5 +181,9 @@ class Turns:
 async def connect(url: str, *, autocommit: bool = False) -> Connection:
     """Return a new connection whose rows are dicts."""
     return await AsyncConnection.connect(
-        url, autocommit=autocommit, row_factory=dict_row, connect_timeout=CONNECT_SECONDS
+        url,
+        autocommit=autocommit,
+        row_factory=dict_row,
+        connect_timeout=CONNECT_SECONDS,
+        prepare_threshold=None,  # PgBouncer may stand between
     )

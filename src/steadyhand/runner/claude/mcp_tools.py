@@ -6,7 +6,7 @@ of one model turn are collected: they are handed out together once the model's m
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from steadyhand.job import ClientTool, ToolOutput
@@ -28,10 +28,19 @@ class McpToolServer:
     """Reads the agent's requests and replies to them.
 
     The ids of the tool calls begin with `id_prefix`. With `one_call` the caller gets each tool call as its own turn.
+    The agent has the replies to the requests in `replied` from an earlier service: these requests are read again.
     """
 
-    def __init__(self, tools: Sequence[ClientTool], id_prefix: str, *, one_call: bool = False) -> None:
+    def __init__(
+        self,
+        tools: Sequence[ClientTool],
+        id_prefix: str,
+        *,
+        one_call: bool = False,
+        replied: Collection[str] = (),
+    ) -> None:
         self._tools = tools
+        self._replied = frozenset(replied)
         self._one_call = one_call
         self._id_prefix = id_prefix
         self._count = 0
@@ -43,7 +52,8 @@ class McpToolServer:
         """Tool calls that the agent waits for: the id of its request, and the protocol's id in it."""
         self._early_results: dict[str, ToolOutput] = {}
         """Results of tool calls that the agent does not wait for yet."""
-        self._replies: asyncio.Queue[bytes] = asyncio.Queue()
+        self._replies: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+        """The ids of requests, and the replies to them."""
         self._turns: asyncio.Queue[Mapping[str, ClientToolCall]] = asyncio.Queue()
 
     # --- requests --------------------------------------------------------------------------
@@ -155,14 +165,31 @@ class McpToolServer:
 
     # --- replies ---------------------------------------------------------------------------
 
-    async def write_replies(self, write: Callable[[bytes], Awaitable[bool]]) -> None:
-        """Write replies until cancelled. This is a task of its own, as an agent may read only after it has written."""
-        while await write(await self._replies.get()):
-            pass
+    async def write_replies(
+        self, write: Callable[[bytes], Awaitable[bool]], note: Callable[[str], None] = lambda _id: None
+    ) -> None:
+        """Write replies until cancelled. This is a task of its own, as an agent may read only after it has written.
+
+        `note` is called with the id of each request whose reply was written. The agent drops a reply that comes twice.
+        """
+        while True:
+            request_id, reply = await self._replies.get()
+            if not await write(reply):
+                return
+            note(request_id)
 
     def pop_replies(self) -> Sequence[bytes]:
         """Return the replies that are not written yet."""
-        return [self._replies.get_nowait() for _ in range(self._replies.qsize())]
+        return [self._replies.get_nowait()[1] for _ in range(self._replies.qsize())]
+
+    def was_answered(self, turn: Mapping[str, ClientToolCall]) -> bool:
+        """Return True if the agent has all results of a turn, from an earlier service; then forget the turn."""
+        requests = {self._pending[each][0] for each in turn if each in self._pending}
+        if not requests or not requests <= self._replied:
+            return False
+        for tool_use_id in turn:
+            self._pending.pop(tool_use_id, None)
+        return True
 
     async def next_turn(self) -> Mapping[str, ClientToolCall]:
         """Wait for the next turn with tool calls and return them by the model's ids."""
@@ -184,9 +211,11 @@ class McpToolServer:
         self._send(request_id, {"jsonrpc": "2.0", "id": rpc_id, "error": {"code": code, "message": text}})
 
     def _send(self, request_id: str, rpc: Mapping[str, Any]) -> None:
+        if request_id in self._replied:
+            return
         response = {"subtype": "success", "request_id": request_id, "response": {"mcp_response": rpc}}
         line = json.dumps({"type": "control_response", "response": response})
-        self._replies.put_nowait(line.encode() + b"\n")
+        self._replies.put_nowait((request_id, line.encode() + b"\n"))
 
 
 def _tool_listing(tool: ClientTool) -> Mapping[str, Any]:

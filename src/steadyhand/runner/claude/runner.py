@@ -74,8 +74,7 @@ class ClaudeRunner:
         if spec.orphan is not None:
             return await self._take_up(spec, spec.orphan, session, emit, stop)
         resumed = resumes_session(spec, self._sandbox, session)
-        if spec.hold is not None:
-            spec = replace(spec, hold=replace(spec.hold, facts={**spec.hold.facts, "resumed": resumed}))
+        spec = _held_as(spec, resumed=resumed)
         launch = build_launch(self._cli, spec, session, self._sandbox, enforce_budget=self._enforce_budget)
         with self._capture(spec) as capture:
             async with AgentProcess.start(launch, spec.on_spawned, spec.on_listening, stop) as process:
@@ -92,6 +91,10 @@ class ClaudeRunner:
         resumed = orphan.facts.get("resumed") is True
         with self._capture(spec) as capture:
             async with AgentProcess.attach(orphan, spec.on_listening) as process:
+                if orphan.facts.get("waited"):
+                    # The earlier service may have paused it, for a harvest beside it.
+                    process.pause()
+                    process.resume()
                 run_loop = RunLoop(spec, emit, stop, process, capture, resumed=resumed)
                 return (await self._drive(run_loop, session, may_kill=False))[0]
 
@@ -137,7 +140,7 @@ class ClaudeRunner:
             return report
         session, message_id = report.session_id, protocol.last_message_id
         if session is not None and await self._is_written(checkout, session, message_id, KILL_SECONDS):
-            exit_status = await process.kill()
+            exit_status = await process.kill(has_answered=True)
         else:
             process.end_input()
             await wait_bounded(process.exited(), LINGER_SECONDS)
@@ -203,6 +206,7 @@ class ClaudeRunner:
         """See `ports.WarmRunner.start`."""
         session = session_id_for(spec)
         resumed = resumes_session(spec, self._sandbox, session)
+        spec = _held_as(spec, resumed=resumed)
         launch = build_launch(self._cli, spec, session, self._sandbox, enforce_budget=self._enforce_budget)
         async with AgentProcess.start(launch, spec.on_spawned, spec.on_listening, stop) as process:
             warm = WarmClaude(self, process, session, None, is_initialised=False)
@@ -222,10 +226,12 @@ class ClaudeRunner:
         fields: Mapping[str, Any] | None = {}
         if not warm.is_initialised:  # without a snapshot they are on its command line
             fields = None if warm.snapshot is None else initialize_fields(spec.job, spec.agent)
+        resumed = spec.job.begin == "resume" and warm.has_run
+        spec = _held_as(spec, resumed=resumed)
+        if spec.hold is not None:
+            process.hold.begin(spec.hold, (process.stdout, process.stderr))
         with self._capture(spec) as capture:
-            run_loop = RunLoop(
-                spec, emit, stop, process, capture, resumed=spec.job.begin == "resume" and warm.has_run
-            )
+            run_loop = RunLoop(spec, emit, stop, process, capture, resumed=resumed)
             report, protocol = await self._drive(
                 run_loop,
                 warm.session_id,
@@ -266,6 +272,13 @@ class ClaudeRunner:
         warm.has_run = False
         process.pause()
         return await asyncio.to_thread(warm.snapshot.restore, (checkout.home, config))
+
+
+def _held_as(spec: RunSpec, *, resumed: bool) -> RunSpec:
+    """Return the spec with a record that says if the run continues a session."""
+    if spec.hold is None:
+        return spec
+    return replace(spec, hold=replace(spec.hold, facts={**spec.hold.facts, "resumed": resumed}))
 
 
 class WarmClaude:
@@ -317,6 +330,10 @@ class WarmClaude:
         if self.snapshot is not None or self.is_initialised:
             spec.on_spawned(*self.supervisor)
         return await self._runner.run_warm(self, self._process, spec, emit, stop)
+
+    def end_hold(self) -> None:
+        """See `ports.WarmAgent.end_hold`."""
+        self._process.hold.end()
 
     async def reset(self, checkout: Checkout) -> bool:
         """See `ports.WarmAgent.reset`."""

@@ -70,14 +70,17 @@ class StreamProtocol:
         self._prompt_sent = asyncio.Event()
         if run_loop.spec.orphan is not None:
             self._prompt_sent.set()
-            self._steers.restore(run_loop.process.noted_inputs())
+            self._steers.restore(run_loop.process.hold.noted_inputs())
             run_loop.keep()
         self.last_message_id: str | None = None
         """The id of the newest message of the agent, by which it is found in the session's file."""
         job = run_loop.spec.job
         id_prefix = f"call_{job.id}_{run_loop.spec.number}"
         tools, one_call = job.spec.tools, job.spec.one_call
-        self._tool_server = McpToolServer(tools, id_prefix, one_call=one_call) if tools else None
+        replied = run_loop.process.hold.noted_replies() if tools and run_loop.spec.orphan is not None else ()
+        self._tool_server = (
+            McpToolServer(tools, id_prefix, one_call=one_call, replied=replied) if tools else None
+        )
 
     async def handle_line(self, line: bytes) -> None:
         run_loop = self._run_loop
@@ -152,7 +155,7 @@ class StreamProtocol:
             self._steers.close()
 
     async def _deliver_steer(self, message: SteerMessage) -> bool:
-        self._run_loop.process.note_input(encode_note(message))
+        self._run_loop.process.hold.note_input(encode_note(message))
         try:
             return await self._steers.deliver(message)
         finally:
@@ -179,6 +182,8 @@ class StreamProtocol:
         run_loop = self._run_loop
         while True:
             turn = await tool_server.next_turn()
+            if tool_server.was_answered(turn):
+                continue
             if run_loop.spec.call_client_tools is None:
                 results: dict[str, ToolOutput] = dict.fromkeys(
                     (call.id for call in turn.values()), "Nobody is there to make the call."
@@ -205,7 +210,8 @@ class StreamProtocol:
             if self._run_loop.spec.steers is not None:
                 group.create_task(self._take_steers(self._run_loop.spec.steers))
             if self._tool_server is not None:
-                group.create_task(self._tool_server.write_replies(self._run_loop.process.write))
+                process = self._run_loop.process
+                group.create_task(self._tool_server.write_replies(process.write, process.hold.note_reply))
                 group.create_task(self._serve_tool_calls(self._tool_server))
             if self._prompt_sent.is_set():  # by an earlier service
                 return

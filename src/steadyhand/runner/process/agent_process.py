@@ -18,10 +18,11 @@ from steadyhand.ports import Command, HoldSpec, OrphanedRun, StopSignal
 from steadyhand.runner.process import cgroups, fork_server
 from steadyhand.runner.process.agent_pipes import AgentPipes
 from steadyhand.runner.process.cgroups import GONE_SECONDS, start_ticks
-from steadyhand.runner.process.held_record import Holding, append_input, mark_left, open_spools, read_inputs
+from steadyhand.runner.process.held_record import Holding, open_spools
 from steadyhand.runner.process.kill_run import kill_run
 from steadyhand.runner.process.launch_spec import LaunchSpec
 from steadyhand.runner.process.paused_processes import PausedProcesses, kill_others
+from steadyhand.runner.process.process_hold import ProcessHold
 from steadyhand.runner.process.process_tree import descendants
 from steadyhand.runner.process.process_watcher import ProcessWatcher
 from steadyhand.runner.process.sandbox_setup import SandboxSetup
@@ -81,11 +82,8 @@ class AgentProcess:
         """True if it runs in a sandbox."""
         self.stdout = asyncio.StreamReader(limit=_CHUNK)
         self.stderr = asyncio.StreamReader(limit=_CHUNK)
-        self._hold_dir: Path | None = None
-        """The folder of a held run, whose supervisor has copies of the pipes; None if it is not held."""
-        self._may_keep = False
-        self._is_kept = False
-        self._is_left = False
+        self.hold = ProcessHold(channel)
+        """The service's part of a run that may outlive it."""
         self._channel = channel
         self._cgroups: Sequence[Path] = ()
         self._input: asyncio.StreamWriter | None = None
@@ -165,11 +163,8 @@ class AgentProcess:
             if holding is None:
                 await process._open_pipes(pipes)
             else:
-                process._hold_dir = holding.spec.folder
                 process._open_spools(holding.take_spools(), pipes)
-                process._may_keep = holding.write_record(
-                    process.pid, process.started_ticks, sandboxed=process.sandboxed
-                )
+                process.hold.open(holding, process._write_record)
             await process._open_input(pipes)
             await process._await_start(launch.command, stop)
             yield process
@@ -177,6 +172,7 @@ class AgentProcess:
             if holding is not None:
                 holding.close()
             await process._close(service_end, pipes)
+            process.hold.close()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -189,20 +185,21 @@ class AgentProcess:
         """
         channel = SupervisorChannel()
         process = cls(channel, sandboxed=orphan.sandboxed)
-        process._hold_dir = orphan.folder
+        process.hold.reopen(orphan.folder, is_alive=False)
         process.containment = orphan.containment
         process._cgroups = [Path(group) for group in orphan.groups]
         service_ends, connection = orphan.take_pipes(), orphan.take_connection()
         pipes = None if service_ends is None else AgentPipes.of(service_ends)
         try:
-            process._open_spools(_open_spools(orphan.folder), pipes)
+            offsets = orphan.facts.get("offsets", (0, 0))
+            process._open_spools(_open_spools(orphan.folder), pipes, offsets)
             if connection is None or pipes is None:
                 channel.set_ended(orphan.exit or {})
             else:
                 process.pid, process.started_ticks = orphan.pid, orphan.started
                 process._watcher = ProcessWatcher(orphan.pid, orphan.started)
                 await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=connection)
-                process._may_keep = process._is_kept = True
+                process.hold.reopen(orphan.folder, is_alive=True)
                 if orphan.input_open:
                     await process._open_input(pipes)
             _pass_descriptors(orphan.take_sandbox_listeners(), listening)
@@ -225,13 +222,23 @@ class AgentProcess:
             raise SpawnError("The supervisor died as it started.")
         self.pid, self.started_ticks, self._watcher = pid, ticks, ProcessWatcher(pid, ticks)
 
-    def _open_spools(self, files: tuple[int, int], pipes: AgentPipes | None) -> None:
-        """Read the output through files, which a later service reads again."""
+    def _open_spools(
+        self, files: tuple[int, int], pipes: AgentPipes | None, offsets: Sequence[int] = (0, 0)
+    ) -> None:
+        """Read the output through files, which a later service reads again from these offsets on."""
         out, err = (None, None) if pipes is None else (pipes.stdout[0], pipes.stderr[0])
         self.stdout, self.stderr = (
-            SpoolReader(file, None if pipes is None or pipe is None else pipes.release(pipe), self._drop_hold)
-            for file, pipe in zip(files, (out, err), strict=True)
+            SpoolReader(
+                file,
+                None if pipes is None or pipe is None else pipes.release(pipe),
+                self.hold.drop,
+                int(offset),
+            )
+            for file, pipe, offset in zip(files, (out, err), offsets, strict=True)
         )
+
+    def _write_record(self, holding: Holding) -> bool:
+        return holding.write_record(self.pid, self.started_ticks, sandboxed=self.sandboxed)
 
     async def _open_pipes(self, pipes: AgentPipes) -> None:
         loop = asyncio.get_running_loop()
@@ -249,7 +256,7 @@ class AgentProcess:
         sink = asyncio.StreamReaderProtocol(asyncio.StreamReader())
         writer, _ = await loop.connect_write_pipe(lambda: sink, pipes.open_file(pipes.stdin[0]))
         self._input = asyncio.StreamWriter(writer, sink, None, loop)
-        if self._hold_dir is not None:
+        if self.hold.folder is not None:
             writer.set_write_buffer_limits(high=0)  # `drain` then waits until the pipe has everything
 
     async def _await_start(self, command: Command, stop: StopSignal | None) -> None:
@@ -273,23 +280,23 @@ class AgentProcess:
         """Write to the agent's stdin and wait until it reads; return False if it has closed it."""
         if self._input is None or self._input.is_closing():
             return False
-        is_divisible = self._is_kept and len(data) > _ATOMIC_BYTES
+        is_divisible = self.hold.is_kept and len(data) > _ATOMIC_BYTES
         try:
             if is_divisible:
-                self._send_keep(is_kept=False)  # half a message would be no good to a later service
+                self.hold.send_keep(is_kept=False)  # half a message would be no good to a later service
             self._input.write(data)
             await self._input.drain()
         except (BrokenPipeError, ConnectionResetError):
             return False
-        if is_divisible and self._is_kept:
-            self._send_keep(is_kept=True)
+        if is_divisible and self.hold.is_kept:
+            self.hold.send_keep(is_kept=True)
         return True
 
     def end_input(self) -> None:
         """Close the agent's stdin once all written data has been read."""
         if self._input is not None and not self._input.is_closing():
             self._input.close()
-            if self._hold_dir is not None:
+            if self.hold.folder is not None:
                 self._channel.send({"close_input": True})
 
     @property
@@ -319,47 +326,9 @@ class AgentProcess:
             self._agent = pid, start_ticks(pid)
         return Path(f"/proc/{pid}/root")
 
-    # --- holding it ------------------------------------------------------------------------------
-
-    def keep(self) -> None:
-        """Let the run outlive the service from now on: the agent has all that it needs to begin."""
-        if self._may_keep:
-            self._is_kept = True
-            self._send_keep(is_kept=True)
-
-    @property
-    def is_kept(self) -> bool:
-        """True if the run goes on when the service dies now."""
-        return self._is_kept
-
     def leave(self) -> bool:
         """Let the run go on without this service when the block ends; return False if it is not kept."""
-        if not self._is_kept or self._hold_dir is None or not self.running:
-            return False
-        self._is_left = mark_left(self._hold_dir)
-        return self._is_left
-
-    def end_keeping(self) -> None:
-        """Let the run end with the service again: the service is about to stop it."""
-        self._drop_hold()
-
-    def _drop_hold(self) -> None:
-        self._may_keep = False
-        if self._is_kept:
-            self._is_kept = False
-            self._send_keep(is_kept=False)
-
-    def _send_keep(self, *, is_kept: bool) -> None:
-        self._channel.send({"keep": is_kept})
-
-    def note_input(self, text: str) -> None:
-        """Note a message to the agent for a later service, if the run is held."""
-        if self._hold_dir is not None:
-            append_input(self._hold_dir, text)
-
-    def noted_inputs(self) -> Sequence[str]:
-        """Return the messages that were noted, also by an earlier service."""
-        return () if self._hold_dir is None else read_inputs(self._hold_dir)
+        return self.hold.leave(is_running=self.running)
 
     # --- pausing it ------------------------------------------------------------------------------
 
@@ -416,7 +385,7 @@ class AgentProcess:
     async def stop(self) -> ExitStatus:
         """Send the agent SIGTERM, and after `TERM_SECONDS` kill every process. Takes a limited time."""
         if self.running:
-            self._drop_hold()
+            self.hold.drop()
             self.resume()
             self._resume_supervisor()
             self._channel.send({"signal": int(signal.SIGTERM)})
@@ -425,10 +394,16 @@ class AgentProcess:
                     await self.exited()
         return await self.kill()
 
-    async def kill(self) -> ExitStatus:
-        """Kill every process at once, by the supervisor, or without it if it does not answer. Takes a limited time."""
+    async def kill(self, *, has_answered: bool = False) -> ExitStatus:
+        """Kill every process at once, by the supervisor, or without it if it does not answer. Takes a limited time.
+
+        A run that `has_answered` is held on: a later service reads its output, as if it had ended by itself.
+        """
         if self.running:
-            self._drop_hold()
+            if has_answered:
+                self.hold.settle()
+            else:
+                self.hold.drop()
             self._resume_supervisor()
             self._channel.send({"kill": True})
             with contextlib.suppress(TimeoutError):
@@ -464,7 +439,7 @@ class AgentProcess:
             if self._channel.transport is None:
                 if service_end is not None:
                     service_end.close()
-            elif not self._is_left:
+            elif not self.hold.is_left:
                 await self.kill()
         finally:
             # In any case, even after a second cancellation: when its socket closes the supervisor kills everything.
@@ -481,7 +456,7 @@ class AgentProcess:
                 pipes.close()
         await asyncio.sleep(0)  # the transports close in the next iteration of the loop
         if self._watcher is not None:
-            if not self._is_left:
+            if not self.hold.is_left:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(GONE_SECONDS):
                         await self._watcher.wait()

@@ -2,7 +2,9 @@
 
 The folder of a run is `<data-dir>/run/held/<job>-<run>`. It belongs to the service alone and has `record` (JSON: the
 run, its supervisor, its secret and the facts that the worker keeps), `control` (the supervisor's socket), `stdout`,
-`stderr`, `inputs`, `exit` (the end of the agent), and `left` if a stop of the service left the run.
+`stderr`, `inputs` and `replies` (what the agent got), `results` (what it is to get), `exit` (the end of the agent),
+`settled` if the service kills an agent that has answered, and `left` if a stop of the service left the run. That of a
+process that waits for its run has another name and no record.
 """
 
 import contextlib
@@ -14,7 +16,8 @@ import shutil
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,12 +31,19 @@ CONNECT_SECONDS = 2.0
 _PAUSE_SECONDS = 0.01
 _MAX_STATE_BYTES = 1 << 16
 _MAX_DESCRIPTORS = 16
+_IDLE = "waiting-"
+_NOTES = ("inputs", "replies", "results", "settled")
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def held_dir(data_dir: Path) -> Path:
     """Return the folder with the folders of held runs."""
     return data_dir / "run" / "held"
+
+
+def idle_hold(parent: Path, seconds: float, listener: int | None) -> HoldSpec:
+    """Return the order for a process that waits for its run: it ends with the service until it has one."""
+    return HoldSpec(parent / f"{_IDLE}{uuid.uuid4().hex}", "", 0, seconds, listener)
 
 
 @dataclass(slots=True)
@@ -91,6 +101,20 @@ class Holding:
             self._spools_taken = True
             os.close(self.stdout)
             os.close(self.stderr)
+
+    def move_to(self, spec: HoldSpec) -> None:
+        """Use the files for the run of a process that has waited for it. Raises `OSError`."""
+        self.spec.folder.rename(spec.folder)
+        self.spec = spec
+
+    def move_away(self) -> None:
+        """Let the files be those of no run, which has ended: the record goes first. Raises `OSError`."""
+        folder = self.spec.folder
+        for name in ("record", "left", *_NOTES):
+            (folder / name).unlink(missing_ok=True)
+        idle = idle_hold(folder.parent, self.spec.seconds, self.spec.listener)
+        folder.rename(idle.folder)
+        self.spec = idle
 
     def to_message(self, first: int) -> dict[str, Any]:
         """Return the order to hold the run as a message to the supervisor."""
@@ -163,20 +187,43 @@ def mark_left(folder: Path) -> bool:
     return True
 
 
-def append_input(folder: Path, text: str) -> None:
-    """Append a line to the messages that the run got. Raises `OSError`."""
-    with (folder / "inputs").open("a", encoding="utf-8") as file:
-        (folder / "inputs").chmod(0o600)
+def mark_settled(folder: Path) -> None:
+    """Note that the agent of the run has answered and is killed for that: its end is a good one. Raises `OSError`."""
+    (folder / "settled").touch(mode=0o600)
+
+
+def append_note(folder: Path, name: str, text: str) -> None:
+    """Append a line to a file of what the run got. Raises `OSError`."""
+    with (folder / name).open("a", encoding="utf-8") as file:
+        (folder / name).chmod(0o600)
         file.write(text + "\n")
 
 
-def read_inputs(folder: Path) -> list[str]:
-    """Return the messages that a run got, without one that was half written."""
+def read_notes(folder: Path, name: str) -> list[str]:
+    """Return the lines of such a file, without one that was half written."""
     try:
-        lines = (folder / "inputs").read_text("utf-8", errors="replace").split("\n")
+        lines = (folder / name).read_text("utf-8", errors="replace").split("\n")
     except OSError:
         return []
     return lines[:-1]
+
+
+def write_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """Keep results for a run, as one atomic change. Raises `OSError`."""
+    part = folder / "results.part"
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, _NEW, 0o600), "w", encoding="utf-8") as file:
+        json.dump(dict(results), file)
+    part.replace(folder / "results")
+
+
+def read_results(folder: Path) -> Mapping[str, Any]:
+    """Return the results that were kept for a run; empty without any."""
+    try:
+        results = json.loads((folder / "results").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return results if isinstance(results, dict) else {}
 
 
 def remove_record(folder: Path) -> None:
@@ -224,6 +271,8 @@ def _take_up(folder: Path) -> OrphanedRun:
     if not ended:
         raise ValueError("it ended with its service")
     orphan.exit = marshal.loads(ended)  # noqa: S302  # from our own supervisor, in a file that only we can write
+    if (folder / "settled").exists():
+        orphan.exit = {**orphan.exit, "exited": 0, "signal": None}
     return orphan
 
 

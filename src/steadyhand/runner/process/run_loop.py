@@ -110,8 +110,8 @@ class RunLoop:
 
     def keep(self) -> None:
         """Let the run outlive the service from now on, if it is to be held: the agent has its prompt."""
-        self.process.keep()
-        if self.process.is_kept:
+        self.process.hold.keep()
+        if self.process.hold.is_kept:
             self.spec.on_kept(self.process.leave)
 
     @property
@@ -286,7 +286,7 @@ class RunLoop:
 
     async def _handle_stop(self, protocol: AgentProtocol) -> None:
         await self.stop.wait()
-        self.process.end_keeping()
+        self.process.hold.drop()  # the service is about to stop it
         if self.stop.reason is StopReason.DEADLINE and self._waits_for_background:
             # The work is done: what the agent left running is stopped as it would be a little later.
             self._mark_stopped_after_result()
@@ -323,6 +323,11 @@ class RunLoop:
             # The service ended it, so neither of them describes the run.
             code = signal = None
             warnings.append(self._lingering_warning())
+        stop_reason = self._stop_reason()
+        if exit_status.lease_over:
+            # This process was frozen. The end says nothing of a run that had its result; any other was interrupted.
+            code = signal = None
+            stop_reason = stop_reason or (StopReason.SHUTDOWN if self.result is None else None)
         warnings += exit_warnings(exit_status)
         output = self.capture.to_run_output(self.result_line)
         stderr = self.capture.stderr_text()
@@ -334,7 +339,7 @@ class RunLoop:
             stderr += self.unknown_agent
             output = type(output)(output.output, stderr)
         evidence = RunEvidence(
-            stop_reason=self._stop_reason(),
+            stop_reason=stop_reason,
             exit_code=code,
             signal=signal,
             result=self.result,

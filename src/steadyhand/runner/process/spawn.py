@@ -47,6 +47,8 @@ class SpawnedAgent:
         self.status_fd = status_fd
         self.cgroup = cgroup
         self.sandbox: Any = None
+        self.lease_over = False
+        """True if it was ended because the service was frozen."""
 
 
 def detach_standard_streams() -> None:

@@ -19,13 +19,13 @@ class SpoolReader(asyncio.StreamReader):
     `pipe` is the end of the agent's pipe, None if nothing more comes. Both descriptors are closed by `close`.
     """
 
-    def __init__(self, file: int, pipe: int | None, on_full: Callable[[], None]) -> None:
-        """Create it. `on_full` is called before the first byte that is not written to the file."""
+    def __init__(self, file: int, pipe: int | None, on_full: Callable[[], None], position: int = 0) -> None:
+        """Create it, from a position in the file on. `on_full` is called before the first byte that is not in it."""
         super().__init__()
         self._file = file
         self._pipe = pipe
         self._on_full = on_full
-        self._position = 0
+        self._position = position
         self._is_full = False
         if pipe is not None:
             os.set_blocking(pipe, False)
@@ -46,6 +46,13 @@ class SpoolReader(asyncio.StreamReader):
                     return b""
             except BlockingIOError:
                 await self._wait_for_pipe(self._pipe)
+
+    def restart(self) -> int:
+        """Begin the output of the next run with what comes now; return its position. Raises `OSError`."""
+        if self._position >= os.fstat(self._file).st_size:
+            os.ftruncate(self._file, 0)
+            self._position, self._is_full = 0, False
+        return self._position
 
     def _move(self, pipe: int) -> int | None:
         """Move bytes from the pipe to the file; return their number, 0 at the end, None if the file takes no more."""

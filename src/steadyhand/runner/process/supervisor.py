@@ -7,9 +7,10 @@ four bytes of length (little endian) and a `marshal` value: both ends are Python
 forked process is kept small, because a fork copies the page tables of all its memory: hence `marshal` instead of
 `json`, and the interpreter's own `_ctypes` and `_signal` instead of the modules above them.
 
-It sends `{"here": pid}`. The service sends `{"start": spec}` once, then any number of `{"signal": n}` (for the agent)
-and `{"kill": True}` (for all). The supervisor replies `{"started": pid, "means": name, "groups": paths}` or
-`{"failed": text, "sealing": bool}`, then `{"exited": code | None, "signal": n | None, "felt": counts}`, and
+It sends `{"here": pid}`. The service sends `{"start": spec}` once, then any number of `{"signal": n}` (for the agent),
+`{"kill": True}` (for all) and `{"lease": seconds}`. If the next lease does not come in time, the service is frozen and
+others may have taken its jobs: everything is killed. The supervisor replies `{"started": pid, "means": name, "groups":
+paths}` or `{"failed": text, "sealing": bool}`, then `{"exited": code | None, "signal": n | None, "felt": counts}`, and
 `{"gone": True}` when no process of the run is alive.
 A spec has `argv env cwd` (bytes), `user` (uid and gid, or None), `files` (path, content: written as the agent's user
 before it starts, never over an existing file), `laid` (the same, skipped if the path exists), `folders` (created the
@@ -34,6 +35,7 @@ import _signal  # type: ignore[import-not-found]  # `signal` makes enums
 import marshal
 import os
 import select
+import time
 
 TYPE_CHECKING = False  # `typing` is large; checkers know the name
 if TYPE_CHECKING:
@@ -104,6 +106,8 @@ def supervise(channel: int, descriptors: list[int], sandbox_runtime: Any) -> Non
     _send_to_service(channel, started)
     code, signal = _run_until_exit(run, channel, sigchld_fd, held)
     ended = {"exited": code, "signal": signal, "felt": {} if sandbox is None else sandbox.limit_evidence()}
+    if run.lease_over:
+        ended["lease_over"] = True
     _send_to_service(channel, ended)
     kill_all(run.cgroup, sigchld_fd)
     if sandbox is not None:
@@ -170,10 +174,13 @@ def _run_until_exit(
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     poll.register(sigchld_fd, select.POLLIN)
-    poll_ms = None if run.sandbox is None else run.sandbox.memory_poll_ms
+    memory_ms = None if run.sandbox is None else run.sandbox.memory_poll_ms
+    lease_until = None
     while True:
-        ready = poll.poll(poll_ms)
-        if not ready and run.sandbox.exceeds_memory(descendants(os.getpid())):
+        ready = poll.poll(_poll_ms(memory_ms, lease_until))
+        is_over = lease_until is not None and time.monotonic() >= lease_until
+        if not ready and (is_over or _exceeds_memory(run, memory_ms)):
+            run.lease_over = is_over
             return _exit_status_of(run, kill_main(run))
         for descriptor, _ in ready:
             if descriptor == sigchld_fd:
@@ -187,11 +194,26 @@ def _run_until_exit(
                     wait_status = held.await_service(run, channel, sigchld_fd)
                     if wait_status is not None:
                         return _exit_status_of(run, wait_status)
+                    lease_until = None
                     break  # the other descriptors are looked at again
                 if request is None or "kill" in request:
                     return _exit_status_of(run, kill_main(run))
-                if held is None or not held.handle(request):
+                if "lease" in request:
+                    lease_until = time.monotonic() + request["lease"]
+                elif held is None or not held.handle(request):
                     send_signal(signal_target(run), request["signal"])
+
+
+def _poll_ms(memory_ms: float | None, lease_until: float | None) -> float | None:
+    """Return the time to wait for a request or an end; None waits for as long as it takes."""
+    if lease_until is None:
+        return memory_ms
+    lease_ms = max(0.0, lease_until - time.monotonic()) * 1000 + 1
+    return lease_ms if memory_ms is None else min(lease_ms, memory_ms)
+
+
+def _exceeds_memory(run: SpawnedAgent, memory_ms: float | None) -> bool:
+    return memory_ms is not None and run.sandbox.exceeds_memory(descendants(os.getpid()))
 
 
 def signal_target(run: SpawnedAgent) -> int:

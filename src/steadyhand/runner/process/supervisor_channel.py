@@ -1,11 +1,14 @@
 """The messages between the service and the supervisor of one run."""
 
 import asyncio
+import contextlib
 import marshal
+import os
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from steadyhand.ports import StopSignal
 
@@ -13,6 +16,7 @@ START_SECONDS = 30.0
 REPLY_SECONDS = 3.0
 """Seconds for a supervisor to report an end that it was asked for. One that is silent for longer hangs or is frozen."""
 _T = TypeVar("_T")
+_open_channels: "WeakSet[SupervisorChannel]" = WeakSet()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,7 @@ class ExitStatus:
 
     `unkillable` is True if a process may still be alive, `out_of_memory` if the kernel killed a process of the run at
     its memory limit, `disk_full` if its disk is full. `forks_refused` counts the processes above its limit.
+    `lease_over` is True if the supervisor ended it because this process was frozen.
     """
 
     code: int | None
@@ -29,6 +34,7 @@ class ExitStatus:
     out_of_memory: bool = False
     disk_full: bool = False
     forks_refused: int = 0
+    lease_over: bool = False
 
 
 class SupervisorChannel(asyncio.Protocol):
@@ -46,6 +52,7 @@ class SupervisorChannel(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  # a socket pair has one
         self.transport = transport
+        _open_channels.add(self)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -73,6 +80,7 @@ class SupervisorChannel(asyncio.Protocol):
             _resolve_future(self.started, message)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        _open_channels.discard(self)
         # No message came: somebody killed the supervisor, and with it the agent.
         _resolve_future(self.supervisor_pid, None)
         _resolve_future(self.started, {"failed": "its supervisor died"})
@@ -83,10 +91,29 @@ class SupervisorChannel(asyncio.Protocol):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(encode_frame(dict(message)))
 
+    def renew_lease(self, seconds: float) -> None:
+        """Let the agent live for so many seconds more, once it has started.
+
+        The transport does not do it: a write to a supervisor that has just ended would close it, and lose the message
+        about that end.
+        """
+        transport = self.transport
+        # Before its start the supervisor takes no other message; a frame must not come into the middle of another.
+        if transport is None or not self.started.done() or transport.get_write_buffer_size() > 0:
+            return
+        with contextlib.suppress(OSError):
+            os.write(transport.get_extra_info("socket").fileno(), encode_frame({"lease": seconds}))
+
     def set_killed(self, *, cleaned_up: bool) -> None:
         """Let nobody wait for the agent any more: it was killed, and no message will tell of it."""
         _resolve_future(self.exited, ExitStatus(None, signal.SIGKILL))
         _resolve_future(self.cleaned_up, cleaned_up)
+
+
+def renew_leases(seconds: float) -> None:
+    """Let each agent of this process live for so many seconds more, unless this is called again before."""
+    for channel in list(_open_channels):
+        channel.renew_lease(seconds)
 
 
 def _to_exit_status(message: Mapping[str, Any]) -> ExitStatus:
@@ -98,6 +125,7 @@ def _to_exit_status(message: Mapping[str, Any]) -> ExitStatus:
         limit_evidence.get("oom", 0) > 0,
         limit_evidence.get("full", 0) > 0,
         limit_evidence.get("forks_refused", 0),
+        message.get("lease_over", False),
     )
 
 

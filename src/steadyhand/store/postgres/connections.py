@@ -99,9 +99,14 @@ def _has_unescaped_password(url: str) -> bool:
     return "@" in rest.partition("?")[0]
 
 
+def name_of_connection(purpose: str) -> str:
+    """Return the name of a connection of this process in the server's list of activities."""
+    return f"steadyhand {purpose} of process {os.getpid()} on {socket.gethostname()}"[:63]
+
+
 def connect(parameters: dict[str, Any], purpose: str, **options: Any) -> psycopg.Connection[Any]:
     """Return a new connection that names this process and its purpose in the server's list of activities."""
-    name = f"steadyhand {purpose} of process {os.getpid()} on {socket.gethostname()}"[:63]
+    name = name_of_connection(purpose)
     connection: psycopg.Connection[Any] = psycopg.connect(
         **{"application_name": name, **parameters}, prepare_threshold=None, **options
     )
@@ -118,11 +123,13 @@ def create_postgres_engine(
     purpose: str,
     connections: int,
     read_only: bool = False,
+    idle_seconds: int | None = None,
     before_use: Callable[[], None] = lambda: None,
 ) -> Engine:
     """Return an engine of at most so many connections. `before_use` is called whenever one is taken.
 
-    Those that only read have one consistent state for a whole transaction.
+    Those that only read have one consistent state for a whole transaction. With `idle_seconds` the server ends a
+    transaction in which nothing comes for so long: a process that is frozen in one would hold up others.
     """
 
     def create() -> psycopg.Connection[Any]:
@@ -148,6 +155,13 @@ def create_postgres_engine(
     event.listen(engine, "checkout", check)
     event.listen(engine, "connect", _note_timeout)
     event.listen(engine, "begin", _lift_timeout)
+    if idle_seconds is not None:
+        statement = f"SET LOCAL idle_in_transaction_session_timeout = {idle_seconds * 1000:d}"
+
+        def limit_idle_time(connection: Connection) -> None:
+            connection.exec_driver_sql(statement)
+
+        event.listen(engine, "begin", limit_idle_time)
     return engine
 
 

@@ -14,20 +14,22 @@ from steadyhand.store.postgres.connections import (
     create_postgres_engine,
     parse_postgres_url,
 )
-from steadyhand.store.postgres.database_lock import LOCK_NUMBER, DatabaseLock
+from steadyhand.store.postgres.database_lock import DatabaseLock
 from steadyhand.store.readers import CONNECTIONS
 
-_MIGRATION_LOCK = LOCK_NUMBER + 1
+_IDLE_SECONDS = 8
+_MIGRATION_LOCK = 0x5374_6561_6479_0002
+"""The number of the advisory lock under which one node at a time migrates."""
 
 
-def open_postgres_engines(url: str) -> tuple[Engine, Engine, DatabaseLock]:
-    """Return the engines for writes and for reads, and the lock, which is held."""
+def open_postgres_engines(url: str, node: str) -> tuple[Engine, Engine, DatabaseLock]:
+    """Return the engines of a node for writes and for reads, and the lock of its name, which is held."""
     parameters = parse_postgres_url(url)
-    lock = DatabaseLock(parameters)
+    lock = DatabaseLock(parameters, node)
     try:
         lock.acquire()
         write = partial(create_postgres_engine, parameters, purpose="writer", connections=1)
-        write_engine = write(before_use=lock.ensure)
+        write_engine = write(before_use=lock.ensure, idle_seconds=_IDLE_SECONDS)
         with write_engine.begin() as connection:
             _check_encoding(connection)
             connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")

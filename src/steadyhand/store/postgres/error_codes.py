@@ -26,6 +26,7 @@ _REASONS: Mapping[str, str] = {
     "XX002": "the database is damaged",
 }
 """The reasons by the beginning of the code. With any other code the operation itself is wrong."""
+_CONFLICTS: Final = frozenset({"40001", "40P01"})
 _QUERY_CANCELLED: Final = "57014"
 _CROWDED_WORDS: Final = ("too many connections", "too many clients", "connection slots are reserved")
 """Parts of the text of a connection that the server refused: its error has no code."""
@@ -48,6 +49,11 @@ def outage_reason(error: BaseException) -> str | None:
     if code == _QUERY_CANCELLED:
         return None
     return next((_REASONS[code[:length]] for length in _LENGTHS if code[:length] in _REASONS), None)
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Return True for a transaction that was undone because of another one: a ring of waits, or its serialization."""
+    return getattr(error, "sqlstate", None) in _CONFLICTS
 
 
 def is_interrupted(error: BaseException) -> bool:

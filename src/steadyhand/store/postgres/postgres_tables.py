@@ -22,7 +22,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import TSVECTOR
 
+from steadyhand.errors import StoreError
 from steadyhand.store.driver import postgres_words
+from steadyhand.store.postgres.foreign_tables import FOREIGN_REMEDY, TABLES, foreign_tables
 from steadyhand.store.schema import METADATA, NEWEST_REVISION, ROWS_OF_INDEX
 
 _LIST_TABLE = "jobs"
@@ -32,7 +34,10 @@ _NULL_SAFE = {"workspace": text("coalesce(workspace, '')")}
 
 
 def create_schema(connection: Connection) -> None:
-    """Create the newest schema in an empty database."""
+    """Create the newest schema in an empty database. Raise `StoreError` if it has a table of that name already."""
+    foreign = foreign_tables(connection.exec_driver_sql(TABLES).all())
+    if foreign is not None:
+        raise StoreError(f"The database cannot be used: it is one {foreign}. {FOREIGN_REMEDY}")
     create_metadata().create_all(connection, checkfirst=False)
     connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)")
     connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": NEWEST_REVISION})

@@ -7,15 +7,16 @@ import psycopg
 
 from steadyhand.errors import ConfigError
 from steadyhand.ports import DoctorCheck
-from steadyhand.store.doctor import PAUSED_SCHEDULES
+from steadyhand.store.doctor import PAUSED_SCHEDULES, revision_remedy
 from steadyhand.store.postgres.connections import ENCODING, ENCODING_REMEDY, connect, parse_postgres_url
+from steadyhand.store.postgres.foreign_tables import FOREIGN_REMEDY, TABLES, foreign_tables
 from steadyhand.store.readers import CONNECTIONS
 from steadyhand.store.schema import NEWEST_REVISION
 
 OLDEST_VERSION: Final = 150_000
 """The oldest release that is tested, as the server gives its number."""
-NEEDED_CONNECTIONS: Final = CONNECTIONS + 4
-"""Those for reads, one for writes, one for the lock, and two to spare."""
+NEEDED_CONNECTIONS: Final = CONNECTIONS + 5
+"""Those for reads, one for writes, one for the lock, one for notifications, and two to spare."""
 _NAME = "database"
 _STATE = (
     "SELECT current_setting('server_version'), current_setting('server_version_num')::integer, "
@@ -81,6 +82,9 @@ def _check(connection: psycopg.Connection[Any]) -> DoctorCheck:
         remedy = f"Let the user have {NEEDED_CONNECTIONS}: ALTER ROLE, ALTER DATABASE or max_connections."
         return DoctorCheck(_NAME, ok=False, detail=f"{detail}, at most {found[0]} connections", remedy=remedy)
     if not has_schema:
+        foreign = foreign_tables(connection.execute(TABLES).fetchall())
+        if foreign:
+            return DoctorCheck(_NAME, ok=False, detail=f"{detail}, {foreign}", remedy=FOREIGN_REMEDY)
         if may_create:
             return DoctorCheck(_NAME, ok=True, detail=f"{detail}, empty; the first start creates its tables")
         remedy = "Let the user create tables: GRANT CREATE ON SCHEMA public TO its name."
@@ -102,6 +106,5 @@ def _check_schema(connection: psycopg.Connection[Any], detail: str) -> DoctorChe
             _NAME, ok=False, detail=f"{detail}; the user may not {', '.join(missing)}", remedy=remedy
         )
     revision = found[0] if found else None
-    ok = revision == NEWEST_REVISION
-    advice = None if ok else "Start the service once: it migrates an older database."
+    ok, advice = revision == NEWEST_REVISION, revision_remedy(revision)
     return DoctorCheck(_NAME, ok, f"{detail}, schema {revision}", advice)

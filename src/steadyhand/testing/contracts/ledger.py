@@ -105,6 +105,18 @@ class LedgerContract:
             assert await ledger.settle_open_calls() == 0
 
     @async_test
+    async def test_a_call_that_its_agent_makes_again_costs_nothing_the_first_time(self) -> None:
+        async with self.open() as ledger:
+            await ledger.save_call(make_call(settled=False, run=2, reserved_micros=900))
+            await ledger.save_call(make_call(settled=False, run=1, reserved_micros=90))
+            await ledger.save_call(make_call(run=2, micros=5, reserved_micros=100))
+            assert await ledger.settle_repeated_calls([]) == 0
+            assert await ledger.settle_repeated_calls([("0" * 12, 2), ("1" * 12, 1)]) == 1
+            assert await _sum(ledger) == UsageTotal(2, TokenCounts(), 5, complete=False)
+            assert await ledger.settle_open_calls() == 1
+            assert await _sum(ledger) == UsageTotal(3, TokenCounts(), 95, complete=False)
+
+    @async_test
     async def test_one_call_without_a_price_or_a_whole_answer_marks_the_sum(self) -> None:
         async with self.open() as ledger:
             await ledger.save_call(make_call(model="known"))

@@ -387,6 +387,16 @@ class QueueStopContract(QueueFactory):
             assert [bench.queue.position(job.id) for job in jobs] == [None, 1, 2]
 
     @async_test
+    async def test_before_a_hand_over_jobs_are_admitted_and_none_is_claimed(self) -> None:
+        async with self.open(capacity=2) as bench:
+            bench.queue.drain(accepts_jobs=True)
+            job = await bench.enqueue_job()
+            assert await bench.has_nothing_to_claim()
+            assert bench.queue.position(job.id) == 1
+            bench.queue.drain()
+            assert (await bench.refusal()).code == "draining"
+
+    @async_test
     async def test_a_claim_that_waits_when_the_drain_begins_gets_nothing(self) -> None:
         async with self.open() as bench:
             job = await bench.enqueue_job()

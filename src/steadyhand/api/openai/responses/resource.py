@@ -1,7 +1,7 @@
 """A response of the Responses API as JSON, with every key of its types."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, cast
@@ -92,6 +92,29 @@ def latest_response(job: Job) -> StoredResponse | None:
 def append_request(job: Job, request: StoredRequest) -> Job:
     """Return a job with one more response for this request."""
     return replace(job, spec=replace(job.spec, request=with_later_request(get_document(job), request)))
+
+
+@dataclass(frozen=True, slots=True)
+class AppendRequest:
+    """Adds one more response to a job, also on another node; a `control.JobUpdate`."""
+
+    request: StoredRequest
+    in_background: bool
+
+    def __call__(self, job: Job) -> Job:
+        """Return the job with the response."""
+        # Whoever asks for the rest in the background does not wait for it.
+        on_interrupt = "resume" if self.in_background else job.on_interrupt
+        return replace(append_request(job, self.request), on_interrupt=on_interrupt)
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return it as JSON."""
+        return {"request": self.request, "in_background": self.in_background}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "AppendRequest":
+        """Return it from the JSON of `to_json`."""
+        return cls(cast("StoredRequest", value["request"]), bool(value["in_background"]))
 
 
 def forget_response(job: Job, number: int) -> Job | None:

@@ -28,8 +28,8 @@ from steadyhand.api.openai.responses.input_items import (
     tool_results_from_items,
 )
 from steadyhand.api.openai.responses.resource import (
+    AppendRequest,
     StoredResponse,
-    append_request,
     get_stored_response,
     latest_response,
     parse_response_id,
@@ -201,14 +201,8 @@ async def _resume_with_results(
         output = find_tool_result(items, call_id)
         if output is not None:
             results[call_id] = output
-    next_request = later_request(body, items)
-
-    def append_to_job(old: Job) -> Job:
-        # Whoever asks for the rest in the background does not wait for it.
-        on_interrupt = "resume" if body.background else old.on_interrupt
-        return replace(append_request(old, next_request), on_interrupt=on_interrupt)
-
-    submitted = await context.control.submit_tool_results(owner, job.id, results, append_to_job)
+    update = AppendRequest(later_request(body, items), in_background=bool(body.background))
+    submitted = await context.control.submit_tool_results(owner, job.id, results, update)
     stored = get_stored_response(submitted.job, submitted.number)
     assert stored is not None  # noqa: S101  # it was noted with the answer
     return StartedResponse(StartedRun(submitted.job, replayed=False), stored, _full_conversation(body, items))
