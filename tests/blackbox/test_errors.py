@@ -65,7 +65,7 @@ def test_without_a_good_key_every_route_is_401_before_it_looks_at_the_body(
             native = path.startswith(
                 (
                     *("/v1/jobs", "/v1/agents", "/v1/workspaces", "/v1/keys", "/v1/usage"),
-                    *("/v1/forecast", "/v1/tools", "/v1/callbacks", "/v1/schedules"),
+                    *("/v1/forecast", "/v1/tools", "/v1/callbacks", "/v1/schedules", "/v1/nodes"),
                 )
             )
             check_body(answer, 401, "unauthenticated", native=native)
