@@ -55,7 +55,9 @@ from steadyhand.ports import (
     StopSignal,
 )
 from steadyhand.ports.artifacts import FileName
+from steadyhand.ports.nodes import NodeFigures, NodeInfo
 from steadyhand.queue import LocalQueue
+from steadyhand.queue.local_nodes import LocalNodes
 from steadyhand.redact import NO_REDACTION, Redactor
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
 from steadyhand.schedules.ended_jobs import EndedJobs
@@ -323,6 +325,19 @@ CATALOGUE = Catalog(
 )
 
 
+async def _load_nodes(store: SqlStore, queue: LocalQueue, name: str, slots: int) -> LocalNodes:
+    """Return the one node. Draining it keeps no job from running: who tries all routes waits for jobs, too."""
+    nodes = LocalNodes(
+        NodeInfo(name, version="1.0", schema="r1", slots=slots, host="here"),
+        store.drained_nodes,
+        set_drained=lambda _: None,
+        get_figures=lambda: NodeFigures(running=len(queue.active_jobs())),
+        clock=lambda: datetime.now(UTC),
+    )
+    await nodes.load()
+    return nodes
+
+
 @contextmanager
 def running_service(
     root: Path,
@@ -384,6 +399,8 @@ def running_service(
             keyring=keyring,
             options=replace(
                 options or ApiOptions(),
+                node="one",
+                nodes=await _load_nodes(store, queue, "one", capacity),
                 get_callback_secret=lambda key_id: derive_secret(b"of the tests", key_id),
                 callback_endpoints=EndpointRegistry(
                     {},

@@ -111,8 +111,9 @@ def furnish(root: Path, service: RunningService, profile: str) -> None:
             assert made.status_code == 201, made.text
         told = client.get("/v1/callbacks/deliveries").json()["data"]
         deliveries = [each["id"] for each in told]
+        nodes = [each["name"] for each in client.get("/v1/nodes").json()["data"]]
     named = {"jobs": jobs, "responses": responses, "keys": keys}
-    named |= {"deliveries": deliveries, "schedules": schedules}
+    named |= {"deliveries": deliveries, "schedules": schedules, "nodes": nodes}
     for name, ids in named.items():
         (root / f"{name}.dict").write_text("".join(f'"{each}"\n' for each in ids))
 
