@@ -11,7 +11,7 @@ read a text with its own ones anew each time, which takes longer than the way to
 
 import re
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
@@ -23,12 +23,33 @@ Values = Sequence[Any] | Mapping[str, Any]
 SQLITE: Final = "sqlite"
 POSTGRES: Final = "postgresql"
 
-_RULES: Final = (
+
+def text_digest(expression: str) -> str:
+    """Return the digest of a text on Postgres, which an index has in place of a text of any length.
+
+    A row of an index has at most 2,704 bytes. The server does not take the conversion of a text to bytes for immutable,
+    as indexes need it, but takes that of an escaped text, in which a backslash is written twice.
+    """
+    return rf"sha256(replace({expression}, '\', '\\')::bytea)"
+
+
+def workspace_digest(expression: str) -> str:
+    """Return the digest of a workspace or of null on Postgres. No workspace has an empty name."""
+    return text_digest(f"coalesce({expression}, '')")
+
+
+def _same_digest(digest: Callable[[str], str]) -> Callable[[re.Match[str]], str]:
+    """Return the replacement of an equality with a workspace by one of digests."""
+    return lambda found: f"{digest('workspace')} = {digest(found[1])}"
+
+
+_RULES: Final[Sequence[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]] = (
     (re.compile(r" (?:NOT INDEXED|INDEXED BY \w+)\b"), ""),
     (re.compile(r"\bCROSS JOIN (\w+) ON\b"), r"JOIN \1 ON"),  # SQLite keeps the order of the tables then
     (re.compile(r"\binstr\("), "strpos("),
-    # Its equality of nulls uses no index. No workspace has an empty name, and the indexes have this expression.
-    (re.compile(r"\bworkspace IS (\?|:\w+|\w+\.\w+)"), r"coalesce(workspace, '') = coalesce(\1, '')"),
+    # Indexes have the digests of workspaces. Its equality of nulls would use no index at all.
+    (re.compile(r"\bworkspace IS (\?|:\w+|\w+\.\w+)"), _same_digest(workspace_digest)),
+    (re.compile(r"\bworkspace = (\?)"), _same_digest(text_digest)),
 )
 _PLACE: Final = re.compile(r"\?|(?<!:):([a-z]\w*)")
 

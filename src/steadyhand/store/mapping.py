@@ -40,6 +40,7 @@ from steadyhand.ports import (
     Scope,
     TokenCounts,
 )
+from steadyhand.store.ledger_workspace import ledger_workspace
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -428,6 +429,7 @@ def call_row(call: ModelCall) -> dict[str, Any]:
         **row,
         **flags,
         **asdict(call.tokens),
+        "workspace": ledger_workspace(call.workspace),
         "at": to_microseconds(call.at),
         "day": to_microseconds(call.at) // MICROSECONDS_PER_DAY,
     }

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, RowMapping
 
 from steadyhand.ports import CalendarPeriod, TokenCounts, UsageGroup, UsageQuery, UsageRow, UsageTotal
 from steadyhand.store.driver import POSTGRES, execute, fetch_all
+from steadyhand.store.ledger_workspace import ledger_workspace
 from steadyhand.store.mapping import MICROSECONDS_PER_DAY, to_microseconds
 from steadyhand.store.readers import check_time
 from steadyhand.store.schema import SUM_NAMES
@@ -292,7 +293,7 @@ class _Source:
             "api_key_id": query.api_key_id,
             "agent": query.agent,
             "model": query.model,
-            "workspace": query.workspace,
+            "workspace": None if query.workspace is None else ledger_workspace(query.workspace),
             "job_id": query.job_id,
         }
         found = {name: value for name, value in filters.items() if value is not None}

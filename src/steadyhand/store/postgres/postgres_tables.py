@@ -1,7 +1,8 @@
 """The schema on Postgres: the tables of `store.schema` with the types and indexes that this database needs.
 
 Text has the order of its bytes, as in SQLite, whatever the order of the database is, and no greatest length. An index
-of SQLite ends with the primary key of its table; here one of jobs names it.
+of SQLite ends with the primary key of its table; here one of jobs names it. A workspace may be too long for an index,
+which has its digest then; other texts in indexes are short.
 
 The first service on a database creates the newest schema at once. A migration has to bring an earlier one to the same:
 it asks the context for the dialect where they differ. `tests/store/test_postgres_store.py` compares them.
@@ -23,14 +24,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from steadyhand.errors import StoreError
-from steadyhand.store.driver import postgres_words
+from steadyhand.store.driver import postgres_words, text_digest, workspace_digest
 from steadyhand.store.postgres.foreign_tables import FOREIGN_REMEDY, TABLES, foreign_tables
 from steadyhand.store.schema import METADATA, NEWEST_REVISION, ROWS_OF_INDEX
 
 _LIST_TABLE = "jobs"
 _ORDER = "sequence"
-_NULL_SAFE = {"workspace": text("coalesce(workspace, '')")}
-"""The columns of an index for which null is a value like another; see `store.driver`."""
+_WORKSPACE = "workspace"
+"""The column whose texts are too long for an index: it has their digests; see `store.driver`."""
 
 
 def create_schema(connection: Connection) -> None:
@@ -58,7 +59,8 @@ def create_metadata() -> MetaData:
             _order_indexes(copy)
     groups = metadata.tables["job_groups"]
     groups.indexes.clear()
-    Index("uq_job_groups_names", groups.c.api_key_id, groups.c.agent, _NULL_SAFE["workspace"], unique=True)
+    digest = text(workspace_digest(_WORKSPACE))
+    Index("uq_job_groups_names", groups.c.api_key_id, groups.c.agent, digest, unique=True)
     _add_texts(metadata)
     return metadata
 
@@ -78,8 +80,8 @@ def _order_indexes(table: Table) -> None:
     for index in sorted(indexes, key=lambda each: str(each.name)):
         table.indexes.remove(index)
         names = [column.name for column in index.columns]
-        is_group = index.name == "ix_jobs_group"
-        columns = [_NULL_SAFE.get(name, table.c[name]) if is_group else table.c[name] for name in names]
+        digest = workspace_digest if index.name == "ix_jobs_group" else text_digest
+        columns = [text(digest(name)) if name == _WORKSPACE else table.c[name] for name in names]
         columns += [] if _ORDER in names else [table.c[_ORDER]]
         where = index.dialect_options["postgresql"]["where"]
         Index(index.name, *columns, postgresql_where=where, _table=table)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import combinations
 
 from steadyhand.ports import Ledger, ModelCall, TokenCounts, UsageGroup, UsageQuery, UsageRow, UsageTotal
-from steadyhand.testing.contracts.samples import NOON, async_test, make_call
+from steadyhand.testing.contracts.samples import NOON, async_test, long_text, make_call
 
 DAY = timedelta(days=1)
 MIDNIGHT = NOON.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -247,6 +247,32 @@ class LedgerContract:
             await ledger.save_call(make_call(micros=1))
             total = await _sum(ledger)
             assert (total.micros, total.tokens.input) == (large + 1, large)
+
+    @async_test
+    async def test_calls_are_added_up_by_the_longest_paths_of_their_workspaces(self) -> None:
+        path = long_text(2047, "/srv/")
+        paths = (f"{path}1", f"{path}2", "/srv/" + "\ue000" * 700, "/srv/" + "a" * 2043, "/srv/ä")
+        names = {"api_key_id": "k" * 64, "agent": "a" * 64, "provider": "p" * 64, "model": "m" * 255}
+        async with self.open() as ledger:
+            for number, workspace in enumerate(paths):
+                for at in (NOON, NOON + DAY):
+                    await ledger.save_call(
+                        make_call(workspace=workspace, at=at, micros=10**number, run=1, **names)
+                    )
+            for number, workspace in enumerate(paths):
+                by_path = UsageQuery(workspace=workspace, api_key_id=names["api_key_id"])
+                (row,) = await ledger.usage(by_path)
+                assert row.total.micros == 2 * 10**number
+                (row,) = await ledger.usage(replace(by_path, since=NOON + DAY / 2, until=NOON + 3 * DAY / 2))
+                assert row.total.micros == 10**number, (
+                    "a part of a day, which comes from the calls themselves"
+                )
+            rows = await ledger.usage(UsageQuery(by=("workspace",), since=NOON - DAY / 2))
+            by_name = {row.group["workspace"]: row.total.micros for row in rows}
+            assert sorted(by_name.values()) == [2 * 10**number for number in range(len(paths))]
+            for name, micros in by_name.items():
+                (row,) = await ledger.usage(UsageQuery(workspace=name))
+                assert row.total.micros == micros, "a name that was listed is the name of a filter"
 
     @async_test
     async def test_a_call_outlives_a_job_that_nobody_ever_stored(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 from steadyhand.outcome import StopReason
 from steadyhand.testing.contracts.queue_harness import QueueFactory
-from steadyhand.testing.contracts.samples import async_test, make_job
+from steadyhand.testing.contracts.samples import async_test, long_text, make_job
 
 
 class QueueDirectoryContract(QueueFactory):
@@ -39,6 +39,17 @@ class QueueDirectoryContract(QueueFactory):
             assert bench.queue.position(waiting.id) == 1
             await bench.queue.release(claim)
             assert (await bench.claim()).job == waiting
+
+    @async_test
+    async def test_a_directory_may_have_the_longest_path(self) -> None:
+        path = long_text(2048, "/srv/")
+        async with self.open(capacity=2, directories={path: path}) as bench:
+            jobs = [await bench.enqueue_job(workspace=path) for _ in range(2)]
+            for job in jobs:
+                claim = await bench.claim()
+                assert claim.job == job
+                assert await bench.has_nothing_to_claim()
+                await bench.queue.release(claim)
 
 
 class QueueAdoptionContract(QueueFactory):

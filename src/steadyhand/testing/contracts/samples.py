@@ -1,6 +1,7 @@
 """Jobs and drafts to try adapters with, and the way a test runs a coroutine."""
 
 import asyncio
+import random
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import fields, replace
@@ -99,6 +100,13 @@ def make_call(**changes: Any) -> ModelCall:
         "settled": True,
     }
     return ModelCall(**{**fields, **changes})
+
+
+def long_text(characters: int, beginning: str = "") -> str:
+    """Return a text that no compression makes shorter, of four bytes for each character after its beginning."""
+    chance = random.Random(beginning)  # noqa: S311  # the same text in each run
+    rest = (chr(chance.randrange(0x20000, 0x2A6DF)) for _ in range(characters - len(beginning)))
+    return beginning + "".join(rest)
 
 
 def accepted_draft() -> list[EventDraft]:

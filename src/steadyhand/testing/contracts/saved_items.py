@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from steadyhand.ports import ApiKey, SavedItem, SavedItems, Store
-from steadyhand.testing.contracts.samples import NOON, async_test
+from steadyhand.testing.contracts.samples import NOON, async_test, long_text
 
 VIEW = SavedItem("view", "Failed \u202e<b>", "state=failed", NOON)
 
@@ -79,3 +79,11 @@ class SavedItemsContract:
             assert (
                 len(await store.list_saved("k1", "prompt")) == len(await store.list_saved("k2", "view")) == 1
             )
+
+    @async_test
+    async def test_an_item_of_the_longest_name_is_found(self) -> None:
+        async with self.open() as store:
+            item = replace(VIEW, name=long_text(128), content=long_text(4000))
+            assert await store.save_item("k" * 64, item, 10)
+            assert await store.list_saved("k" * 64, "view") == [item]
+            assert await store.delete_saved("k" * 64, "view", item.name)
