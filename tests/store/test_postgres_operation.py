@@ -65,7 +65,12 @@ def test_a_database_of_another_encoding_is_refused_before_a_table_is_made(
 
 
 @pytest.mark.parametrize(
-    "statement", ["CREATE TABLE jobs (id integer)", "CREATE VIEW keys AS SELECT 1 AS one"]
+    "statement",
+    [
+        "CREATE TABLE jobs (id integer)",
+        "CREATE VIEW keys AS SELECT 1 AS one",
+        "CREATE TABLE procrastinate_jobs (id integer)",
+    ],
 )
 def test_a_database_with_a_table_of_another_program_is_refused_and_stays_as_it_is(
     postgres: Postgres, tmp_path: Path, statement: str
@@ -89,6 +94,23 @@ def test_a_database_with_a_table_of_another_program_is_refused_and_stays_as_it_i
         (None, None)
     ]
     postgres.drop_database(name)
+
+
+def test_a_database_with_the_migrations_of_another_program_is_refused_with_that_reason(
+    postgres: Postgres, postgres_database: str, tmp_path: Path
+) -> None:
+    url = postgres.url(postgres_database)
+    postgres.execute("CREATE TABLE alembic_version AS SELECT 'ae1027a6acf' AS version_num", postgres_database)
+    postgres.execute("CREATE TABLE jobs (id integer)", postgres_database)
+    found = look(url, tmp_path)
+    assert (found.ok, found.remedy) == (False, "Another program made this database: use another one.")
+
+    async def scenario() -> None:
+        error = await expect_error(StoreError, open_store(url))
+        assert str(error) == "The database was made by another program and this one cannot read it."
+
+    run(scenario)
+    assert postgres.execute("SELECT to_regclass('events')", postgres_database) == [(None,)]
 
 
 def test_the_doctor_says_that_a_newer_release_made_the_schema(

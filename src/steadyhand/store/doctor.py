@@ -116,6 +116,8 @@ def revision_remedy(revision: str | None) -> str | None:
     """Return the remedy for the schema of a database; None if it is the one of this release."""
     if revision == NEWEST_REVISION:
         return None
+    if revision is not None and not revision.isdigit():
+        return "Another program made this database: use another one."
     if revision is not None and revision > NEWEST_REVISION:  # they count up, in four digits
         return (
             f"A newer Steadyhand made this schema; this one knows {NEWEST_REVISION}. Install a newer release."

@@ -29,8 +29,9 @@ def text_digest(expression: str) -> str:
 
     A row of an index has at most 2,704 bytes. The server does not take the conversion of a text to bytes for immutable,
     as indexes need it, but takes that of an escaped text, in which a backslash is written twice.
+    A literal with one would depend on a setting.
     """
-    return rf"sha256(replace({expression}, '\', '\\')::bytea)"
+    return f"sha256(replace({expression}, chr(92), repeat(chr(92), 2))::bytea)"
 
 
 def workspace_digest(expression: str) -> str:

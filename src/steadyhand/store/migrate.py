@@ -55,9 +55,10 @@ def migrate(connection: Connection) -> None:
     try:
         command.upgrade(config, "head")
     except CommandError as error:
-        raise StoreError(
-            "The database was made by another version of Steadyhand and this one cannot read it."
-        ) from error
+        maker = (
+            "another version of Steadyhand" if revision is None or revision.isdigit() else "another program"
+        )
+        raise StoreError(f"The database was made by {maker} and this one cannot read it.") from error
     store_support(connection)
     if not is_postgres:
         connection.exec_driver_sql(f"PRAGMA cache_size = -{_DEFAULT_CACHE_KIBIBYTES}")

@@ -6,7 +6,7 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, case, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from steadyhand.errors import Conflict
@@ -29,6 +29,7 @@ from steadyhand.store.lists import MAX_SEQUENCE
 from steadyhand.store.mapping import from_microseconds, to_json, to_microseconds
 from steadyhand.store.outbox import PauseHook
 from steadyhand.store.schema import schedule_ticks, schedules
+from steadyhand.store.usage_sums import GREATEST_SUM
 
 HISTORY_LENGTH = 1_000
 """The settled ticks of a schedule that are kept."""
@@ -420,7 +421,11 @@ def settle_ticks(
             "micros": micros,
         }
         connection.execute(update(schedule_ticks).where(_MINE.sequence == row.sequence).values(values))
-        spent = schedules.c.spent_micros + (micros - row.micros)
+        added = micros - row.micros
+        spent = case(
+            (schedules.c.spent_micros > GREATEST_SUM - max(0, added), GREATEST_SUM),
+            else_=schedules.c.spent_micros + added,
+        )
         connection.execute(update(schedules).where(schedules.c.id == row.schedule).values(spent_micros=spent))
         changed[row.schedule] = None
     paused = [_check(connection, schedule_id, check, hook) for schedule_id in changed]

@@ -59,7 +59,8 @@ _CALL_SUMS = (
 )
 _COLUMNS = (*_KEY_NAMES, *SUM_NAMES)
 _CALL_COLUMNS = ("settled", "day", *_NAMES, *_TOKEN_COLUMNS, "micros", "priced", "complete")
-_GREATEST_SUM = 2**63 - 1
+GREATEST_SUM = 2**63 - 1
+"""The greatest number of a column: a sum that would be greater is this one."""
 _NO_SUMS = (0,) * len(SUM_NAMES)
 _MAX_ROWS = 8 * 2 * len(_LEVELS)
 """The most sums in one statement: those of eight calls that have nothing in common."""
@@ -97,13 +98,13 @@ def add_calls(connection: Connection, added: Iterable[CallRow], removed: Iterabl
 def _add_statement(count: int, dialect: str) -> str:
     """Return the statement that adds so many rows to the sums; each has a key of its own.
 
-    Postgres refuses a sum that does not fit in a column. It is the greatest one then: SQLite makes it a fraction.
+    A sum that does not fit in a column is the greatest one. Postgres would refuse it, and SQLite make it a fraction.
     """
     row = f"({', '.join('?' * len(_COLUMNS))})"
     added = ", ".join(
-        f"{name} = least(usage_sums.{name}::numeric + excluded.{name}, {_GREATEST_SUM})"
+        f"{name} = least(usage_sums.{name}::numeric + excluded.{name}, {GREATEST_SUM})"
         if dialect == POSTGRES
-        else f"{name} = usage_sums.{name} + excluded.{name}"
+        else f"{name} = min(usage_sums.{name} + excluded.{name}, {GREATEST_SUM})"
         for name in SUM_NAMES
     )
     return (
@@ -179,7 +180,7 @@ def _sum(connection: Connection, query: UsageQuery) -> list[UsageRow]:
     source = _Source(query)
     groups = [_GROUP_COLUMNS[by] for by in query.by]
     rows_to_add = source.select(groups)
-    sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in SUM_NAMES)
+    sums = ", ".join(f"{_sum_of(name, connection.dialect.name)} AS {name}" for name in SUM_NAMES)
     columns = [*groups, *SUM_NAMES] if source.has_whole_groups else [*groups, sums]
     statement = f"SELECT {', '.join(columns)} FROM ({rows_to_add}) AS parts WHERE "  # noqa: S608
     statement += "calls > 0" if source.has_whole_groups else "true"
@@ -201,6 +202,13 @@ def _sum(connection: Connection, query: UsageQuery) -> list[UsageRow]:
         )
         for row in fetch_all(connection, statement, source.parameters)
     ]
+
+
+def _sum_of(name: str, dialect: str) -> str:
+    """Return the expression of a sum. SQLite refuses to add up what does not fit, but not in two parts."""
+    if dialect == POSTGRES:
+        return f"coalesce(sum({name}), 0)"
+    return f"coalesce(sum({name} >> 32) * 4294967296 + sum({name} & 4294967295), 0)"
 
 
 @dataclass(slots=True)
@@ -320,7 +328,6 @@ def _group_text(by: UsageGroup, value: Any) -> str:
 
 
 def _total(row: Mapping[str, int]) -> UsageTotal:
-    tokens = TokenCounts(**{name: int(row[name]) for name in _TOKEN_COLUMNS})
-    return UsageTotal(
-        int(row["calls"]), tokens, int(row["micros"]), not row["unpriced"], not row["incomplete"]
-    )
+    sums = {name: min(int(row[name]), GREATEST_SUM) for name in ("calls", "micros", *_TOKEN_COLUMNS)}
+    tokens = TokenCounts(**{name: sums[name] for name in _TOKEN_COLUMNS})
+    return UsageTotal(sums["calls"], tokens, sums["micros"], not row["unpriced"], not row["incomplete"])

@@ -22,6 +22,8 @@ _EPOCH = date(1970, 1, 1)
 _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 15)) IS NULL"
 _SPARE_PARTS = 4
 """A node takes at most this part of what is left to spare, so that others find some."""
+_MOST_MICROS = 2**61
+"""The statement adds up four of them at most."""
 _NAME_COLUMNS = {"key": "api_key_id", "agent": "agent", "service": None, "job": None}
 
 
@@ -108,16 +110,16 @@ class PostgresBudgetLeases:
         settled, settled_values = _settled_sum(request.budget)
         calls, calls_values = _calls_condition(request.budget)
         query = f"""SELECT {number:d} AS number,
-            ({settled} - (SELECT coalesce(sum(micros), 0) FROM calls WHERE id = ANY(%s) AND settled = 1))::bigint
-                AS settled,
-            ((SELECT coalesce(sum(lease.micros), 0) FROM budget_leases AS lease
+            least({settled} - (SELECT coalesce(sum(micros), 0) FROM calls WHERE id = ANY(%s) AND settled = 1),
+                {_MOST_MICROS})::bigint AS settled,
+            least((SELECT coalesce(sum(lease.micros), 0) FROM budget_leases AS lease
                 JOIN queue_nodes AS holder ON holder.node = lease.node
                 WHERE lease.budget = %s AND lease.node <> %s AND {self._is_alive})
             + (SELECT coalesce(sum(reserved_micros), 0) FROM calls
                 WHERE settled = 0 AND {calls} AND id <> ALL(%s) AND NOT EXISTS (
                     SELECT 1 FROM queue_places AS place JOIN queue_nodes ON queue_nodes.node = place.node
                     WHERE place.job_id = calls.job_id AND place.state IN ('running', 'suspended')
-                        AND {self._is_alive})))::bigint AS others"""  # noqa: S608  # our own words
+                        AND {self._is_alive})), {_MOST_MICROS})::bigint AS others"""  # noqa: S608  # our own words
         return query, [*settled_values, own, identifier, self._node, *calls_values, own]
 
     def may_use(self) -> bool:
@@ -161,7 +163,7 @@ def _settled_sum(budget: SharedBudget) -> tuple[str, list[Any]]:
     if budget.scope == "agent":
         condition += " AND agent = %s"
         values.append(budget.name)
-    return f"(SELECT coalesce(sum(micros), 0)::bigint FROM usage_sums WHERE {condition})", values  # noqa: S608
+    return f"(SELECT coalesce(sum(micros), 0) FROM usage_sums WHERE {condition})", values  # noqa: S608
 
 
 def _calls_condition(budget: SharedBudget) -> tuple[str, list[Any]]:

@@ -11,12 +11,23 @@ TABLES: Final = (
 )
 """The names of all tables and views in the schema that the service would use."""
 FOREIGN_REMEDY: Final = "Use an empty database."
-_SEARCH_TABLE: Final = "job_texts"
+_OTHERS: Final = (
+    "budget_leases",
+    "credential_states",
+    "job_texts",
+    "key_rates",
+    "node_calls",
+    "procrastinate_jobs",
+    "queue_nodes",
+    "queue_places",
+    "queue_turn",
+)
+"""The tables that are not in `METADATA`: the search index, those of the queue, its engine and shared limits."""
 
 
 def foreign_tables(rows: Iterable[Sequence[Any]]) -> str | None:
     """Return a description of a database with such tables and no schema of ours; None if none is in the way."""
-    own = {*METADATA.tables, _SEARCH_TABLE}
+    own = {*METADATA.tables, *_OTHERS}
     found = [f"`{name}`" for (name, *_) in rows if name in own]
     if not found:
         return None

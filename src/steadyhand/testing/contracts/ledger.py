@@ -249,6 +249,25 @@ class LedgerContract:
             assert (total.micros, total.tokens.input) == (large + 1, large)
 
     @async_test
+    async def test_sums_beyond_what_a_database_can_count_are_still_answered(self) -> None:
+        greatest = 2**63 - 1
+        async with self.open() as ledger:
+            for days in (0, 0, 1, 40):
+                tokens = TokenCounts(output=greatest)
+                await ledger.save_call(make_call(micros=greatest, tokens=tokens, at=NOON + days * DAY))
+            for query in (
+                UsageQuery(),
+                UsageQuery(since=NOON),
+                UsageQuery(since=NOON - DAY, until=NOON + 9 * DAY),
+                UsageQuery(agent="claude", since=NOON + DAY / 2),
+                UsageQuery(by=("day",), until=NOON + DAY / 2),
+                UsageQuery(by=("agent", "model"), agent="claude"),
+            ):
+                (row,) = await ledger.usage(query)
+                assert row.total.micros >= greatest, query
+                assert row.total.tokens.output >= greatest, query
+
+    @async_test
     async def test_calls_are_added_up_by_the_longest_paths_of_their_workspaces(self) -> None:
         path = long_text(2047, "/srv/")
         paths = (f"{path}1", f"{path}2", "/srv/" + "\ue000" * 700, "/srv/" + "a" * 2043, "/srv/ä")

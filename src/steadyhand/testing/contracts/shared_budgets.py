@@ -94,6 +94,16 @@ class BudgetLeasesContract:
             assert await one.ask(0, 1, may_exceed=True) == BudgetLease(1_000, 0, granted=False)
 
     @async_test
+    async def test_a_budget_that_is_exceeded_by_more_than_a_database_can_count_is_spent(self) -> None:
+        async with self.open() as world:
+            one = Node(await world.node("one"), SharedBudget("agent", "claude", "day", MIDNIGHT))
+            for model in ("m1", "m2"):
+                await world.ledger.save_call(make_call(micros=2**63 - 1, model=model))
+            lease = await one.ask(0, 1, may_exceed=True)
+            assert (lease.amount, lease.granted) == (0, False)
+            assert lease.settled > 10**18
+
+    @async_test
     async def test_calls_that_the_node_counts_itself_are_left_out_once_the_ledger_has_them(self) -> None:
         async with self.open() as world:
             one = Node(await world.node("one"))

@@ -23,7 +23,7 @@ def downgrade() -> None:
 
 
 def _digest(expression: str) -> str:
-    return rf"sha256(replace({expression}, '\', '\\')::bytea)"
+    return f"sha256(replace({expression}, chr(92), repeat(chr(92), 2))::bytea)"
 
 
 def _create_again(workspace: str, workspace_or_empty: str) -> None:
