@@ -165,12 +165,12 @@ def holds(found: Tried, *, least: int) -> None:
     assert idle <= {STEER}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_a_thousand_requests_are_answered_as_the_document_says(tmp_path: Path) -> None:
     holds(tried(tmp_path, "default", Much(3, 15), seed=20_260), least=LEAST)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_the_classic_profile_answers_as_its_own_document_says(tmp_path: Path) -> None:
     holds(tried(tmp_path, "classic", Much(2, 10), seed=20_261), least=LEAST // 4)
 

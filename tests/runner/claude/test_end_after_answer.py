@@ -34,9 +34,9 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> _Ends:
     seen = _Ends()
     kill, end_input = AgentProcess.kill, AgentProcess.end_input
 
-    async def killed(self: AgentProcess) -> ExitStatus:
+    async def killed(self: AgentProcess, *, has_answered: bool = False) -> ExitStatus:
         seen.killed_alive.append(self.running)
-        return await kill(self)
+        return await kill(self, has_answered=has_answered)
 
     def closed(self: AgentProcess) -> None:
         seen.closed_inputs += self.input_open and self.running

@@ -78,7 +78,7 @@ def start(copy: Path, *words: str) -> "subprocess.Popen[str]":
 
 def test_an_unprivileged_service_answers_where_its_sealed_run_connects(copy: Path) -> None:
     with start(copy, "-c", DOORS, str(shared_etc())) as service:
-        out, _ = service.communicate(timeout=30)
+        out, _ = service.communicate(timeout=90)
     assert out.split() == ["b'hello'", "1", "0", "pid_namespace"]
 
 
@@ -100,10 +100,10 @@ print(socket.create_connection(("127.0.0.1", 3128), 20).recv(9))
 async def main(etc, folder):
     tempfile.tempdir = str(folder)
     with sandbox_harness("nobody", etc=etc) as world:
-        hold = HoldSpec(folder / "run" / "held" / "job-1", "job", 1, 15)
+        hold = HoldSpec(folder / "run" / "held" / "job-1", "job", 1, 60)
         launch = LaunchSpec(world.python(CODE), hold=hold)
         async with AgentProcess.start(launch, None, lambda sockets: list(map(os.close, sockets))) as process:
-            process.keep()
+            process.hold.keep()
             print(process.pid, flush=True)
             await process.stdout.read(100)
             await asyncio.sleep(30)
@@ -118,7 +118,7 @@ from steadyhand.runner.process.held_record import find_orphaned_runs
 
 async def main(folder):
     (orphan,), taken = find_orphaned_runs(folder, print), []
-    async with AgentProcess.attach(orphan, taken.extend) as process, asyncio.timeout(20):
+    async with AgentProcess.attach(orphan, taken.extend) as process, asyncio.timeout(60):
         listener = socket.socket(fileno=taken[0])
         listener.setblocking(False)
         loop, output = asyncio.get_running_loop(), b""
@@ -143,7 +143,7 @@ def test_the_next_unprivileged_service_takes_up_a_sealed_run_with_its_network(co
         assert service.stdout.readline().strip().isdecimal()
         service.kill()
     with start(copy, "-c", TAKE_UP, str(folder)) as service:
-        out, _ = service.communicate(timeout=30)
+        out, _ = service.communicate(timeout=90)
     assert out.split() == ["True", "b'hello'", "0"]
 
 
@@ -164,7 +164,7 @@ def test_a_sealed_run_starts_where_few_processes_are_to_be_seen(copy: Path, user
         text=True,
         cwd=copy,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
-        timeout=30,
+        timeout=90,
         check=False,
     )
     assert (done.stdout.split(), done.stderr) == (["b'hello'", "1", "0", "pid_namespace"], "")
@@ -198,7 +198,7 @@ asyncio.run(main())
 
 def test_an_unprivileged_run_holds_no_more_memory_than_it_may(copy: Path) -> None:
     with start(copy, "-c", HOG, str(shared_etc())) as service:
-        out, _ = service.communicate(timeout=30)
+        out, _ = service.communicate(timeout=90)
     assert out.splitlines() == ["None 9 True", "None 9 False"]
 
 

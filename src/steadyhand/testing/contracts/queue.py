@@ -124,7 +124,7 @@ class QueueOrderContract(QueueFactory):
                     if len(claimed) == len(jobs) and not running:
                         all_done.set()
 
-            async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(150), asyncio.TaskGroup() as group:
                 workers = [group.create_task(work()) for _ in range(4)]
                 await all_done.wait()
                 for worker in workers:
