@@ -23,7 +23,9 @@ from bench.worlds import Broken, ask_client, made_in
 from steadyhand.queue.procrastinate import places, turns
 from steadyhand.queue.procrastinate.cluster_queue import ProcrastinateQueue
 from steadyhand.store import SqlStore, open_store
+from steadyhand.store.postgres.listener import Listener
 from steadyhand.testing.cli import install_standin
+from steadyhand.testing.cluster import listening
 from steadyhand.testing.contracts.samples import accepted_draft, make_job
 from steadyhand.testing.postgres import Postgres
 from steadyhand.testing.service import CLASSIC_KEY, Service
@@ -321,8 +323,10 @@ async def _held(url: str, cycles: int) -> float:
     try:
         with mock.patch.object(turns, "turn", timed):
             async with AsyncExitStack() as stack:
+                listener = await stack.enter_async_context(listening(url))
                 front, work = (
-                    _queue(url, store, name, slots) for name, slots in (("front", 0), ("work", SLOTS))
+                    _queue(url, store, listener, name, slots)
+                    for name, slots in (("front", 0), ("work", SLOTS))
                 )
                 for each in (front, work):
                     await stack.enter_async_context(each.opened())
@@ -334,8 +338,16 @@ async def _held(url: str, cycles: int) -> float:
     return statistics.median(held)
 
 
-def _queue(url: str, store: SqlStore, node: str, capacity: int) -> ProcrastinateQueue:
-    return ProcrastinateQueue(url, store, node=node, capacity=capacity, max_queued=100, max_suspended=1)
+def _queue(url: str, store: SqlStore, listener: Listener, node: str, capacity: int) -> ProcrastinateQueue:
+    return ProcrastinateQueue(
+        url,
+        store,
+        node=node,
+        capacity=capacity,
+        max_queued=100,
+        max_suspended=1,
+        listen_to=listener.on,
+    )
 
 
 # --- all of it --------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from tests.docs.pages import text_of
 
 from steadyhand.queue.procrastinate.cluster_queue import ProcrastinateQueue
 from steadyhand.store import SqlStore, open_store
+from steadyhand.store.postgres.listener import Listener
+from steadyhand.testing.cluster import listening
 from steadyhand.testing.contracts.samples import accepted_draft, make_job
 
 pytest.importorskip("helm_python", reason="it has no wheel for this machine")
@@ -20,8 +22,16 @@ from tests.deploy.chart import FULL, render
 PASSWORD = "a-password"
 
 
-def queue_of(url: str, store: SqlStore, node: str, capacity: int) -> ProcrastinateQueue:
-    return ProcrastinateQueue(url, store, node=node, capacity=capacity, max_queued=100, max_suspended=2)
+def queue_of(url: str, store: SqlStore, listener: Listener, node: str, capacity: int) -> ProcrastinateQueue:
+    return ProcrastinateQueue(
+        url,
+        store,
+        node=node,
+        capacity=capacity,
+        max_queued=100,
+        max_suspended=2,
+        listen_to=listener.on,
+    )
 
 
 def test_keda_counts_the_jobs_that_wait_and_those_that_run(postgres_url: str) -> None:
@@ -37,8 +47,9 @@ async def check_counts(postgres_url: str) -> None:
     store = await open_store(postgres_url)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(store.close)
-        serving = queue_of(postgres_url, store, "serving", 0)
-        working = queue_of(postgres_url, store, "working", 2)
+        listener = await stack.enter_async_context(listening(postgres_url))
+        serving = queue_of(postgres_url, store, listener, "serving", 0)
+        working = queue_of(postgres_url, store, listener, "working", 2)
         for queue in (serving, working):
             await stack.enter_async_context(queue.opened())
         owner = await psycopg.AsyncConnection.connect(postgres_url, autocommit=True)

@@ -7,15 +7,19 @@ import pytest
 
 from steadyhand.queue.procrastinate.cluster_queue import ProcrastinateQueue
 from steadyhand.store import open_store
+from steadyhand.testing.cluster import listening
 from steadyhand.testing.postgres import Postgres
 
 
 async def _create_tables(url: str) -> None:
     store = await open_store(url)
     try:
-        queue = ProcrastinateQueue(url, store, node="template", capacity=1, max_queued=1)
-        async with queue.opened():
-            pass
+        async with listening(url) as listener:
+            queue = ProcrastinateQueue(
+                url, store, node="template", capacity=1, max_queued=1, listen_to=listener.on
+            )
+            async with queue.opened():
+                pass
     finally:
         await store.close()
 

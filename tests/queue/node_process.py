@@ -13,6 +13,7 @@ from steadyhand.ports import AddResult, IdempotencyKey
 from steadyhand.ports.schedules import TickClaim
 from steadyhand.queue.procrastinate.cluster_queue import ProcrastinateQueue
 from steadyhand.queue.procrastinate.keeper import LeaseTiming
+from steadyhand.testing.cluster import listening
 from steadyhand.testing.contracts.samples import make_job
 
 
@@ -47,7 +48,14 @@ structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 async def main(url: str, node: str) -> None:
     timing = LeaseTiming(write=0.3, cut_off=2.5, dead=4.0)
-    queue = ProcrastinateQueue(url, NoStore(), node=node, capacity=1, max_queued=10, timing=timing)
+    async with listening(url) as listener:
+        queue = ProcrastinateQueue(
+            url, NoStore(), node=node, capacity=1, max_queued=10, listen_to=listener.on, timing=timing
+        )
+        await hold_one(queue)
+
+
+async def hold_one(queue: ProcrastinateQueue) -> None:
     async with queue.opened():
         claim = await queue.claim()
         print(claim.job.id, flush=True)  # noqa: T201  # the test reads it

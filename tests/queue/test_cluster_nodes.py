@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import psycopg
 import pytest
@@ -16,6 +16,8 @@ from steadyhand.queue.procrastinate.cluster_queue import ProcrastinateQueue
 from steadyhand.queue.procrastinate.doctor import check_nodes
 from steadyhand.queue.procrastinate.keeper import LeaseTiming
 from steadyhand.store import SqlStore, open_store
+from steadyhand.store.postgres.listener import Listener
+from steadyhand.testing.cluster import listening
 from steadyhand.testing.contracts.nodes import INFO, NodesContract
 from steadyhand.testing.contracts.samples import accepted_draft, async_test, make_job
 
@@ -23,9 +25,27 @@ QUICK = LeaseTiming(write=0.2)
 SHORT = LeaseTiming(write=0.3, cut_off=2.5, dead=4.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A database as the nodes of one process share it."""
+
+    url: str
+    store: SqlStore
+    listener: Listener
+
+
+@asynccontextmanager
+async def database(url: str) -> AsyncIterator[Database]:
+    store = await open_store(url)
+    try:
+        async with listening(url) as listener:
+            yield Database(url, store, listener)
+    finally:
+        await store.close()
+
+
 def create_queue(
-    url: str,
-    store: SqlStore,
+    database: Database,
     node: str,
     *labels: str,
     capacity: int = 1,
@@ -33,11 +53,12 @@ def create_queue(
     timing: LeaseTiming = QUICK,
 ) -> ProcrastinateQueue:
     return ProcrastinateQueue(
-        url,
-        store,
+        database.url,
+        database.store,
         node=node,
         capacity=capacity,
         max_queued=100,
+        listen_to=database.listener.on,
         info=info or NodeInfo(node, labels=labels, slots=capacity),
         get_figures=lambda: NodeFigures(2, 1, 0.5, 3),
         placement_of=lambda job: combine((job.spec.labels, job.spec.not_on_nodes)),
@@ -59,25 +80,19 @@ class TestClusterNodes(NodesContract):
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Nodes]:
-        store = await open_store(self.url)
-        try:
-            queue = create_queue(self.url, store, INFO.name, info=INFO, capacity=INFO.slots)
+        async with database(self.url) as shared:
+            queue = create_queue(shared, INFO.name, info=INFO, capacity=INFO.slots)
             async with queue.opened():
                 await becomes(lambda: queue.nodes.counts() != NodeCounts(0))
                 yield queue.nodes
-        finally:
-            await store.close()
 
     @asynccontextmanager
     async def cluster(self, *queues: tuple[str, ...]) -> AsyncIterator[list[ProcrastinateQueue]]:
         """Yield the queues of nodes, each with its name and its labels."""
-        store = await open_store(self.url)
-        try:
-            made = [create_queue(self.url, store, *names) for names in queues]
+        async with database(self.url) as self.shared:
+            made = [create_queue(self.shared, *names) for names in queues]
             async with opened(made):
                 yield made
-        finally:
-            await store.close()
 
     @async_test
     async def test_the_heartbeat_carries_the_figures_of_the_node(self) -> None:
@@ -136,7 +151,7 @@ class TestClusterNodes(NodesContract):
             )
             (waiting,) = [each for each in await check_nodes(self.url, INFO) if each.name == "waiting jobs"]
             assert f"1 job waits that no living node can take: {job.id}" in waiting.detail
-            late = create_queue(self.url, one._store, "late", "gpu")  # type: ignore[arg-type]
+            late = create_queue(self.shared, "late", "gpu")
             async with opened([late]):
                 assert (await claimed(late)).job == job
                 assert describe_obstacle(placement, await late.nodes.list_nodes()) is None
@@ -168,7 +183,7 @@ class TestClusterNodes(NodesContract):
         self,
     ) -> None:
         async with self.cluster(("one",)) as (one,):
-            async with self.beside(one, "two") as two:
+            async with self.beside("two") as two:
                 await two.nodes.drain("two", until_restart=False, by="k_admin")
             away = next(each for each in await one.nodes._read() if each.info.name == "two")
             assert away.heartbeat_seconds is None
@@ -178,10 +193,9 @@ class TestClusterNodes(NodesContract):
 
     @async_test
     async def test_a_silent_node_is_listed_with_its_age_counted_and_named_by_the_doctor(self) -> None:
-        store = await open_store(self.url)
-        try:
-            silent = create_queue(self.url, store, "silent", timing=SHORT)
-            judge = create_queue(self.url, store, "judge", timing=SHORT)
+        async with database(self.url) as shared:
+            silent = create_queue(shared, "silent", timing=SHORT)
+            judge = create_queue(shared, "judge", timing=SHORT)
             async with opened([silent, judge]):
                 silent._keeper.stop_writing()
                 await becomes(lambda: judge.nodes.counts().silent == 1)
@@ -196,8 +210,6 @@ class TestClusterNodes(NodesContract):
                 checks = {each.name: each for each in await check_nodes(self.url, NodeInfo("judge"))}
                 assert checks["silent nodes"].detail == "silent (silent for 2 h 0 min)"
                 assert checks["nodes"].detail == "1 alive: judge"
-        finally:
-            await store.close()
 
     @async_test
     async def test_the_doctor_names_other_versions_equal_names_and_drained_nodes(self) -> None:
@@ -225,8 +237,8 @@ class TestClusterNodes(NodesContract):
             assert (await claimed(one)).job == job
 
     @asynccontextmanager
-    async def beside(self, one: ProcrastinateQueue, name: str) -> AsyncIterator[ProcrastinateQueue]:
-        queue = create_queue(self.url, one._store, name)  # type: ignore[arg-type]
+    async def beside(self, name: str) -> AsyncIterator[ProcrastinateQueue]:
+        queue = create_queue(self.shared, name)
         async with opened([queue]):
             yield queue
 

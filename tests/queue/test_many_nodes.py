@@ -17,6 +17,8 @@ from steadyhand.ports import AddResult, Claim, IdempotencyKey, JobFilter
 from steadyhand.queue.procrastinate.cluster_queue import ProcrastinateQueue
 from steadyhand.queue.procrastinate.keeper import LeaseTiming
 from steadyhand.store import SqlStore, open_store
+from steadyhand.store.postgres.listener import Listener
+from steadyhand.testing.cluster import listening
 from steadyhand.testing.contracts.samples import accepted_draft, async_test, expect_error, make_job
 from steadyhand.testing.postgres import Postgres
 
@@ -29,6 +31,7 @@ class Cluster:
 
     url: str
     store: SqlStore
+    listener: Listener
     limits: Mapping[str, int] = field(default_factory=dict)
     queued_limits: Mapping[str, int] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
@@ -43,6 +46,7 @@ class Cluster:
             node=node,
             capacity=capacity,
             max_queued=100,
+            listen_to=self.listener.on,
             max_suspended=2,
             running_limit=self.limits.get,
             queued_limit=self.queued_limits.get,
@@ -86,7 +90,8 @@ class TestManyNodes:
     async def cluster(self, **limits: int) -> AsyncIterator[Cluster]:
         store = await open_store(self.url)
         try:
-            yield Cluster(self.url, store, limits)
+            async with listening(self.url) as listener:
+                yield Cluster(self.url, store, listener, limits)
         finally:
             await store.close()
 
@@ -301,10 +306,12 @@ class TestManyNodes:
         with Postgres() as server:
             url = server.url(server.create_database())
             store = await open_store(url)
-            cluster = Cluster(url, store)
             try:
-                one, two = (cluster.queue(name, timing=SHORT) for name in ("one", "two"))
-                async with one.opened(), two.opened():
+                async with AsyncExitStack() as stack:
+                    cluster = Cluster(url, store, await stack.enter_async_context(listening(url)))
+                    one, two = (cluster.queue(name, timing=SHORT) for name in ("one", "two"))
+                    for each in (one, two):
+                        await stack.enter_async_context(each.opened())
                     jobs = [(await one.enqueue(make_job(), accepted_draft())).job for _ in range(2)]
                     claims = [await claimed(one), await claimed(two)]
                     await asyncio.to_thread(server.stop)

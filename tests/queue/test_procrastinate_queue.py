@@ -10,6 +10,7 @@ import pytest
 from steadyhand.ports import Claim
 from steadyhand.queue.procrastinate.cluster_queue import ProcrastinateQueue
 from steadyhand.store import open_store
+from steadyhand.testing.cluster import listening
 from steadyhand.testing.contracts.queue import QueueContract, QueueHarness
 
 
@@ -40,17 +41,19 @@ class TestProcrastinateQueue(QueueContract):
         limits, directories = most_running or {}, directories or {}
 
         try:
-            queue = ProcrastinateQueue(
-                self.url,
-                store,
-                node="one",
-                capacity=capacity,
-                max_queued=max_queued,
-                max_suspended=max_suspended,
-                running_limit=limits.get,
-                directory_of=lambda job: directories.get(job.workspace),
-            )
-            async with queue.opened():
-                yield QueueHarness(queue, store, partial(settled, queue))
+            async with listening(self.url) as listener:
+                queue = ProcrastinateQueue(
+                    self.url,
+                    store,
+                    node="one",
+                    capacity=capacity,
+                    max_queued=max_queued,
+                    listen_to=listener.on,
+                    max_suspended=max_suspended,
+                    running_limit=limits.get,
+                    directory_of=lambda job: directories.get(job.workspace),
+                )
+                async with queue.opened():
+                    yield QueueHarness(queue, store, partial(settled, queue))
         finally:
             await store.close()

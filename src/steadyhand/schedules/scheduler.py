@@ -78,10 +78,12 @@ class Scheduler:
         """Settle what has ended and fire what is due; return the seconds to wait."""
         await self._settle()
         refused, began = False, self._deps.clock()
-        for schedule in await self._store.list_due_schedules(began):
-            refused |= not await self._try(schedule, self._handle(schedule, began))
-        refused |= not await self._fire_waiting()
         next_at = await self._store.next_tick_at()
+        if next_at is not None and next_at <= began:
+            for schedule in await self._store.list_due_schedules(began):
+                refused |= not await self._try(schedule, self._handle(schedule, began))
+            next_at = await self._store.next_tick_at()
+        refused |= not await self._fire_waiting()
         if refused:
             return RETRY_SECONDS
         if next_at is None:

@@ -250,7 +250,7 @@ async def _serve_until_stopped(
         if handover is not None and lifetime.is_handed_over:
             servers[0][0].pass_connections_to(handover.add_connection)
         for server, _ in servers:
-            server.should_exit = True
+            server.stop()
         await asyncio.wait(http)
         if handover is not None:
             await handover.send_connections()

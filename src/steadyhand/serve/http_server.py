@@ -6,7 +6,7 @@ is still on its way, and drops the response of a client that has ended its input
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from socket import socket
 from typing import Any
@@ -29,7 +29,8 @@ LISTEN_BACKLOG = 2_048
 MAX_HELD_BYTES = 16 * 1024
 """The most bytes of a response that are held until the end of a step of the event loop."""
 _CHECK_TICKS = 5
-"""The deadlines are checked once in so many ticks of uvicorn, of 0.1 s."""
+"""The deadlines are checked once in so many ticks of uvicorn, which count tenths of a second."""
+_TICK_SECONDS = 0.1
 
 
 class _ResponseTransport(asyncio.Transport):
@@ -387,6 +388,7 @@ class HttpServer(uvicorn.Server):
             )
         )
         self._on_started = on_started
+        self._stopped = asyncio.Event()
         self.listening = asyncio.Event()
         """Set once connections are accepted and `on_started` has been called."""
 
@@ -417,14 +419,27 @@ class HttpServer(uvicorn.Server):
             except OSError:
                 connection.close()
 
+    def stop(self) -> None:
+        """Accept no more connections, and end `serve` once the requests are answered."""
+        self.should_exit = True
+        self._stopped.set()
+
+    async def main_loop(self) -> None:
+        """Tick until `stop`. uvicorn's own loop wakes for each tick: that is a fifth of the time of an idle service."""
+        counter = 0
+        while not await self.on_tick(counter):
+            counter = (counter + _CHECK_TICKS) % 10
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CHECK_TICKS * _TICK_SECONDS):
+                    await self._stopped.wait()
+
     def pass_connections_to(self, receiver: Callable[[socket], None]) -> None:
         """Let the stop pass each connection to `receiver` once no request is on it, instead of closing it."""
         self._table.pass_on = receiver
 
     async def on_tick(self, counter: int) -> bool:
         """Close the connections that are past a deadline; return true if the server is to stop."""
-        if counter % _CHECK_TICKS == 0:
-            self._table.close_expired(asyncio.get_running_loop().time())
+        self._table.close_expired(asyncio.get_running_loop().time())
         return await super().on_tick(counter)
 
     @contextmanager

@@ -4,6 +4,7 @@ import asyncio
 import importlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
@@ -15,6 +16,9 @@ from steadyhand.queue.local import LocalQueue
 from steadyhand.runner.process.supervisor_channel import renew_leases
 from steadyhand.store import SqlStore, is_postgres_url
 from steadyhand.tool_calls import ToolCallBroker
+
+if TYPE_CHECKING:
+    from steadyhand.serve.shared_state import SharedState
 
 MAX_REATTACH_SECONDS = 6.0
 """The longest time for which a run outlives a service that shares its database: others end it 12 s after its lease."""
@@ -47,6 +51,7 @@ def require_role(settings: Settings, *, works_only: bool) -> None:
 def create_queue(
     settings: Settings,
     store: SqlStore,
+    shared: "SharedState | None",
     *,
     can_start: Callable[[Job], bool],
     running_limit: Callable[[str], int | None],
@@ -60,11 +65,12 @@ def create_queue(
 ) -> Queue:
     """Return the queue of a service. `on_lost` ends the run of a job whose node died.
 
-    `queued_limit` is for a queue of many nodes; alone, the check of a request is exact.
+    With a `shared` state it is that of many nodes, which hear of each other by it. `queued_limit` is for that one;
+    alone, the check of a request is exact.
     """
     table = settings.tables.service
     url = table.database_url or ""
-    if not shares_database(settings):
+    if shared is None:
         return LocalQueue(
             store,
             capacity=table.concurrency,
@@ -84,6 +90,7 @@ def create_queue(
         node=table.node,
         capacity=table.concurrency,
         max_queued=table.max_queued,
+        listen_to=shared.listener.on,
         max_suspended=table.waiting_runs,
         paused=table.paused,
         can_start=can_start,

@@ -295,6 +295,7 @@ def build_service(
     queue = create_queue(
         settings,
         store,
+        shared,
         can_start=may_start,
         placement_of=catalog.placement_of,
         info=info,

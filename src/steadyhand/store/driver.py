@@ -11,7 +11,8 @@ read a text with its own ones anew each time, which takes longer than the way to
 
 import re
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
@@ -22,6 +23,10 @@ Values = Sequence[Any] | Mapping[str, Any]
 
 SQLITE: Final = "sqlite"
 POSTGRES: Final = "postgresql"
+
+HAS_TIMEOUT: Final = "steadyhand.has_timeout"
+"""A note on a connection: its server ends a statement after a time, unless its transaction lifts that."""
+_ALONE: Final = "steadyhand.alone"
 
 
 def text_digest(expression: str) -> str:
@@ -55,6 +60,10 @@ _RULES: Final[Sequence[tuple[re.Pattern[str], str | Callable[[re.Match[str]], st
 _PLACE: Final = re.compile(r"\?|(?<!:):([a-z]\w*)")
 
 
+class NeedsTransaction(Exception):
+    """A read that may be one statement is several, which need one transaction to see the same state."""
+
+
 class Cursor(Protocol):
     """The part of a driver's cursor that is used here."""
 
@@ -79,10 +88,37 @@ def execute_on_postgres(connection: Connection, text: bytes, values: Sequence[An
     """Run a statement with `$1` and so on for its values."""
     from psycopg import RawCursor  # noqa: PLC0415  # it is there, as it connected
 
+    count_alone(connection)
     driver: Any = connection.connection.dbapi_connection
     raw: Any = RawCursor(driver)
     cursor: Cursor = raw.execute(text, values)
     return cursor
+
+
+@contextmanager
+def alone(connection: Connection) -> Iterator[None]:
+    """Let one statement of Postgres commit by itself: `BEGIN` and `COMMIT` would be two more. A second one raises.
+
+    That is `NeedsTransaction`, for the caller of the block to catch.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    driver.autocommit = True
+    connection.info[_ALONE] = 0
+    try:
+        yield
+    finally:
+        del connection.info[_ALONE]
+        if not driver.closed:
+            driver.autocommit = False
+
+
+def count_alone(connection: Connection) -> None:
+    """Count a statement that is about to run; raise `NeedsTransaction` for a second one of `alone`."""
+    count: int | None = connection.info.get(_ALONE)
+    if count:
+        raise NeedsTransaction
+    if count is not None:
+        connection.info[_ALONE] = 1
 
 
 def execute_on_sqlite(connection: Connection, statement: str, values: Values = ()) -> Cursor:

@@ -8,13 +8,21 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 
 from steadyhand.errors import QueryTooSlow, StoreError, StoreUnavailable
-from steadyhand.store.driver import POSTGRES, execute, is_database_error
+from steadyhand.store.driver import (
+    HAS_TIMEOUT,
+    POSTGRES,
+    NeedsTransaction,
+    alone,
+    execute,
+    is_database_error,
+)
 from steadyhand.store.outage import is_interrupted, outage_reason, unavailable
 from steadyhand.store.writer import COMMIT_TIMEOUT_SECONDS
 
@@ -66,12 +74,19 @@ class Readers:
 
     async def read(self, read: Read[T]) -> T:
         """Run a read that takes about the same time however much is stored. It has no limit of its own."""
-        return await self._run(self._short_reads, read, None)
+        return await self._run(self._short_reads, _read_in_transaction, read, None)
+
+    async def read_alone(self, read: Read[T]) -> T:
+        """Run a read that is one statement, or begins with one that mostly finds nothing.
+
+        On Postgres this statement is a transaction by itself. If another one follows, all of it runs again in one.
+        """
+        return await self._run(self._short_reads, _read_alone, read, None)
 
     async def query(self, read: Read[T]) -> T:
         """Run a query of unknown length. Raise `QueryTooSlow` if it exceeds its time, or if too many such ones wait."""
         try:
-            return await self._run(self._queries, read, SHORT_SECONDS)
+            return await self._run(self._queries, _read_in_transaction, read, SHORT_SECONDS)
         except OutOfTime:
             if self._waiting_long >= MAX_LONG_QUERIES:
                 raise QueryTooSlow(
@@ -79,7 +94,7 @@ class Readers:
                 ) from None
         self._waiting_long += 1
         try:
-            return await self._run(self._long_queries, read, QUERY_SECONDS)
+            return await self._run(self._long_queries, _read_in_transaction, read, QUERY_SECONDS)
         except OutOfTime:
             raise QueryTooSlow(f"The query took longer than {QUERY_SECONDS:g} s. {_ADVICE}") from None
         finally:
@@ -90,11 +105,17 @@ class Readers:
         for threads in (self._short_reads, self._queries, self._long_queries):
             threads.shutdown()
 
-    async def _run(self, threads: ThreadPoolExecutor, read: Read[T], seconds: float | None) -> T:
+    async def _run(
+        self,
+        threads: ThreadPoolExecutor,
+        run: Callable[[Engine, Read[T], float | None], T],
+        read: Read[T],
+        seconds: float | None,
+    ) -> T:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
-                return await loop.run_in_executor(threads, _read_in_transaction, self._engine, read, seconds)
+                return await loop.run_in_executor(threads, _translated, run, self._engine, read, seconds)
         except TimeoutError as error:
             raise StoreUnavailable(
                 f"The store did not answer within {COMMIT_TIMEOUT_SECONDS:.0f} s."
@@ -102,9 +123,25 @@ class Readers:
 
 
 def _read_in_transaction(engine: Engine, read: Read[T], seconds: float | None) -> T:
+    with engine.begin() as connection:
+        return read(connection) if seconds is None else _read_within(connection, read, seconds)
+
+
+def _read_alone(engine: Engine, read: Read[T], seconds: float | None) -> T:
+    if engine.dialect.name == POSTGRES:
+        with engine.connect() as connection, suppress(NeedsTransaction):
+            if not connection.info.get(HAS_TIMEOUT):
+                with alone(connection):
+                    return read(connection)
+    return _read_in_transaction(engine, read, seconds)
+
+
+def _translated(
+    run: Callable[[Engine, Read[T], float | None], T], engine: Engine, read: Read[T], seconds: float | None
+) -> T:
+    """Run a read, and raise its error as one of the store."""
     try:
-        with engine.begin() as connection:
-            return read(connection) if seconds is None else _read_within(connection, read, seconds)
+        return run(engine, read, seconds)
     except Exception as error:  # of a driver that is not imported here; others are raised again
         if isinstance(error, StoreError) or not (is_database_error(error) or outage_reason(error)):
             raise

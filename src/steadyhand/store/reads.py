@@ -252,6 +252,8 @@ def list_in_states(connection: Connection, states: frozenset[State]) -> list[Job
 
 def list_ended_before(connection: Connection, moment: datetime, limit: int) -> list[str]:
     """Return ids of jobs that ended before a time; see `Store.list_ended_before`."""
+    if not fetch_all(connection, _ENDED_BEFORE, (to_microseconds(moment), 1)):
+        return []  # mostly
     awaited = list_awaited(connection)
     rows = fetch_all(connection, _ENDED_BEFORE, (to_microseconds(moment), limit + len(awaited)))
     return [job_id for (job_id,) in rows if job_id not in awaited][:limit]

@@ -120,7 +120,7 @@ class SqlStore:
         self._plan_deliveries: PlanDeliveries | None = None
         self._on_deliveries: Callable[[frozenset[str]], None] = lambda _circuits: None
         self.page_sessions = SqlPageSessions(self._writer.submit, self._read)
-        self.schedules = SqlScheduleStore(self._writer.submit, self._read, clock)
+        self.schedules = SqlScheduleStore(self._writer.submit, self._read, self._read_alone, clock)
         self.drained_nodes = SqlDrainedNodes(self._writer.submit, self._read)
         self._insert_with_jobs: Callable[[Connection, Sequence[Job]], None] = lambda _connection, _jobs: None
         self._check_change: Callable[[Connection, Job, Job], None] | None = None
@@ -250,7 +250,7 @@ class SqlStore:
 
     async def list_events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[Event]:
         """Return the events with numbers above `after`, in order."""
-        return await self._read(lambda at: reads.list_events(at, job_id, after, limit))
+        return await self._read_alone(lambda at: reads.list_events(at, job_id, after, limit))
 
     async def list_newest_events(
         self, job_id: str, types: frozenset[str], tools: frozenset[str], limit: int
@@ -268,15 +268,15 @@ class SqlStore:
 
     async def list_in_states(self, states: frozenset[State]) -> Sequence[Job]:
         """Return every job in these states, in the order of acceptance."""
-        return await self._read(lambda at: reads.list_in_states(at, states))
+        return await self._read_alone(lambda at: reads.list_in_states(at, states))
 
     async def list_restarted(self) -> Sequence[Job]:
         """Return the interrupted jobs that the next start queues again, in the order of acceptance."""
-        return await self._read(reads.list_restarted)
+        return await self._read_alone(reads.list_restarted)
 
     async def list_ended_before(self, moment: datetime, limit: int) -> Sequence[str]:
         """Return ids of jobs that ended before `moment` and that no turn needs, oldest first."""
-        return await self._read(lambda at: reads.list_ended_before(at, moment, limit))
+        return await self._read_alone(lambda at: reads.list_ended_before(at, moment, limit))
 
     async def list_awaited(self) -> Mapping[str, str]:
         """Return the jobs whose session a turn still needs for its start, each with the id of such a turn."""
@@ -316,7 +316,7 @@ class SqlStore:
 
     async def list_keys(self) -> Sequence[ApiKey]:
         """Return the stored keys, oldest first."""
-        return await self._read(reads.list_keys)
+        return await self._read_alone(reads.list_keys)
 
     async def save_key(self, key: ApiKey) -> None:
         """Store a key; it replaces one with the same id, and one that is revoked loses its saved items."""
@@ -354,7 +354,7 @@ class SqlStore:
 
     async def list_endpoints(self) -> Sequence[StoredEndpoint]:
         """Return the stored endpoints of callbacks, oldest first."""
-        return await self._read(callback_endpoints.list_endpoints)
+        return await self._read_alone(callback_endpoints.list_endpoints)
 
     async def save_endpoint(self, endpoint: StoredEndpoint) -> None:
         """Store an endpoint of callbacks; it replaces one of the same name."""
@@ -400,7 +400,7 @@ class SqlStore:
 
     async def count_waiting(self) -> Mapping[str, int]:
         """Return the number of pending deliveries of each circuit that has any."""
-        return await self._read(outbox.count_waiting)
+        return await self._read_alone(outbox.count_waiting)
 
     async def list_due(
         self, circuit: str, now: datetime, limit: int
@@ -443,7 +443,7 @@ class SqlStore:
         """Return if the store can be used. Raise `StoreError` if it cannot be read, or if an outage lasts."""
         if self.outage is not None:
             raise unavailable(self.outage)
-        await self._read(reads.check_readable)
+        await self._read_alone(reads.check_readable)
 
     async def close(self) -> None:
         """Commit pending writes and close the database. A second call does nothing."""
@@ -460,6 +460,10 @@ class SqlStore:
         self._read_engine.dispose()
         self._write_engine.dispose()
         self._on_close()
+
+    async def _read_alone(self, read: Callable[[Connection], T]) -> T:
+        """Run a read that is one statement, or begins with one that mostly finds nothing."""
+        return await self._read(read, self._readers.read_alone)
 
     async def _read(
         self,

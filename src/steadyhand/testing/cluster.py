@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from steadyhand.store.postgres.listener import Listener
 from steadyhand.testing.service import STOP_SECONDS, MakeService, Service, wait_until
 
 _LEASE = "steadyhand.queue.procrastinate.lease"
@@ -16,6 +19,18 @@ SHORT_LEASE: Mapping[str, float] = {
     f"{_LEASE}.DEAD_SECONDS": 5.0,
 }
 """The times of a node's lease for tests that wait for its death: a busy machine must not cause one."""
+
+
+@contextlib.asynccontextmanager
+async def listening(url: str) -> AsyncIterator[Listener]:
+    """Run a listener on a database for the queues of a test."""
+    listener = Listener(url)
+    task = asyncio.create_task(listener.run())
+    try:
+        yield listener
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 class Cluster:

@@ -25,7 +25,7 @@ from steadyhand.ports.schedules import TickClaim
 from steadyhand.queue.new_jobs import NewJobs, RunDurations, draining_refusal, full_refusal
 from steadyhand.queue.procrastinate.cancelling import cancel_until_done
 from steadyhand.queue.procrastinate.cluster_nodes import ClusterNodes
-from steadyhand.queue.procrastinate.engine import Connection, ProcrastinateEngine
+from steadyhand.queue.procrastinate.engine import Connection, ListenTo, ProcrastinateEngine
 from steadyhand.queue.procrastinate.handed_runs import (
     HandedRun,
     PlacesStore,
@@ -40,7 +40,15 @@ from steadyhand.queue.procrastinate.handed_runs import (
 from steadyhand.queue.procrastinate.keeper import Keeper, LeaseTiming
 from steadyhand.queue.procrastinate.node_rows import begin, install_tables
 from steadyhand.queue.procrastinate.place import Place, PlaceState
-from steadyhand.queue.procrastinate.places import HELD, INSERT, PlacesTransaction, read_all, values_of
+from steadyhand.queue.procrastinate.places import (
+    CHANNEL,
+    HELD,
+    INSERT,
+    PlacesTransaction,
+    list_unplaced,
+    read_all,
+    values_of,
+)
 from steadyhand.queue.procrastinate.places_copy import PlacesCopy
 from steadyhand.queue.procrastinate.queued_limits import check_queued
 from steadyhand.queue.procrastinate.turns import Turns, connect
@@ -55,9 +63,9 @@ _READ_AGAIN_SECONDS = 0.5
 class ProcrastinateQueue:
     """`ports.Queue`. Use it within `opened`. The parameters are those of `LocalQueue`; `capacity` is this node's.
 
-    `listen_url` is the address for connections that listen, if that of the database does not keep sessions.
-    `placement_of` returns the demands of a job on its node. `info` and `get_figures` are what this node's heartbeat
-    tells of it. `nodes` are the nodes of all queues on this database.
+    `listen_to` registers callbacks for the notifications of the database. `placement_of` returns the demands of a job
+    on its node. `info` and `get_figures` are what this node's heartbeat tells of it. `nodes` are the nodes of all
+    queues on this database.
     """
 
     def __init__(
@@ -68,6 +76,7 @@ class ProcrastinateQueue:
         node: str,
         capacity: int,
         max_queued: int,
+        listen_to: ListenTo,
         max_suspended: int = 0,
         clock: Callable[[], float] = time.monotonic,
         paused: bool = False,
@@ -80,7 +89,6 @@ class ProcrastinateQueue:
         get_figures: Callable[[], NodeFigures] | None = None,
         on_accepted: Callable[[Job], None] = lambda _: None,
         timing: LeaseTiming = LeaseTiming(),  # noqa: B008  # it is frozen
-        listen_url: str | None = None,
         on_lost: Callable[[str], Awaitable[None]] = ignore_lost,
     ) -> None:
         self._store = store
@@ -112,7 +120,11 @@ class ProcrastinateQueue:
         self._starting: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("steadyhand.queue")
         self._engine = ProcrastinateEngine(
-            listen_url or url, node, self._run_job, concurrency=2 * (capacity + max_suspended) + 2
+            url,
+            node,
+            self._run_job,
+            concurrency=2 * (capacity + max_suspended) + 2,
+            listen_to=listen_to,
         )
         self._turns = Turns(
             url,
@@ -120,6 +132,7 @@ class ProcrastinateQueue:
             finish_turn=self._finish_turn,
             on_changes=self._on_changes,
             on_all=self._on_all,
+            is_behind=self._copy.is_behind,
             dead_seconds=timing.dead,
         )
         self._keeper = Keeper(
@@ -132,8 +145,8 @@ class ProcrastinateQueue:
             timing=timing,
             on_lost=on_lost,
             on_cut_off=partial(self.stop_all, StopReason.SHUTDOWN),
-            listen_url=listen_url or url,
         )
+        listen_to(CHANNEL, self._keeper.hear)
         self.nodes = ClusterNodes(url, self._turns.submit, lambda: self._keeper.counts)
 
     # --- life ------------------------------------------------------------------------------
@@ -182,10 +195,11 @@ class ProcrastinateQueue:
 
     async def repair(self) -> None:
         """Queue the jobs that are stored as queued and have no place: their node died between the two."""
-        await self._turns.submit(self._put_unplaced)
+        if await self._turns.look(list_unplaced):
+            await self._turns.submit(self._put_unplaced)
 
     async def _put_unplaced(self, turn: PlacesTransaction) -> None:
-        for job_id in await turn.list_unplaced():
+        for job_id in await list_unplaced(turn.connection):
             job = None
             with suppress(StoreError):  # the next repair finds it again
                 job = await self._store.get(job_id)
@@ -391,6 +405,7 @@ class ProcrastinateQueue:
         self._on_copy_changed()
 
     def _on_copy_changed(self) -> None:
+        self._keeper.note_changes()
         for delivery in self._active.values():
             place = self._copy.get(delivery.job.id)
             if delivery.run and (place is None or (place.run, place.node) != (delivery.run, self._node)):

@@ -8,11 +8,13 @@ anew while agents work. Nothing is tried again, and no heartbeat of the engine d
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 from procrastinate import App, PsycopgConnector
+from procrastinate.connector import Notify
 from procrastinate.exceptions import ConnectorException
 from procrastinate.schema import SchemaManager
 from psycopg import AsyncConnection, OperationalError
@@ -35,8 +37,8 @@ HEARTBEAT_SECONDS = 30.0
 STALLED_SECONDS = 86_400.0
 """Each worker that starts deletes the rows of others with an older heartbeat, also of those that work."""
 
-POLL_SECONDS = 15.0
-"""The time after which a lost notification is made good."""
+POLL_SECONDS = 60.0
+"""The time after which the engine looks for runs by itself. A run that is not taken is announced again much earlier."""
 
 GRACEFUL_SECONDS = 2.0
 """The time that a worker which stops waits for runs that are being taken over."""
@@ -49,11 +51,21 @@ _DELETE_LEFT = "DELETE FROM procrastinate_jobs WHERE queue_name = %s AND status 
 Connection = AsyncConnection[DictRow]
 RunJob = Callable[[str, int], Awaitable[None]]
 """Takes over a run: its job's id and its run number."""
+ListenTo = Callable[[str, Callable[[str | None], None]], None]
+"""Calls back for each notification on a channel, and with None after a gap."""
+
+_INSERTED = json.dumps({"type": "job_inserted", "job_id": 0})
+"""The notification of the engine for a new job; nothing of it but its type is read."""
 
 
 def queue_of(node: str) -> str:
     """Return the engine's queue of a node: its name is a part of a channel's, which is short."""
     return f"node_{hashlib.sha256(node.encode()).hexdigest()[:20]}"
+
+
+def _channel_of(node: str) -> str:
+    """Return the channel on which the engine announces a node's runs."""
+    return f"procrastinate_queue_v1#{queue_of(node)}"
 
 
 async def install(connection: Connection) -> None:
@@ -69,11 +81,34 @@ async def _commit_each(connection: AsyncConnection) -> None:
     await connection.set_autocommit(True)
 
 
+class _Connector(PsycopgConnector):
+    """The engine's way to the database. It hears by the connection of this process that listens, and has none for it.
+
+    One of its own would be looked at ten times a second.
+    """
+
+    def __init__(self, heard: asyncio.Event, **options: Any) -> None:
+        super().__init__(**options)
+        self._heard = heard
+
+    async def listen_notify(self, on_notification: Notify, channels: Iterable[str]) -> None:
+        """Report each notification to the engine; it has one channel, that of its node."""
+        (channel,) = channels
+        while True:
+            await self._heard.wait()
+            self._heard.clear()
+            await on_notification(channel=channel, payload=_INSERTED)
+
+
 class ProcrastinateEngine:
     """The engine's side of a node. Its statements on a `connection` are a part of the caller's transaction."""
 
-    def __init__(self, url: str, node: str, run_job: RunJob, *, concurrency: int) -> None:
+    def __init__(
+        self, url: str, node: str, run_job: RunJob, *, concurrency: int, listen_to: ListenTo
+    ) -> None:
         self._url = url
+        self._listen_to = listen_to
+        self._heard = asyncio.Event()
         self._node = node
         self._concurrency = concurrency
         self._restart = asyncio.Event()
@@ -83,7 +118,7 @@ class ProcrastinateEngine:
         """Never opened: it creates jobs on the connections of others."""
 
     def _create_app(self) -> App:
-        app = App(connector=PsycopgConnector(conninfo=self._url))
+        app = App(connector=_Connector(self._heard, conninfo=self._url))
 
         @app.task(name=TASK)
         async def run(job_id: str, run: int) -> None:
@@ -102,14 +137,12 @@ class ProcrastinateEngine:
 
     async def nudge(self, connection: Connection, node: str) -> None:
         """Let a node look for runs again: its engine may not have listened yet when they were enqueued."""
-        message = json.dumps({"type": "job_inserted", "job_id": 0})
-        await connection.execute(
-            "SELECT pg_notify(%s, %s)", (f"procrastinate_queue_v1#{queue_of(node)}", message)
-        )
+        await connection.execute("SELECT pg_notify(%s, %s)", (_channel_of(node), _INSERTED))
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Run a worker until the end of the context."""
+        self._listen_to(_channel_of(self._node), lambda _payload: self._heard.set())
         async with asyncio.TaskGroup() as group:
             work = group.create_task(self._work(group))
             try:
@@ -140,7 +173,7 @@ class ProcrastinateEngine:
             await cancel_until_done(tasks)
 
     def restart(self) -> None:
-        """Start the worker anew: after an outage it does not hear of runs for up to half a minute."""
+        """Start the worker anew, after an outage: it may have failed, or waits for a connection that is gone."""
         self._restart.set()
 
     @asynccontextmanager
@@ -148,6 +181,7 @@ class ProcrastinateEngine:
         """Open a pool for a worker. The engine would not close one whose opening is cancelled."""
         pool = AsyncConnectionPool(
             self._url,
+            kwargs={"prepare_threshold": None},  # PgBouncer may stand between
             min_size=1,
             max_size=3,
             timeout=POOL_TIMEOUT_SECONDS,

@@ -18,7 +18,7 @@ from steadyhand.queue.procrastinate.engine import Connection, ProcrastinateEngin
 from steadyhand.queue.procrastinate.lease import CUT_OFF_SECONDS, DEAD_SECONDS, WRITE_SECONDS, Lease
 from steadyhand.queue.procrastinate.node_rows import write_heartbeat
 from steadyhand.queue.procrastinate.place import Place, PlaceState
-from steadyhand.queue.procrastinate.places import CHANNEL, PlacesTransaction
+from steadyhand.queue.procrastinate.places import PlacesTransaction
 from steadyhand.queue.procrastinate.places_copy import PlacesCopy
 from steadyhand.queue.procrastinate.turns import Turns, connect
 
@@ -28,7 +28,6 @@ NUDGE_SECONDS = 0.25
 STUCK_SECONDS = 5.0
 """The time after which a run that did not start is taken back, so that another node can have it."""
 
-_RECONNECT_SECONDS = 1.0
 _CLOSE_SECONDS = 2.0
 _CUT_OFF_PAUSE_SECONDS = 0.5
 _END_AGAIN_SECONDS = 2.0
@@ -76,10 +75,8 @@ class Keeper:
         timing: LeaseTiming,
         on_lost: Callable[[str], Awaitable[None]],
         on_cut_off: Callable[[], None],
-        listen_url: str,
     ) -> None:
         self._url = url
-        self._listen_url = listen_url
         self._engine = engine
         self._turns = turns
         self._copy = copy
@@ -96,6 +93,7 @@ class Keeper:
         self._writes = True
         self._is_out = False
         self._reap_due = asyncio.Event()
+        self._places_changed = asyncio.Event()
         self._lost: list[Place] = []
         self.capacity_elsewhere = 0
         """The slots of the other nodes, as of the last lease."""
@@ -103,7 +101,7 @@ class Keeper:
 
     def start(self, group: asyncio.TaskGroup) -> Sequence[asyncio.Task[None]]:
         """Start to keep them, and return the tasks, which run until they are cancelled."""
-        upkeep = (self._keep_lease(), self._watch_lease(), self._end_runs(), self._listen(), self._nudge())
+        upkeep = (self._keep_lease(), self._watch_lease(), self._end_runs(), self._nudge())
         return [group.create_task(each) for each in upkeep]
 
     @property
@@ -179,7 +177,7 @@ class Keeper:
             self._engine.restart()
         self.capacity_elsewhere = answer.capacity_elsewhere
         if self._copy.is_behind(answer.change):
-            self._turns.refresh(None)
+            self._turns.refresh()
         if answer.is_new:
             self._turns.ask()  # nothing was chosen for it meanwhile
         if answer.has_dead and self._lease.may_judge(time.monotonic()):
@@ -223,24 +221,25 @@ class Keeper:
 
     # --- the changes of others -------------------------------------------------------------
 
-    async def _listen(self) -> None:
-        while True:
-            with suppress(OperationalError):
-                async with await connect(self._listen_url, autocommit=True) as connection:
-                    await connection.execute(f"LISTEN {CHANNEL}")
-                    self._turns.refresh(None)
-                    async for notification in connection.notifies():
-                        self._hear(notification.payload)
-            await asyncio.sleep(_RECONNECT_SECONDS)
-
-    def _hear(self, payload: str) -> None:
+    def hear(self, payload: str | None) -> None:
+        """Receive the notification of a change; None stands for any that was missed."""
+        if payload is None:
+            self._turns.refresh()
+            return
         change = json.loads(payload)
         if not self._copy.has(change["change"]):
             self._turns.refresh(change["jobs"], change["change"])
 
+    def note_changes(self) -> None:
+        """Note that the copy has changed: runs may have been chosen for this node."""
+        self._places_changed.set()
+
     async def _nudge(self) -> None:
         rounds: dict[int, int] = {}
         while True:
+            if not rounds:
+                await self._places_changed.wait()
+            self._places_changed.clear()
             await asyncio.sleep(NUDGE_SECONDS)
             ready = [place for place in self._copy.of_node(self._node) if place.state is PlaceState.READY]
             rounds = {place.run: rounds.get(place.run, 0) + 1 for place in ready}

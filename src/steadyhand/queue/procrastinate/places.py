@@ -344,11 +344,6 @@ class PlacesTransaction:
             lost.append(place)
         return lost
 
-    async def list_unplaced(self) -> Sequence[str]:
-        """Return the ids of the jobs that are stored as queued and have no place."""
-        cursor = await self.connection.execute(_UNPLACED)
-        return [str(row["id"]) for row in await cursor.fetchall()]
-
     async def choose(
         self, limit_of: Callable[[str], int | None], can_start: Callable[[str], Awaitable[bool]]
     ) -> None:
@@ -430,11 +425,22 @@ async def read_some(connection: Connection, job_ids: Collection[str]) -> list[Pl
 
 
 async def read_all(connection: Connection) -> tuple[int, list[Place]]:
-    """Return all places, and the number of the last change that they contain."""
-    cursor = await connection.execute("SELECT change FROM queue_turn")
-    row = await cursor.fetchone()
+    """Return all places, and the number of a change that they contain."""
+    change = await read_change(connection)
     query: LiteralString = f"SELECT {_COLUMNS} FROM queue_places"  # noqa: S608
-    return (int(row["change"]) if row else 0), await read_places(connection, query)
+    return change, await read_places(connection, query)
+
+
+async def read_change(connection: Connection) -> int:
+    """Return the number of the last change."""
+    row = await (await connection.execute("SELECT change FROM queue_turn")).fetchone()
+    return int(row["change"]) if row else 0
+
+
+async def list_unplaced(connection: Connection) -> Sequence[str]:
+    """Return the ids of the jobs that are stored as queued and have no place."""
+    cursor = await connection.execute(_UNPLACED)
+    return [str(row["id"]) for row in await cursor.fetchall()]
 
 
 @asynccontextmanager

@@ -14,7 +14,14 @@ from psycopg.rows import dict_row
 from steadyhand.errors import StoreError, StoreUnavailable
 from steadyhand.queue.procrastinate.engine import Connection
 from steadyhand.queue.procrastinate.place import Place
-from steadyhand.queue.procrastinate.places import EngineJobs, PlacesTransaction, read_all, read_some, turn
+from steadyhand.queue.procrastinate.places import (
+    EngineJobs,
+    PlacesTransaction,
+    read_all,
+    read_change,
+    read_some,
+    turn,
+)
 
 CONNECT_SECONDS = 2
 """The time to connect, and to close a connection."""
@@ -33,6 +40,12 @@ class _PlacesOperation:
     future: asyncio.Future[Any]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Look:
+    read: Callable[[Connection], Awaitable[Any]]
+    future: asyncio.Future[Any]
+
+
 class Turns:
     """Runs operations in transactions, in their order, each with all that wait by then.
 
@@ -48,8 +61,10 @@ class Turns:
         finish_turn: Callable[[PlacesTransaction, Connection], Awaitable[None]],
         on_changes: Callable[[int | None, Mapping[str, Place | None]], None],
         on_all: Callable[[int, Sequence[Place]], None],
+        is_behind: Callable[[int], bool],
         dead_seconds: float,
     ) -> None:
+        self._is_behind = is_behind
         self._on_all = on_all
         self._dead_seconds = dead_seconds
         self._stale: dict[int, Collection[str]] = {}
@@ -61,6 +76,7 @@ class Turns:
         self._on_changes = on_changes
         self._waiting: list[_PlacesOperation] = []
         self._in_turn: Sequence[_PlacesOperation] = ()
+        self._looks: list[_Look] = []
         self._asked = asyncio.Event()
         self._due = False
         self._closed = False
@@ -77,13 +93,22 @@ class Turns:
         self.ask()
         return future
 
+    async def look(self, read: Callable[[Connection], Awaitable[T]]) -> T:
+        """Return what a statement reads, between two transactions, without one of its own."""
+        if self._closed:
+            raise StoreUnavailable("The queue is closed.")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._looks.append(_Look(read, future))
+        self._asked.set()
+        return await future
+
     def ask(self) -> None:
         """Run a transaction soon, for what changed outside of it."""
         self._due = True
         self._asked.set()
 
-    def refresh(self, job_ids: Collection[str] | None, change: int = 0) -> None:
-        """Read these places soon, those of another node's change, or all."""
+    def refresh(self, job_ids: Collection[str] | None = None, change: int = 0) -> None:
+        """Read these places soon, those of another node's change; or all, if any change was missed."""
         if job_ids is None:
             self._all_stale = True
         else:
@@ -98,6 +123,8 @@ class Turns:
                 self._asked.clear()
                 if self._stale or self._all_stale:
                     await self._until_it_works(self._refresh)
+                if self._looks:
+                    await self._until_it_works(self._look)
                 if self._due:
                     self._due = False
                     self._in_turn, self._waiting = self._waiting, []
@@ -106,8 +133,9 @@ class Turns:
         finally:
             self._closed = True
             await self._disconnect()
-            for operation in (*self._in_turn, *self._waiting):
-                operation.future.cancel()
+            waiting = [each.future for each in (*self._in_turn, *self._waiting)]
+            for future in (*waiting, *(look.future for look in self._looks)):
+                future.cancel()
 
     async def _run_until_committed(self, operations: Sequence[_PlacesOperation]) -> None:
         try:
@@ -131,7 +159,7 @@ class Turns:
             try:
                 async with asyncio.timeout(TURN_SECONDS):
                     if self._connection is None:
-                        self._connection = await connect(self._url)
+                        self._connection = await connect(self._url, autocommit=True)
                     return await attempt(self._connection)
             except (OperationalError, TimeoutError) as error:
                 if is_first:
@@ -149,22 +177,34 @@ class Turns:
 
     async def _refresh(self, connection: Connection) -> None:
         """Read what others changed, between two transactions of this node: so it is never older than one."""
-        stale, is_all = dict(self._stale), self._all_stale
-        async with connection.transaction():
-            if is_all:
+        stale = dict(self._stale)
+        if self._all_stale and self._is_behind(await read_change(connection)):
+            async with connection.transaction():
                 change, everything = await read_all(connection)
-            else:
-                job_ids = {job_id for names in stale.values() for job_id in names}
-                places = {place.job_id: place for place in await read_some(connection, job_ids)}
-        if is_all:
             self._on_all(change, everything)
-        else:
+        elif stale:
+            job_ids = {job_id for names in stale.values() for job_id in names}
+            places = {place.job_id: place for place in await read_some(connection, job_ids)}
             for number, names in stale.items():
                 self._on_changes(number, {job_id: places.get(job_id) for job_id in names})
         for number in stale:
             self._stale.pop(number)
-        if is_all:
-            self._all_stale = False
+        self._all_stale = False
+
+    async def _look(self, connection: Connection) -> None:
+        while self._looks:
+            look = self._looks[0]
+            try:
+                result = await look.read(connection)
+            except OperationalError:
+                raise
+            except Error as error:
+                if not look.future.done():
+                    look.future.set_exception(StoreError(f"The queue cannot be read: {error}"))
+            else:
+                if not look.future.done():
+                    look.future.set_result(result)
+            self._looks.pop(0)
 
     async def _run_once(
         self, operations: Sequence[_PlacesOperation], connection: Connection

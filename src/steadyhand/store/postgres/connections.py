@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DisconnectionError
 
 from steadyhand.errors import ConfigError
+from steadyhand.store.driver import HAS_TIMEOUT, count_alone
 
 CONNECT_SECONDS: Final = 5
 ENCODING: Final = "UTF8"
@@ -33,7 +34,6 @@ _DEFAULTS: Final = {
 }
 """So a connection over a network that is gone ends within a minute; an address may set others."""
 _MOST_READS = 16
-_HAS_TIMEOUT = "steadyhand.has_timeout"
 _UNKNOWN_OPTION = re.compile(r'invalid URI query parameter: "(\w{1,64})"')
 
 _ESCAPE = "\ue000"
@@ -155,6 +155,7 @@ def create_postgres_engine(
     event.listen(engine, "checkout", check)
     event.listen(engine, "connect", _note_timeout)
     event.listen(engine, "begin", _lift_timeout)
+    event.listen(engine, "before_cursor_execute", _count_alone)
     if idle_seconds is not None:
         statement = f"SET LOCAL idle_in_transaction_session_timeout = {idle_seconds * 1000:d}"
 
@@ -168,13 +169,17 @@ def create_postgres_engine(
 def _note_timeout(connection: psycopg.Connection[Any], record: Any) -> None:
     found = connection.execute("SHOW statement_timeout").fetchone()
     connection.rollback()
-    record.info[_HAS_TIMEOUT] = found is not None and found[0] != "0"
+    record.info[HAS_TIMEOUT] = found is not None and found[0] != "0"
 
 
 def _lift_timeout(connection: Connection) -> None:
     """Lift a limit that the user or the database has: each read has its own, and no write is undone by its length."""
-    if connection.info.get(_HAS_TIMEOUT):
+    if connection.info.get(HAS_TIMEOUT):
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+
+
+def _count_alone(connection: Connection, *_: Any) -> None:
+    count_alone(connection)
 
 
 def is_closed(connection: psycopg.Connection[Any]) -> bool:

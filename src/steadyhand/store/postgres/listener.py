@@ -31,7 +31,7 @@ CHECK_SECONDS: Final = 10.0
 """The time without a word after which the server is asked for one."""
 _ANSWER_SECONDS: Final = 5.0
 _FIRST_PAUSE: Final = 0.05
-_CHANNEL: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_CHANNEL: Final = re.compile(r"[a-z][a-z0-9_#]{0,62}")
 _SEND: Final = (
     "SELECT pg_notify(channel, payload) FROM unnest(%s::text[], %s::text[]) AS unsent (channel, payload)"
 )
@@ -67,7 +67,7 @@ class Listener:
         """The number of connections so far."""
 
     def on(self, channel: str, callback: Callback) -> None:
-        """Call back for each notification on a channel: a name of small letters, digits and `_`."""
+        """Call back for each notification on a channel: a name of small letters, digits, `_` and `#`."""
         if not _CHANNEL.fullmatch(channel):
             raise ValueError(f"{channel!r} is no name of a channel")
         self._callbacks.setdefault(channel, []).append(callback)

@@ -37,6 +37,8 @@ MAX_HANDLED: Final = 256
 MAX_REPLY_BYTES: Final = 1024 * 1024
 POLL_SECONDS: Final = 10.0
 """The time after which a node looks for calls without a notification."""
+CLEAN_SECONDS: Final = 60.0
+"""The longest time between two looks for calls that nobody removed."""
 RECHECK_SECONDS: Final = 1.0
 """The time after which a caller looks for its answer without a notification, and if the node is alive."""
 DEAD_SECONDS: Final = 4.0
@@ -296,7 +298,7 @@ class PostgresNodeCalls:
     async def _remove_done(self) -> None:
         """Remove the calls of this node that are answered, and now and then those that nobody removed."""
         now = time.monotonic()
-        if not self._done and now - self._cleaned_at < self._poll_seconds:
+        if not self._done and now - self._cleaned_at < CLEAN_SECONDS:
             return
         done, self._done, self._cleaned_at = self._done, [], now
         await self._in_thread(self._table.remove, done)
