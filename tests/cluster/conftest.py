@@ -12,7 +12,7 @@ from tests.blackbox.conftest import (
     reachable_tmp,
     stand_in,
 )
-from tests.postgres_fixtures import postgres_url, store_template
+from tests.postgres_fixtures import pgbouncer_url, postgres_url, store_template
 
 from steadyhand.testing.cluster import Cluster
 from steadyhand.testing.service import MakeService
@@ -22,6 +22,7 @@ __all__ = [  # fixtures, taken in
     "make_service",
     "make_service_in",
     "model",
+    "pgbouncer_url",
     "postgres_url",
     "reachable_tmp",
     "stand_in",
@@ -33,10 +34,11 @@ MakeCluster = Callable[..., Cluster]
 
 @pytest.fixture
 def make_cluster(make_service: MakeService, postgres_url: str) -> Iterator[MakeCluster]:
-    """Start the nodes of one cluster; keywords are those of `Cluster`. They are ended with the test."""
+    """Start the nodes of one cluster; keywords are those of `Cluster`, and `url`. They are ended with the test."""
     with ExitStack() as stack:
 
         def make(**options: object) -> Cluster:
-            return stack.enter_context(Cluster(make_service, postgres_url, **options))  # type: ignore[arg-type]
+            url = options.pop("url", postgres_url)
+            return stack.enter_context(Cluster(make_service, url, **options))  # type: ignore[arg-type]
 
         yield make

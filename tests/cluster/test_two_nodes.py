@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tests.cluster.conftest import MakeCluster
 
+from steadyhand.testing.postgres import Postgres
 from steadyhand.testing.service import wait_until
 
 
@@ -39,3 +40,17 @@ def test_a_job_is_cancelled_from_the_node_that_serves(make_cluster: MakeCluster,
     assert cluster.front.client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
     assert cluster.front.wait_until_ended(job_id)["state"] == "cancelled"
     wait_until(lambda: not cluster["worker"].live_agent_pids())
+
+
+def test_two_nodes_work_behind_pgbouncer_when_notifications_have_an_address_of_their_own(
+    make_cluster: MakeCluster, postgres: Postgres, pgbouncer_url: str, postgres_url: str
+) -> None:
+    cluster = make_cluster(url=pgbouncer_url, env={"STEADYHAND_SERVICE__DATABASE_LISTEN_URL": postgres_url})
+    job = cluster.front.wait_until_ended(cluster.front.submit("[[standin: text=done]]")["id"], 60)
+    assert (job["state"], job["runs"][0]["node"]) == ("completed", "worker")
+    assert not any("store.listens_to_pooler" in node.log for node in cluster.nodes.values())
+    listening = postgres.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE query ILIKE 'LISTEN %' OR application_name LIKE '%listener%'",
+        postgres_url.rpartition("/")[2],
+    )
+    assert listening == [(2,)], "each node has one connection that listens"

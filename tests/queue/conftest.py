@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from tests.postgres_fixtures import pgbouncer_url, postgres_url, store_template
 
 from steadyhand.queue.procrastinate.cluster_queue import ProcrastinateQueue
 from steadyhand.store import open_store
 from steadyhand.testing.cluster import listening
 from steadyhand.testing.postgres import Postgres
+
+__all__ = ["pgbouncer_url", "postgres_url", "store_template"]  # fixtures, taken in
 
 
 async def _create_tables(url: str) -> None:

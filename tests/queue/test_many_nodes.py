@@ -335,3 +335,29 @@ class TestManyNodes:
         """Return the states and the nodes of all places."""
         async with await psycopg.AsyncConnection.connect(self.url) as connection:
             return await (await connection.execute("SELECT state, node FROM queue_places")).fetchall()
+
+
+def test_behind_pgbouncer_nodes_hear_of_each_other_by_the_address_of_the_server(
+    pgbouncer_url: str, postgres_url: str
+) -> None:
+    asyncio.run(check_notifications(pgbouncer_url, postgres_url))
+
+
+async def check_notifications(pgbouncer_url: str, postgres_url: str) -> None:
+    store = await open_store(pgbouncer_url)
+    silent = LeaseTiming(write=600.0, cut_off=700.0, dead=800.0)  # so that only a notification tells
+    async with asyncio.timeout(60), AsyncExitStack() as stack:
+        stack.push_async_callback(store.close)
+        cluster = Cluster(pgbouncer_url, store, await stack.enter_async_context(listening(postgres_url)))
+        one, two = (cluster.queue(name, timing=silent) for name in ("one", "two"))
+        for each in (one, two):
+            await stack.enter_async_context(each.opened())
+        await becomes(lambda: cluster.listener.is_connected)
+        assert not cluster.listener.is_pooled
+        async with asyncio.TaskGroup() as group:
+            claiming = group.create_task(claimed(two))
+            job = (await one.enqueue(make_job(), accepted_draft())).job
+        assert claiming.result().job == job
+        await becomes(lambda: one.load().active == 1)
+        await two.release(claiming.result())
+        await becomes(lambda: not one.holds(job.id))

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine
 
 from steadyhand.errors import ConfigError, DatabaseBusy, QueryTooSlow, StoreError, StoreUnavailable
 from steadyhand.events import EventDraft, Message
@@ -21,6 +21,7 @@ from steadyhand.store.commit_marks import PostgresMarks
 from steadyhand.store.driver import fetch_all, postgres_text
 from steadyhand.store.postgres.connections import escape, unescape
 from steadyhand.store.postgres.postgres_tables import create_metadata
+from steadyhand.store.readers import CONNECTIONS
 from steadyhand.store.schema import NEWEST_REVISION
 from steadyhand.testing.contracts.samples import NOON, accepted_draft, expect_error, make_call, make_job
 from steadyhand.testing.postgres import Postgres
@@ -314,6 +315,39 @@ def test_no_statement_is_prepared_on_the_server_and_no_setting_outlives_its_tran
             )
         )
         assert found == [("0", 0)]
+        await store.close()
+
+    run(scenario)
+
+
+def test_a_read_of_one_statement_commits_by_itself_and_one_of_several_sees_one_state(
+    postgres_url: str,
+) -> None:
+    tries: list[int] = []
+
+    def isolation(at: Connection) -> str:
+        return str(fetch_all(at, "SHOW transaction_isolation")[0][0])
+
+    def read_two(at: Connection) -> tuple[int, int]:
+        tries.append(1)
+        before = at.exec_driver_sql("SELECT count(*) FROM jobs").scalar_one()
+        with psycopg.connect(postgres_url) as other:
+            other.execute("DELETE FROM jobs")
+        return before, fetch_all(at, "SELECT count(*) FROM jobs")[0][0]
+
+    async def scenario() -> None:
+        store = await open_store(postgres_url)
+        for _ in range(CONNECTIONS):
+            assert await store._readers.read_alone(isolation) == "read committed"
+            assert await store._readers.read(isolation) == "repeatable read"
+        await store.add(make_job(), accepted_draft())
+        assert await store._readers.read_alone(read_two) == (0, 0), "the first try has deleted them"
+        await store.add(make_job(), accepted_draft())
+        assert await store._readers.read(read_two) == (1, 1)
+        assert tries == [1, 1, 1]
+        with pytest.raises(StoreError):
+            await store._readers.read_alone(lambda at: fetch_all(at, "SELECT nothing"))
+        assert await store._readers.read(isolation) == "repeatable read"
         await store.close()
 
     run(scenario)
