@@ -105,8 +105,8 @@ def measure_idle(world: Path, pairs: int) -> Sequence[Row]:
     return [
         Row("cluster-idle-statements", "of an idle node, with BEGIN and COMMIT; beside nothing", "/s", statements,
             nothing, "at most", 2.0, by="added"),
-        Row("cluster-idle-cpu", "of a core, taken by the busier of two idle nodes; beside nothing", "%", shares, nothing,
-            "at most", 0.5, by="added"),
+        Row("cluster-idle-cpu", "of a core, that the busier of two idle nodes takes; beside nothing", "%", shares,
+            nothing, "at most", 0.5, by="added"),
     ]  # fmt: skip
 
 
