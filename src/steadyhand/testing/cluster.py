@@ -25,12 +25,12 @@ SHORT_LEASE: Mapping[str, float] = {
 async def listening(url: str) -> AsyncIterator[Listener]:
     """Run a listener on a database for the queues of a test."""
     listener = Listener(url)
-    task = asyncio.create_task(listener.run())
-    try:
-        yield listener
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(listener.run(), name="listener")
+        try:
+            yield listener
+        finally:
+            task.cancel()
 
 
 class Cluster:
