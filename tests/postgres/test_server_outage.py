@@ -38,6 +38,42 @@ def follow(service: Service, job_id: str) -> list[int]:
     return numbers
 
 
+def check_unavailable(service: Service, job_id: str) -> None:
+    """Check that what has to read or store is refused in the same way, each by a request of its own."""
+    requests = [
+        *(
+            ("GET", path)
+            for path in (
+                "/v1/jobs",
+                f"/v1/jobs/{job_id}",
+                f"/v1/jobs/{job_id}/events",
+                f"/v1/jobs/{job_id}/diff",
+                f"/v1/jobs/{job_id}/transcript",
+                f"/v1/responses/resp_{job_id}",
+                "/v1/usage",
+                "/v1/forecast",
+                "/v1/tools",
+                "/v1/schedules",
+                "/v1/nodes",
+                "/v1/callbacks/deliveries",
+                "/readyz",
+            )
+        ),
+        ("POST", f"/v1/jobs/{job_id}/cancel"),
+        ("DELETE", f"/v1/jobs/{job_id}"),
+        ("POST", "/v1/nodes/default/drain"),
+    ]
+
+    def send(request: tuple[str, str]) -> tuple[tuple[str, str], int, str | None, str]:
+        with service.new_client() as client:
+            answer = client.request(*request, timeout=40)
+        return request, answer.status_code, answer.headers.get("retry-after"), answer.json()["code"]
+
+    with ThreadPoolExecutor(len(requests)) as pool:
+        for found in pool.map(send, requests):
+            assert found == (found[0], 503, "5", "unavailable")
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
 def test_an_outage_ends_no_run_and_loses_nothing(
     own_postgres: Postgres, make_service: MakeService, common_dir: Path, how: signal.Signals
@@ -56,6 +92,7 @@ def test_an_outage_ends_no_run_and_loses_nothing(
         ready = service.client.get("/readyz")
         assert ready.status_code == 503
         assert service.client.get("/livez").status_code == 200
+        check_unavailable(service, job_id)
         go.touch()
         wait_until(lambda: not service.live_agent_pids(), 30)
         own_postgres.start()

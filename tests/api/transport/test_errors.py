@@ -1,5 +1,6 @@
 """The error body and every line of its table that one request can provoke."""
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
@@ -154,6 +155,24 @@ def test_a_service_that_stops_is_503_draining_everywhere(tmp_path: Path) -> None
         assert client.get("/livez").status_code == 200
         check(client.post("/execute", json={"prompt": "x", "agent": "claude"}), 503, "draining")
         check(client.post("/v1/jobs", json={"prompt": "x"}), 503, "draining")
+
+
+def test_a_service_whose_store_does_not_answer_says_so_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steadyhand.api.native.health.READY_SECONDS", 0.1)
+
+    async def frozen() -> None:
+        await asyncio.Event().wait()
+
+    with (
+        running_service(tmp_path, options=ApiOptions(readiness_check=frozen)) as service,
+        service.client() as client,
+    ):
+        reply = client.get("/readyz")
+        assert (reply.status_code, reply.json()["code"]) == (503, "unavailable")
+        assert reply.json()["detail"] == "The store did not answer within 0.1 s."
+        assert client.get("/livez").status_code == 200
 
 
 @pytest.mark.parametrize(

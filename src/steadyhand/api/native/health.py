@@ -1,5 +1,7 @@
 """Health checks: `/health` for the board, `/livez` and `/readyz` for the platform."""
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,6 +15,8 @@ from steadyhand.errors import StoreError, StoreUnavailable
 
 router = RouteTable(tags=["health"])
 
+READY_SECONDS = 5.0
+"""The time for the store to answer. A platform that asks waits no longer."""
 _ALIVE: native_bodies.Alive = {"status": "ok"}
 
 
@@ -37,7 +41,11 @@ async def readyz(request: Request) -> Response:
     """
     context = get_context(request)
     try:
-        await (context.options.readiness_check or context.control.check)()
+        async with asyncio.timeout(READY_SECONDS):
+            await (context.options.readiness_check or context.control.check)()
+    except TimeoutError:
+        text = f"The store did not answer within {READY_SECONDS:g} s."
+        return store_unavailable_response(request.scope, StoreUnavailable(text))
     except StoreUnavailable as error:
         return store_unavailable_response(request.scope, error)
     except StoreError:

@@ -15,7 +15,8 @@ from steadyhand.queue.procrastinate.node_rows import drain, read_nodes, undrain
 from steadyhand.queue.procrastinate.places import PlacesTransaction
 from steadyhand.queue.procrastinate.turns import connect
 
-_READ_SECONDS = 5.0
+_SECONDS = 5.0
+"""The time for a read or a change. In an outage of the database the queue's transactions wait without a bound."""
 FRESH_SECONDS = 1.0
 """The time for which a list is returned again without a question to the database."""
 
@@ -61,7 +62,7 @@ class ClusterNodes:
 
     async def _read(self) -> Sequence[NodeState]:
         try:
-            async with asyncio.timeout(_READ_SECONDS):
+            async with asyncio.timeout(_SECONDS):
                 async with await connect(self._url, autocommit=True) as connection:
                     return await read_nodes(connection)
         except (Error, TimeoutError) as error:
@@ -79,7 +80,18 @@ class ClusterNodes:
     async def _change(
         self, name: str, operation: Callable[[PlacesTransaction], Awaitable[bool]]
     ) -> NodeState:
-        if not await self._submit(operation):
+        is_given_up = False
+
+        async def change(turn: PlacesTransaction) -> bool:
+            return not is_given_up and await operation(turn)
+
+        try:
+            async with asyncio.timeout(_SECONDS):
+                is_known = await self._submit(change)
+        except TimeoutError as error:
+            is_given_up = True
+            raise StoreUnavailable("The node cannot be changed: the database cannot be reached.") from error
+        if not is_known:
             raise NotFound("There is no node of this name.", code="node_not_found")
         self._read_at = None
         found = next((each for each in await self.list_nodes() if each.info.name == name), None)

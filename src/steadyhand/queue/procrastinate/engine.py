@@ -8,6 +8,7 @@ anew while agents work. Nothing is tried again, and no heartbeat of the engine d
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -56,6 +57,16 @@ ListenTo = Callable[[str, Callable[[str | None], None]], None]
 
 _INSERTED = json.dumps({"type": "job_inserted", "job_id": 0})
 """The notification of the engine for a new job; nothing of it but its type is read."""
+
+
+_LOGGER_OF_TASKS = "procrastinate.utils"
+"""The engine's logger of the errors that end its tasks, such as an outage of the database."""
+
+
+def _drop_traceback(record: logging.LogRecord) -> bool:
+    """Leave out the traceback of an outage: it is expected, and the message has the error."""
+    record.exc_info = record.exc_text = None
+    return True
 
 
 def queue_of(node: str) -> str:
@@ -114,6 +125,7 @@ class ProcrastinateEngine:
         self._restart = asyncio.Event()
         self._log = structlog.get_logger("steadyhand.queue")
         self._run_job = run_job
+        logging.getLogger(_LOGGER_OF_TASKS).addFilter(_drop_traceback)
         self._app = self._create_app()
         """Never opened: it creates jobs on the connections of others."""
 
