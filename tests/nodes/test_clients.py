@@ -120,6 +120,8 @@ def test_a_job_that_the_only_node_cannot_take_waits_and_says_so(service: Service
             "code": "no_node",
             "detail": f"It needs {needs}, and no living node is one.",
         }
+        listed = service.client.get("/v1/jobs", params={"state": "queued"}).json()["data"]
+        assert [job["queue_reason"] for job in listed] == [get(service, waiting)["queue_reason"]]
         assert service.client.post(f"/v1/jobs/{waiting}/cancel").status_code in {200, 202}
         assert "queue_reason" not in get(service, waiting)
     for wrong in ({"labels": ["a b"]}, {"labels": [""]}, {"labels": ["x"] * 33}, {"not_on_nodes": ["<b>"]}):
@@ -182,6 +184,35 @@ def test_the_command_line_lists_drains_and_waits_until_the_node_is_idle(
     assert get(service, held)["state"] == "cancelled"
     assert steadyhand("nodes", "undrain", "build-1").code == 0
     assert steadyhand("nodes", "drain", "gone").code == 3
+
+
+def test_the_command_line_and_the_page_send_demands_and_show_why_a_job_waits(
+    service: Service, tmp_path: Path
+) -> None:
+    steadyhand = InProcessCommandLine(tmp_path, service.url, ADMIN_KEY)
+    fitting = ("run", "-w", "scratch", "--label", "gpu", "--label", "zone=a", "--not-on-node", "build-2")
+    ran = steadyhand(*fitting, "--json", "hello")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["labels"] == ["gpu", "zone=a"]
+    assert json.loads(ran.out)["not_on_nodes"] == ["build-2"]
+    assert steadyhand("run", "-w", "scratch", "--label", "a b", "hello").code == 2
+    waiting = submit(service, labels=["arm"])
+    reason = "It needs a node with the label arm, and no living node is one."
+    assert reason in " ".join(steadyhand("show", waiting).out.split())
+    listed = " ".join(steadyhand("jobs", "--state", "queued").out.split())
+    assert f"! {waiting}: no node can take it. {reason}" in listed
+    browser = cast("Any", SimpleNamespace(client=service.new_client))
+    with PageClient(browser) as page:
+        page.sign_in(ADMIN_KEY)
+        assert reason in page.get(f"/ui/jobs/{waiting}").text
+    assert service.client.post(f"/v1/jobs/{waiting}/cancel").status_code in {200, 202}
+    assert "waits" not in steadyhand("show", waiting).out.split()
+    demands = ("--label", "gpu", "--not-on-node", "build-2")
+    added = steadyhand("schedules", "add", "far", "0 0 1 1 *", "hello", *demands, "--paused", "--json")
+    assert added.code == 0, added.err
+    job = service.client.get("/v1/schedules/far").json()["job"]
+    assert (job["labels"], job["not_on_nodes"]) == (["gpu"], ["build-2"])
+    assert steadyhand("schedules", "remove", "far").code == 0
 
 
 def test_the_page_shows_the_node_and_drains_it(service: Service) -> None:

@@ -26,6 +26,14 @@ Server = Annotated[
 JobId = Annotated[
     str, typer.Argument(metavar="JOB", help="The job's id, or a beginning of it that is not ambiguous.")
 ]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="LABEL", help="Only on nodes with this label; may be repeated."),
+]
+NotOnNodes = Annotated[
+    list[str] | None,
+    typer.Option("--not-on-node", metavar="NODE", help="Not on this node; may be repeated."),
+]
 
 _FULL_ID = re.compile(r"[0-9a-f]{12}")
 _SHORT_ID = re.compile(r"[0-9a-f]{1,12}")

@@ -17,7 +17,7 @@ import typer
 from steadyhand.cli import client_options, local_changes
 from steadyhand.cli.app import HungUp, Terminated, app
 from steadyhand.cli.bulk import parse_metadata
-from steadyhand.cli.client_options import Server
+from steadyhand.cli.client_options import Labels, NotOnNodes, Server
 from steadyhand.cli.common_options import AsJson, create_output, global_config_file, load_settings
 from steadyhand.cli.console import CommandOutput
 from steadyhand.cli.exit_codes import ExitCode
@@ -72,6 +72,8 @@ def run(
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Kept with the job; may be repeated.")
     ] = None,
+    labels: Labels = None,
+    not_on_nodes: NotOnNodes = None,
     schema: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A JSON Schema that the answer must match.")
     ] = None,
@@ -109,6 +111,8 @@ def run(
         "timeout_seconds": None if timeout is None else parse_seconds(timeout, "--timeout"),
         "title": title if title is not None else first_line(prompt_text, _MAX_TITLE_LENGTH) or None,
         "metadata": parse_metadata(metadata or []) or None,
+        "labels": labels or None,
+        "not_on_nodes": not_on_nodes or None,
         "output_schema": None if schema is None else _read_schema(schema),
     }
     with ExitStack() as stack:

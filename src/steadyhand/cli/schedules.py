@@ -8,7 +8,7 @@ import typer
 from steadyhand.cli import client_options
 from steadyhand.cli.app import app
 from steadyhand.cli.bulk import parse_metadata
-from steadyhand.cli.client_options import Server
+from steadyhand.cli.client_options import Labels, NotOnNodes, Server
 from steadyhand.cli.common_options import AsJson, create_output
 from steadyhand.cli.console import CommandOutput
 from steadyhand.cli.sanitize import one_line, sanitize
@@ -99,6 +99,8 @@ def add(
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Kept with the jobs; may be repeated.")
     ] = None,
+    labels: Labels = None,
+    not_on_nodes: NotOnNodes = None,
     overlap: Overlap = None,
     missed: Missed = None,
     max_usd: MaxUsd = None,
@@ -120,6 +122,8 @@ def add(
         "timeout_seconds": None if timeout is None else parse_seconds(timeout, "--timeout"),
         "title": title,
         "metadata": parse_metadata(metadata or []) or None,
+        "labels": labels or None,
+        "not_on_nodes": not_on_nodes or None,
     }
     with client_options.open_client(server) as client:
         schedule = client.create_schedule(

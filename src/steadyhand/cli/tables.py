@@ -35,6 +35,7 @@ _DIFF_STYLES = (
     ("-", "red"),
 )
 
+_MAX_NAMED_JOBS = 3
 _PLAIN_FIELDS = (
     ("title", "title"),
     ("agent", "agent"),
@@ -63,6 +64,7 @@ def jobs_table(
 ) -> RenderableType:
     """Return the table of jobs, one line each; `key_names` are the names of keys by their ids."""
     now, key_names = now or utc_now(), key_names or {}
+    reasons: dict[str, list[str]] = {}
     table = FittedTable(
         Column("ID"),
         Column("STATE"),
@@ -85,7 +87,23 @@ def jobs_table(
             Text(display_usd(as_mapping(job.get("cost")).get("usd", "0"))),
             Text(first_line(job.get("title") or job.get("prompt_start") or job.get("prompt") or "", 80)),
         )
-    return table
+        if (reason := _queue_reason(job)) is not None:
+            reasons.setdefault(reason, []).append(one_line(job.get("id", "?"), 20))
+    return Group(table, *(_reason_text(reason, ids) for reason, ids in reasons.items()))
+
+
+def _queue_reason(job: Mapping[str, Any]) -> str | None:
+    """Return the reason why no node can take a job that waits, or None."""
+    detail = as_mapping(job.get("queue_reason")).get("detail")
+    return None if detail is None else one_line(detail, 400)
+
+
+def _reason_text(reason: str, ids: Sequence[str]) -> Text:
+    names = ", ".join(ids[:_MAX_NAMED_JOBS])
+    more = f" and {len(ids) - _MAX_NAMED_JOBS} more" if len(ids) > _MAX_NAMED_JOBS else ""
+    return Text(
+        f"! {names}{more}: no node can take {'it' if len(ids) == 1 else 'them'}. {reason}", style="yellow"
+    )
 
 
 def bulk_table(items: Iterable[Mapping[str, Any]]) -> RenderableType:
@@ -373,6 +391,8 @@ def job_details(job: Mapping[str, Any], activity: Iterable[tuple[str, str]] = ()
 def _detail_rows(job: Mapping[str, Any], activity: Iterable[tuple[str, str]]) -> Iterable[tuple[str, Text]]:
     yield "job", _cell(job.get("id"), 20)
     yield "state", _state_details(job)
+    if (reason := _queue_reason(job)) is not None:
+        yield "waits", Text(reason, style="yellow")
     for name, text in activity:
         yield name, Text(text)
     error = as_mapping(job.get("error"))
@@ -390,6 +410,9 @@ def _detail_rows(job: Mapping[str, Any], activity: Iterable[tuple[str, str]]) ->
         "cost",
         Text(f"{display_usd(cost.get('usd', '0'))} of at most {display_usd(job.get('budget_usd', '0'))}"),
     )
+    for name, key in (("labels", "labels"), ("not on", "not_on_nodes")):
+        if job.get(key):
+            yield name, Text(one_line(", ".join(map(str, job[key])), 400))
     yield "changes", Text(format_changes(job.get("changes")))
     if (branch := format_branch(job.get("changes"))) is not None:
         yield "branch", Text(branch)

@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.responses import FileResponse, Response
 
+from steadyhand.api.native.nodes import queue_reason
 from steadyhand.clock import utc_now
 from steadyhand.control import Caller
 from steadyhand.errors import NotFound
@@ -64,10 +65,12 @@ async def job_head(visit: Visit) -> Response:
 async def _job_values(visit: Visit, job: Job) -> Mapping[str, Any]:
     caller = visit.caller
     may_run, may_cancel = caller.has_scope("submit"), caller.has_scope("cancel")
+    reason = await queue_reason(visit.context, job)
     return {
         "job": job,
         "now": utc_now(),
         "queue_position": visit.control.position(job),
+        "queue_reason": None if reason is None else reason["detail"],
         "key_name": key_names(visit).get(job.api_key_id, job.api_key_id),
         "can_cancel": may_cancel and not job.state.ended,
         "can_steer": may_run and job.state is State.RUNNING,

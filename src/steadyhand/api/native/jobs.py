@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, Response
 
 from steadyhand import json_schema
 from steadyhand.api.native.event_stream import event_stream_response
-from steadyhand.api.native.nodes import queue_reason
+from steadyhand.api.native.nodes import queue_reason, queue_reasons
 from steadyhand.api.native.serializers import event_json, job_item_json, job_json, list_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
@@ -176,16 +176,22 @@ async def list_jobs(request: Request) -> Response:
     limit = query.get_int("limit", 20, minimum=1, maximum=_MAX_LIST_LIMIT)
     page = await control.list_jobs(caller, job_filter, limit, query.get_one("cursor"))
     cache = get_context(request).job_items
-    items = [_job_item(job, control, cache) for job in page.jobs]
+    reasons = await queue_reasons(get_context(request), page.jobs)
+    items = [_job_item(job, control, cache, reasons.get(job.id)) for job in page.jobs]
     body: native_bodies.JobList = list_json([], page.next_cursor)
     start, end = json_bytes(body).split(b"[]")  # a cursor has no brackets
     return Response(b"".join((start, b"[", b",".join(items), b"]", end)), media_type="application/json")
 
 
-def _job_item(job: Job, control: Control, cache: RenderedItems) -> bytes:
+def _job_item(
+    job: Job, control: Control, cache: RenderedItems, reason: native_bodies.QueueReason | None
+) -> bytes:
     """Return a job as JSON. The position of one that waits changes without the job, so it is not kept."""
     if job.state is State.QUEUED:
-        return json_bytes(job_item_json(job, control.position(job)))
+        item = job_item_json(job, control.position(job))
+        if reason is not None:
+            item["queue_reason"] = reason
+        return json_bytes(item)
     return cache.get(job.id, job, lambda each: json_bytes(job_item_json(each, None)))
 
 

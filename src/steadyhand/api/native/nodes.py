@@ -1,5 +1,6 @@
 """Nodes (docs/nodes.md): the processes that run the jobs of this service, and which of them take new runs."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from starlette.requests import Request
@@ -107,8 +108,19 @@ def node_json(node: NodeState, here: str) -> bodies.Node:
 
 async def queue_reason(context: ApiContext, job: Job) -> native_bodies.QueueReason | None:
     """Return the reason why no node can take a job that waits, or None."""
+    return (await queue_reasons(context, [job])).get(job.id)
+
+
+async def queue_reasons(context: ApiContext, jobs: Sequence[Job]) -> Mapping[str, native_bodies.QueueReason]:
+    """Return the reasons why no node can take jobs that wait, by their ids."""
     nodes = context.options.nodes
-    if job.state is not State.QUEUED or nodes is None:
-        return None
-    obstacle = describe_obstacle(context.control.catalog.placement_of(job), await nodes.list_nodes())
-    return None if obstacle is None else {"code": obstacle.code, "detail": obstacle.detail}
+    waiting = [job for job in jobs if job.state is State.QUEUED]
+    if not waiting or nodes is None:
+        return {}
+    states, reasons = await nodes.list_nodes(), {}
+    for job in waiting:
+        obstacle = describe_obstacle(context.control.catalog.placement_of(job), states)
+        if obstacle is not None:
+            reason: native_bodies.QueueReason = {"code": obstacle.code, "detail": obstacle.detail}
+            reasons[job.id] = reason
+    return reasons

@@ -236,7 +236,9 @@ class JobItem(TypedDict):
     queue_reason: NotRequired[
         Annotated[
             QueueReason,
-            Field(description="The reason why no node can take it now; only in `GET` of the job."),
+            Field(
+                description="The reason why no node can take it now; only in `GET` of the job and in lists."
+            ),
         ]
     ]
 
