@@ -34,6 +34,7 @@ class Cluster:
     listener: Listener
     limits: Mapping[str, int] = field(default_factory=dict)
     queued_limits: Mapping[str, int] = field(default_factory=dict)
+    max_queued: int = 100
     lost: list[str] = field(default_factory=list)
 
     def queue(self, node: str, *, capacity: int = 1, timing: LeaseTiming | None = None) -> ProcrastinateQueue:
@@ -45,7 +46,7 @@ class Cluster:
             self.store,
             node=node,
             capacity=capacity,
-            max_queued=100,
+            max_queued=self.max_queued,
             listen_to=self.listener.on,
             max_suspended=2,
             running_limit=self.limits.get,
@@ -124,6 +125,32 @@ class TestManyNodes:
                 assert len((await cluster.store.list_jobs(JobFilter(), 20)).jobs) == 3
                 await nodes[0].enqueue(make_job(api_key_id="k_two"), accepted_draft())
                 await expect_error(RetryLater, nodes[1].enqueue(make_job(), accepted_draft()))
+
+    @async_test
+    async def test_the_slot_of_a_job_is_free_for_new_ones_on_all_nodes_as_soon_as_its_end_is_stored(
+        self,
+    ) -> None:
+        async with self.cluster() as cluster:
+            cluster.max_queued = 0
+            async with await psycopg.AsyncConnection.connect(self.url) as connection:
+                await connection.execute("DELETE FROM queue_nodes")  # that of the template may look alive
+            async with cluster.nodes("work") as (work,):
+                front = cluster.queue("front", capacity=0)
+                async with front.opened():
+                    await becomes(lambda: front.load().capacity == 1)
+                    job = (await front.enqueue(make_job(), accepted_draft())).job
+                    claim = await claimed(work)
+                    refused = await expect_error(RetryLater, front.enqueue(make_job(), accepted_draft()))
+                    assert refused.code == "queue_full"
+                    await cluster.store.update_job(
+                        job.id, frozenset({State.QUEUED}), lambda old: replace(old, state=State.COMPLETED)
+                    )
+                    # Its checkout is put away: the claim goes on, and here it seems to run.
+                    assert front.load().active == 1
+                    following = (await front.enqueue(make_job(), accepted_draft())).job
+                    await expect_error(RetryLater, front.enqueue(make_job(), accepted_draft()))
+                    await work.release(claim)
+                    assert (await claimed(work)).job == following
 
     @async_test
     async def test_a_job_whose_place_cannot_be_stored_is_not_stored(self) -> None:

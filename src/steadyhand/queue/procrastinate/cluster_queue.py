@@ -14,7 +14,7 @@ from typing import Literal
 import sqlalchemy
 import structlog
 
-from steadyhand.errors import Conflict, RetryLater, StoreError, StoreUnavailable
+from steadyhand.errors import Conflict, RetryLater, StoreError
 from steadyhand.events import EventDraft
 from steadyhand.job import Job, State
 from steadyhand.outcome import StopReason
@@ -26,6 +26,7 @@ from steadyhand.queue.new_jobs import NewJobs, RunDurations, draining_refusal, f
 from steadyhand.queue.procrastinate.cancelling import cancel_until_done
 from steadyhand.queue.procrastinate.cluster_nodes import ClusterNodes
 from steadyhand.queue.procrastinate.engine import Connection, ListenTo, ProcrastinateEngine
+from steadyhand.queue.procrastinate.engine_runs import READ_AGAIN_SECONDS, EngineRuns
 from steadyhand.queue.procrastinate.handed_runs import (
     HandedRun,
     PlacesStore,
@@ -38,26 +39,24 @@ from steadyhand.queue.procrastinate.handed_runs import (
     suspend,
 )
 from steadyhand.queue.procrastinate.keeper import Keeper, LeaseTiming
+from steadyhand.queue.procrastinate.new_places import NewPlaces, read_load
 from steadyhand.queue.procrastinate.node_rows import begin, install_tables
 from steadyhand.queue.procrastinate.place import Place, PlaceState
 from steadyhand.queue.procrastinate.places import (
     CHANNEL,
     HELD,
-    INSERT,
     PlacesTransaction,
     list_unplaced,
     read_all,
-    values_of,
 )
 from steadyhand.queue.procrastinate.places_copy import PlacesCopy
-from steadyhand.queue.procrastinate.queued_limits import check_queued
 from steadyhand.queue.procrastinate.turns import Turns, connect
-from steadyhand.retry import continues_parent
+
+_LOOK_SECONDS = 2.0
+"""The time for a look at the stored places before a new job is refused."""
 
 _LEAVE_SECONDS = 5.0
 """The time for a node that stops to say so; without it others notice by its lease."""
-
-_READ_AGAIN_SECONDS = 0.5
 
 
 class ProcrastinateQueue:
@@ -101,10 +100,14 @@ class ProcrastinateQueue:
         self._accepts_jobs = True
         self._can_start = can_start
         self._running_limit = running_limit
-        self._queued_limit = queued_limit
-        self._retry_after = 1
-        self._directory_of = directory_of
-        self._placement_of = placement_of
+        self._read_stored = partial(read_load, node)
+        self._new_places = NewPlaces(
+            store,
+            running_limit=running_limit,
+            queued_limit=queued_limit,
+            directory_of=directory_of,
+            placement_of=placement_of,
+        )
         self._on_accepted = on_accepted
         self._free_slots = list(range(capacity + max_suspended))
         self._claimers = 0
@@ -116,13 +119,12 @@ class ProcrastinateQueue:
         self._changed = asyncio.Event()
         self._copy = PlacesCopy(self._is_unclaimed)
         self._url = url
-        self._handed: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
-        self._starting: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("steadyhand.queue")
+        self._engine_runs = EngineRuns(store, node, self._on_taken)
         self._engine = ProcrastinateEngine(
             url,
             node,
-            self._run_job,
+            self._engine_runs.note,
             concurrency=2 * (capacity + max_suspended) + 2,
             listen_to=listen_to,
         )
@@ -159,12 +161,15 @@ class ProcrastinateQueue:
             await begin(connection, self._node)
             await self._keeper.announce(connection)
             self._copy.replace_all(*await read_all(connection))
-        self._store.store_with_jobs(self._insert_places)
+        self._store.store_with_jobs(self._new_places.insert)
         self._store.check_changes(self._check_change)
         failure: Exception | None = None
         async with asyncio.TaskGroup() as group:
             keeping = self._keeper.start(group)
-            tasks = [group.create_task(each) for each in (self._turns.run(), self._take_runs(group))]
+            tasks = [
+                group.create_task(each)
+                for each in (self._turns.run(), self._engine_runs.take(group, self._turns))
+            ]
             tasks += keeping
             try:
                 await self._turns.submit(lambda turn: turn.take_back_ready(self._node, keep=0))
@@ -178,7 +183,7 @@ class ProcrastinateQueue:
             except Exception as error:  # noqa: BLE001  # raised below, as it is: the group would wrap it
                 failure = error
             finally:
-                await cancel_until_done([*tasks, *self._starting])
+                await cancel_until_done(tasks)
         if failure is not None:
             raise failure
 
@@ -196,15 +201,7 @@ class ProcrastinateQueue:
     async def repair(self) -> None:
         """Queue the jobs that are stored as queued and have no place: their node died between the two."""
         if await self._turns.look(list_unplaced):
-            await self._turns.submit(self._put_unplaced)
-
-    async def _put_unplaced(self, turn: PlacesTransaction) -> None:
-        for job_id in await list_unplaced(turn.connection):
-            job = None
-            with suppress(StoreError):  # the next repair finds it again
-                job = await self._store.get(job_id)
-            if job is not None and job.state is State.QUEUED:
-                await turn.put(self._place_of(job))
+            await self._turns.submit(self._new_places.put_unplaced)
 
     def _check_change(self, connection: sqlalchemy.Connection, before: Job, after: Job) -> None:
         """Refuse the begin of a run that this node may not start any more, in the transaction that would store it."""
@@ -224,46 +221,34 @@ class ProcrastinateQueue:
         claim: TickClaim | None = None,
     ) -> AddResult:
         """Store a new job and its place, or raise `RetryLater` (`queue_full`, `draining`)."""
-        return await self._new_jobs.add(job, drafts, idempotency, claim, self._refusal())
+        refusal = self._refusal(self.load())
+        if refusal is not None and self._accepts_jobs:
+            refusal = self._refusal(
+                await self._read_load()
+            )  # the copy may be behind what the caller has seen
+        return await self._new_jobs.add(job, drafts, idempotency, claim, refusal)
+
+    async def _read_load(self) -> QueueLoad:
+        """Return the load as it is stored, or as this node knows it if the database does not answer."""
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                stored = await self._turns.look(self._read_stored)
+        except (TimeoutError, StoreError):
+            return self.load()
+        active = sum(not each.ending for each in self._running()) + stored.active
+        unclaimed = sum(self._is_unclaimed(place) for place in self._copy.of_node(self._node))
+        return replace(self.load(), active=active, queued=stored.queued + unclaimed + len(self._new_jobs))
 
     def _on_stored(self, job: Job) -> None:
         self._on_accepted(job)
         if self._copy.get(job.id) is None:  # else a transaction was quicker
-            self._copy.apply({job.id: self._place_of(job)})
+            self._copy.apply({job.id: self._new_places.place_of(job)})
         self._turns.submit(partial(announce, job.id))
 
-    def _insert_places(self, connection: sqlalchemy.Connection, jobs: Sequence[Job]) -> None:
-        """Insert the places of new jobs in the store's transaction, in its thread."""
-        check_queued(
-            connection,
-            jobs,
-            queued_limit=self._queued_limit,
-            running_limit=self._running_limit,
-            retry_after=self._retry_after,
-        )
-        connection.exec_driver_sql(INSERT, [values_of(self._place_of(job)) for job in jobs])
-
-    def _place_of(self, job: Job, *, goes_on: bool = False) -> Place:
-        placement = self._placement_of(job)
-        return Place(
-            job_id=job.id,
-            key_id=job.api_key_id,
-            goes_on=goes_on,
-            priority=job.spec.priority,
-            sequence=job.sequence,
-            directory=self._directory_of(job),
-            parent_id=job.parent_job_id if continues_parent(job) else None,
-            queued_at=job.queued_at or job.created_at,
-            expires_in_seconds=job.spec.expires_in_seconds,
-            labels=placement.labels,
-            not_on_nodes=placement.not_on_nodes,
-        )
-
-    def _refusal(self) -> RetryLater | None:
+    def _refusal(self, load: QueueLoad) -> RetryLater | None:
         if not self._accepts_jobs:
             return draining_refusal()
-        self._retry_after = self._estimate_retry_after()  # for the writer's thread
-        load = self.load()
+        self._new_places.retry_after = self._estimate_retry_after()
         if load.active + load.queued < load.capacity + self._max_queued:
             return None
         return full_refusal(
@@ -278,7 +263,7 @@ class ProcrastinateQueue:
 
     async def requeue(self, job: Job, *, goes_on: bool = False) -> None:
         """Enqueue a stored job by its priority and its acceptance; one that goes on comes before all others."""
-        place = self._place_of(job, goes_on=goes_on)
+        place = self._new_places.place_of(job, goes_on=goes_on)
         await self._turns.submit(lambda turn: turn.put(place))
 
     # --- claims ----------------------------------------------------------------------------
@@ -330,42 +315,12 @@ class ProcrastinateQueue:
         self._delivered.clear()
         self._turns.ask()
 
-    async def _run_job(self, job_id: str, run: int) -> None:
-        """Note a run that the engine hands over, whose task ends here: it holds nothing while the agent works.
-
-        The start has a task of this queue: the engine's may be cancelled, and the run would have no claim and no end.
-        """
-        self._handed.put_nowait((job_id, run))
-
-    async def _take_runs(self, group: asyncio.TaskGroup) -> None:
-        while True:
-            job_id, run = await self._handed.get()
-            task = group.create_task(self._take_run(job_id, run))
-            self._starting.add(task)
-            task.add_done_callback(self._starting.discard)
-
-    async def _take_run(self, job_id: str, run: int) -> None:
-        try:
-            if not await self._turns.submit(lambda turn: turn.start(job_id, run, self._node)):
-                return
-            job = await self._get_patiently(job_id)
-        except StoreError as error:  # the queue closes, or the place is taken back as one that did not start
-            self._log.warning("queue.run_not_taken", job_id=job_id, run=run, error=str(error))
-            return
-        if job is None:
-            await self._turns.submit(lambda turn: turn.end(job_id, run))
-            return
-        heapq.heappush(self._delivered, (run, job_id, HandedRun(job, run)))
+    def _on_taken(self, handed: HandedRun) -> None:
+        """Keep a run that has started for the next claim."""
+        heapq.heappush(self._delivered, (handed.run, handed.job.id, handed))
         if self._claimers == 0:
             self._give_back_unclaimed()
         self._wake()
-
-    async def _get_patiently(self, job_id: str) -> Job | None:
-        while True:
-            try:
-                return await self._store.get(job_id)
-            except StoreUnavailable:
-                await asyncio.sleep(_READ_AGAIN_SECONDS)
 
     async def _finish_turn(self, turn: PlacesTransaction, connection: Connection) -> None:
         """Resume what may go on, say what this node wants, and choose jobs for the nodes that want some."""
@@ -390,7 +345,7 @@ class ProcrastinateQueue:
         try:
             job = await self._store.get(job_id)
         except StoreError:
-            asyncio.get_running_loop().call_later(_READ_AGAIN_SECONDS, self._turns.ask)
+            asyncio.get_running_loop().call_later(READ_AGAIN_SECONDS, self._turns.ask)
             return False
         return job is not None and self._can_start(job)
 
@@ -439,7 +394,7 @@ class ProcrastinateQueue:
         heapq.heapify(self._free_slots)
         handed = HandedRun(job, 0, Claim(job, slot, StopSignal()), self._clock())
         self._active[slot] = handed
-        place = replace(self._place_of(job), state=PlaceState.RUNNING, node=self._node)
+        place = replace(self._new_places.place_of(job), state=PlaceState.RUNNING, node=self._node)
         self._copy.apply({job.id: place})
         self._turns.submit(partial(adopt, handed, place))
         return handed.claim

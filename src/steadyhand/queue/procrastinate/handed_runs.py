@@ -64,6 +64,16 @@ async def give_back(job_id: str, run: int, turn: PlacesTransaction) -> None:
     await turn.give_back(job_id, run)
 
 
+async def start_run(job_id: str, run: int, node: str, turn: PlacesTransaction) -> bool:
+    """Begin a run on this node; False if it is no longer to begin here."""
+    return await turn.start(job_id, run, node)
+
+
+async def end_run(job_id: str, run: int, turn: PlacesTransaction) -> None:
+    """End the claim of a run."""
+    await turn.end(job_id, run)
+
+
 async def suspend(handed: HandedRun, turn: PlacesTransaction) -> None:
     """Let a run wait for its client."""
     await turn.suspend(handed.job.id, handed.run)

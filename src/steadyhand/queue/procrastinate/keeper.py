@@ -15,6 +15,7 @@ from steadyhand.clock import utc_now
 from steadyhand.errors import SteadyhandError
 from steadyhand.ports.nodes import NodeCounts, NodeFigures, NodeInfo
 from steadyhand.queue.procrastinate.engine import Connection, ProcrastinateEngine
+from steadyhand.queue.procrastinate.handed_runs import end_run
 from steadyhand.queue.procrastinate.lease import CUT_OFF_SECONDS, DEAD_SECONDS, WRITE_SECONDS, Lease
 from steadyhand.queue.procrastinate.node_rows import write_heartbeat
 from steadyhand.queue.procrastinate.place import Place, PlaceState
@@ -42,10 +43,6 @@ class LeaseTiming:
     write: float = WRITE_SECONDS
     cut_off: float = CUT_OFF_SECONDS
     dead: float = DEAD_SECONDS
-
-
-async def _end(job_id: str, run: int, turn: PlacesTransaction) -> None:
-    await turn.end(job_id, run)
 
 
 async def _nudge(engine: ProcrastinateEngine, node: str, turn: PlacesTransaction) -> None:
@@ -214,7 +211,7 @@ class Keeper:
         for place in lost:
             try:
                 await self._on_lost(place.job_id)
-                await self._turns.submit(partial(_end, place.job_id, place.run))
+                await self._turns.submit(partial(end_run, place.job_id, place.run))
             except SteadyhandError as error:
                 self._log.warning("queue.lost_run_not_ended", job_id=place.job_id, error=error.detail)
                 self._lost.append(place)

@@ -94,13 +94,20 @@ class Turns:
         return future
 
     async def look(self, read: Callable[[Connection], Awaitable[T]]) -> T:
-        """Return what a statement reads, between two transactions, without one of its own."""
+        """Return what a statement reads, between two transactions, without one of its own.
+
+        Equal reads that have not begun are one.
+        """
         if self._closed:
             raise StoreUnavailable("The queue is closed.")
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._looks.append(_Look(read, future))
-        self._asked.set()
-        return await future
+        # The first one may have begun, so it may not see what its later callers have seen.
+        look = next((each for each in self._looks[1:] if each.read is read), None)
+        if look is None:
+            look = _Look(read, asyncio.get_running_loop().create_future())
+            self._looks.append(look)
+            self._asked.set()
+        result: T = await asyncio.shield(look.future)
+        return result
 
     def ask(self) -> None:
         """Run a transaction soon, for what changed outside of it."""
@@ -123,13 +130,13 @@ class Turns:
                 self._asked.clear()
                 if self._stale or self._all_stale:
                     await self._until_it_works(self._refresh)
-                if self._looks:
-                    await self._until_it_works(self._look)
                 if self._due:
                     self._due = False
                     self._in_turn, self._waiting = self._waiting, []
                     await self._run_until_committed(self._in_turn)
                     self._in_turn = ()
+                if self._looks:
+                    await self._until_it_works(self._look)
         finally:
             self._closed = True
             await self._disconnect()
@@ -201,6 +208,7 @@ class Turns:
             except Error as error:
                 if not look.future.done():
                     look.future.set_exception(StoreError(f"The queue cannot be read: {error}"))
+                    look.future.exception()  # its caller may have given up
             else:
                 if not look.future.done():
                     look.future.set_result(result)
