@@ -471,6 +471,28 @@ async def test_a_closed_pool_ends_what_waits_and_starts_nothing(tmp_path: Path) 
 
 
 @in_loop
+async def test_on_a_drained_node_no_process_waits_or_stays_and_once_undrained_they_come_back(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, 2, live_seconds=60) as made:
+        await made.until(lambda: len(made.pool.waiting) == 2)
+        job, is_drained = made.job(), True
+        async with made.pool.claimed(job) as slot:
+            assert slot is not None
+            assert await made.pool.hand_over(slot, job) is not None
+            assert made.pool.may_keep(job)
+            made.pool.is_drained = lambda: is_drained
+            assert not made.pool.may_keep(job)
+            await made.until(lambda: made.runner.alive == 1)  # that of the running job
+            assert not slot.released.is_set()
+        await made.until(lambda: made.runner.alive == 0)
+        started = len(made.runner.started)
+        is_drained = False
+        await made.until(lambda: len(made.pool.waiting) == 2)
+        assert len(made.runner.started) == started + 2
+
+
+@in_loop
 async def test_without_an_agent_that_asks_for_it_nothing_is_started(tmp_path: Path) -> None:
     async with world(tmp_path, 0) as made:
         async with made.pool.claimed(made.job()) as slot:

@@ -52,17 +52,20 @@ def create_nodes(
     info: NodeInfo,
     queue: Queue,
     drained: DrainedNodes,
-    get_figures: Callable[[], NodeFigures],
+    worker: Worker,
     clock: Callable[[], datetime],
 ) -> Nodes:
-    """Return the nodes that work on the database of a queue."""
+    """Return the nodes that work on the database of a queue. The worker of this one knows if it is drained."""
+    nodes: Nodes
     if isinstance(queue, LocalQueue):
-        return LocalNodes(
+        nodes = LocalNodes(
             info,
             drained,
             set_drained=lambda drained: queue.set_drained(drained=drained),
-            get_figures=get_figures,
+            get_figures=lambda: read_figures(queue, worker),
             clock=clock,
         )
-    nodes: Nodes = queue.nodes  # type: ignore[attr-defined]  # the queue of many nodes, which is loaded only if it is used
+    else:
+        nodes = queue.nodes  # type: ignore[attr-defined]  # the queue of many nodes, which is loaded only if it is used
+    worker.watch_drained(lambda: nodes.counts().is_drained)
     return nodes

@@ -414,7 +414,7 @@ def build_service(
         ended_after_stop=frozenset(found.ended_after_stop),
     )
     worker = Worker(worker_deps)
-    nodes = create_nodes(info, queue, store.drained_nodes, lambda: read_figures(queue, worker), clock)
+    nodes = create_nodes(info, queue, store.drained_nodes, worker, clock)
     metrics.sources.append(
         ServiceReadings(
             settings,

@@ -67,6 +67,8 @@ class WarmPool:
         self._changed = asyncio.Event()
         self._waiting_for_reset: Counter[Owner] = Counter()
         self._closed = False
+        self.is_drained: Callable[[], bool] = lambda: False
+        """Returns True while the node is drained: no process waits for jobs that do not come."""
         self._group: asyncio.TaskGroup | None = None
         self.counts = WarmCounts()
         self._owner = SlotOwner(
@@ -237,7 +239,7 @@ class WarmPool:
     def may_keep(self, job: Job) -> bool:
         """Return True if the process of a job may stay after it: for its conversation, or for its caller."""
         slot, agent = self.slot_of(job.id), self._deps.catalog.agent(job.agent)
-        if slot is None or self._closed or slot.checkout is None:
+        if slot is None or self._closed or self.is_drained() or slot.checkout is None:
             return False
         if slot.checkout.commit is None:
             return agent.live_seconds > 0 or may_reset(agent, job)
@@ -365,7 +367,9 @@ class WarmPool:
             while True:
                 self._changed.clear()
                 self._drop(self._plan.unwanted())
-                is_full = self._closed or self._plan.is_short_of_memory()
+                if self.is_drained():
+                    self._drop(slot for slot in self._slots if not slot.is_claimed)
+                is_full = self._closed or self.is_drained() or self._plan.is_short_of_memory()
                 wanted = None if is_full else self._plan.next_wanted()
                 if wanted is not None:
                     slot = WarmSlot(wanted[0], self._plan.free_number(), wanted[1])

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -179,6 +179,10 @@ class Worker:
         return gateway is None or gateway.credential_rejected_until(self._deps.catalog.agent(agent)) is None
 
     # --- shutdown --------------------------------------------------------------------------
+
+    def watch_drained(self, is_drained: Callable[[], bool]) -> None:
+        """Let no process wait for jobs while this returns True: the node takes no new runs."""
+        self._executor.warm_pool.is_drained = is_drained
 
     async def drain(self, *, accepts_jobs: bool = False) -> None:
         """Stop claiming; let runs end by themselves for `drain_seconds`, then stop them.
