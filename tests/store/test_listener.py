@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import structlog.testing
+from psycopg import AsyncConnection
 from tests.store.nodes import WAIT_SECONDS, run, until
 
 from steadyhand.store.postgres.listener import MAX_PAYLOAD_BYTES, Listener
@@ -116,6 +118,28 @@ def test_a_listener_sends_to_others_and_hears_channels_that_are_added_later(post
             await late.until(lambda heard: len(heard) == 201)
             assert [str(text).partition(":")[0] for text in late.payloads[1:]] == [str(n) for n in range(200)]
             assert first.payloads == [None]
+
+    run(scenario)
+
+
+def test_a_channel_that_is_added_while_the_connection_is_made_is_heard(postgres_url: str) -> None:
+    class Late(Listener):
+        async def _notice_pooler(self, connection: AsyncConnection[Any]) -> None:
+            self.on("late", late)
+            await super()._notice_pooler(connection)
+
+    late = Heard()
+
+    async def scenario() -> None:
+        sender, receiver = Listener(postgres_url), Late(postgres_url)
+        receiver.on("first", Heard())
+        async with running(sender), running(receiver):
+            await until(lambda: sender.is_connected and receiver.is_connected)
+            await late.until(
+                lambda heard: heard == [None, None]
+            )  # at the connection, and once it is subscribed
+            sender.send("late", "a word")
+            await late.until(lambda heard: heard[-1] == "a word")
 
     run(scenario)
 

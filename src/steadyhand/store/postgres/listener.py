@@ -71,9 +71,8 @@ class Listener:
         if not _CHANNEL.fullmatch(channel):
             raise ValueError(f"{channel!r} is no name of a channel")
         self._callbacks.setdefault(channel, []).append(callback)
-        if self.is_connected:
-            self._new.append((channel, callback))
-            self._woken.set()
+        self._new.append((channel, callback))
+        self._woken.set()
 
     def send(self, channel: str, payload: str) -> None:
         """Send a notification that belongs to no transaction, soon; none is sent while there is no connection.
@@ -116,11 +115,11 @@ class Listener:
         try:
             connection.add_notify_handler(self._hear)
             async with asyncio.timeout(_ANSWER_SECONDS):
-                for channel in self._callbacks:
+                self._new.clear()  # those that come from here on are for `_listen`
+                for channel in list(self._callbacks):
                     await _listen_on(connection, channel)
                 await self._notice_pooler(connection)
             self._unsent.clear()
-            self._new.clear()
             self.is_connected = True
             self.connections += 1
             self._look_at_everything(at_once=True)
