@@ -120,7 +120,7 @@ class ProcrastinateQueue:
         self._copy = PlacesCopy(self._is_unclaimed)
         self._url = url
         self._log = structlog.get_logger("steadyhand.queue")
-        self._engine_runs = EngineRuns(store, node, self._on_taken)
+        self._engine_runs = EngineRuns(store, node, self._on_started)
         self._engine = ProcrastinateEngine(
             url,
             node,
@@ -168,7 +168,7 @@ class ProcrastinateQueue:
             keeping = self._keeper.start(group)
             tasks = [
                 group.create_task(each)
-                for each in (self._turns.run(), self._engine_runs.take(group, self._turns))
+                for each in (self._turns.run(), self._engine_runs.start_all(group, self._turns))
             ]
             tasks += keeping
             try:
@@ -315,7 +315,7 @@ class ProcrastinateQueue:
         self._delivered.clear()
         self._turns.ask()
 
-    def _on_taken(self, handed: HandedRun) -> None:
+    def _on_started(self, handed: HandedRun) -> None:
         """Keep a run that has started for the next claim."""
         heapq.heappush(self._delivered, (handed.run, handed.job.id, handed))
         if self._claimers == 0:

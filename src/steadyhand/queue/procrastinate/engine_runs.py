@@ -17,12 +17,12 @@ READ_AGAIN_SECONDS = 0.5
 
 
 class EngineRuns:
-    """Takes over the runs of the node `node`. `on_taken` is called with each one that has started."""
+    """The runs of the node `node` that start. `on_started` is called with each one."""
 
-    def __init__(self, store: PlacesStore, node: str, on_taken: Callable[[HandedRun], None]) -> None:
+    def __init__(self, store: PlacesStore, node: str, on_started: Callable[[HandedRun], None]) -> None:
         self._store = store
         self._node = node
-        self._on_taken = on_taken
+        self._on_started = on_started
         self._handed: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
         self._starting: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("steadyhand.queue")
@@ -34,18 +34,18 @@ class EngineRuns:
         """
         self._handed.put_nowait((job_id, run))
 
-    async def take(self, group: asyncio.TaskGroup, turns: Turns) -> None:
+    async def start_all(self, group: asyncio.TaskGroup, turns: Turns) -> None:
         """Start what was handed over, each run in a task of the group, until cancelled."""
         try:
             while True:
                 job_id, run = await self._handed.get()
-                task = group.create_task(self._take_run(turns, job_id, run))
+                task = group.create_task(self._start(turns, job_id, run))
                 self._starting.add(task)
                 task.add_done_callback(self._starting.discard)
         finally:
             await cancel_until_done(list(self._starting))
 
-    async def _take_run(self, turns: Turns, job_id: str, run: int) -> None:
+    async def _start(self, turns: Turns, job_id: str, run: int) -> None:
         try:
             if not await turns.submit(partial(start_run, job_id, run, self._node)):
                 return
@@ -56,7 +56,7 @@ class EngineRuns:
         if job is None:
             await turns.submit(partial(end_run, job_id, run))
             return
-        self._on_taken(HandedRun(job, run))
+        self._on_started(HandedRun(job, run))
 
     async def _get_patiently(self, job_id: str) -> Job | None:
         while True:
