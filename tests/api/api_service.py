@@ -399,8 +399,8 @@ def running_service(
             keyring=keyring,
             options=replace(
                 options or ApiOptions(),
-                node="one",
-                nodes=await _load_nodes(store, queue, "one", capacity),
+                node=(options and options.node) or "one",
+                nodes=(options and options.nodes) or await _load_nodes(store, queue, "one", capacity),
                 get_callback_secret=lambda key_id: derive_secret(b"of the tests", key_id),
                 callback_endpoints=EndpointRegistry(
                     {},
