@@ -67,19 +67,23 @@ async def _save_again_and_again(
     while True:
         await asyncio.sleep(pause)
         started = time.monotonic()
+        failure: Exception | None = None
         try:
             async with asyncio.timeout(MAX_SECONDS):
                 await checkouts.save_progress(job, checkout)
         except (Conflict, NotFound) as error:
             log.info("job.moved_elsewhere", reason=error.detail)
             return
-        except TimeoutError:
+        except Exception as error:  # noqa: BLE001  # logged below; the run does not end for it
+            failure = error
+        pause = pause_after(
+            time.monotonic() - started, seconds
+        )  # without the time that a long traceback takes
+        if isinstance(failure, TimeoutError):
             log.warning("progress.not_saved", error="the time was over")
-        except Exception as error:  # the run does not end for it
-            log.warning(
-                "progress.not_saved", error=str(error), exc_info=not isinstance(error, SteadyhandError)
-            )
-        pause = pause_after(time.monotonic() - started, seconds)
+        elif failure is not None:
+            has_bug = not isinstance(failure, SteadyhandError)
+            log.warning("progress.not_saved", error=str(failure), exc_info=failure if has_bug else None)
 
 
 def pause_after(duration: float, seconds: float) -> float:
