@@ -351,18 +351,23 @@ class _Reads:
     def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
         self.looks = 0
-        read, has_session = world.store._readers.read, world.checkouts.has_session
-
-        async def counted_read(work: Any) -> Any:
-            self.count += 1
-            return await read(work)
+        has_session = world.checkouts.has_session
 
         async def counted_look(job_id: str) -> bool:
             self.looks += 1
             return await has_session(job_id)
 
-        monkeypatch.setattr(world.store._readers, "read", counted_read)
+        for name in ("read", "read_alone"):
+            read = getattr(world.store._readers, name)
+            monkeypatch.setattr(world.store._readers, name, self._counted(read))
         monkeypatch.setattr(world.checkouts, "has_session", counted_look)
+
+    def _counted(self, read: Any) -> Any:
+        async def counted(work: Any) -> Any:
+            self.count += 1
+            return await read(work)
+
+        return counted
 
 
 async def _ended_conversation(world: World, digest: str, **fields: Any) -> Job:
