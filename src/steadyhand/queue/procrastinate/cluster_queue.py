@@ -3,7 +3,6 @@
 import asyncio
 import heapq
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -19,11 +18,12 @@ from steadyhand.events import EventDraft
 from steadyhand.job import Job, State
 from steadyhand.outcome import StopReason
 from steadyhand.placement import ANYWHERE, Placement
-from steadyhand.ports import AddResult, Claim, IdempotencyKey, KeyBacklog, QueueLoad, StopSignal
+from steadyhand.ports import AddResult, Claim, IdempotencyKey, KeyBacklog, QueueLoad
 from steadyhand.ports.nodes import NodeFigures, NodeInfo
 from steadyhand.ports.schedules import TickClaim
 from steadyhand.queue.new_jobs import NewJobs, RunDurations, draining_refusal, full_refusal
 from steadyhand.queue.procrastinate.cancelling import cancel_until_done
+from steadyhand.queue.procrastinate.claimed_runs import ClaimedRuns
 from steadyhand.queue.procrastinate.cluster_nodes import ClusterNodes
 from steadyhand.queue.procrastinate.engine import Connection, ListenTo, ProcrastinateEngine
 from steadyhand.queue.procrastinate.engine_runs import READ_AGAIN_SECONDS, EngineRuns
@@ -92,9 +92,7 @@ class ProcrastinateQueue:
     ) -> None:
         self._store = store
         self._node = node
-        self._capacity = capacity
         self._max_queued = max_queued
-        self._clock = clock
         self._claiming = not paused
         self._draining = False
         self._accepts_jobs = True
@@ -109,11 +107,10 @@ class ProcrastinateQueue:
             placement_of=placement_of,
         )
         self._on_accepted = on_accepted
-        self._free_slots = list(range(capacity + max_suspended))
+        self._claimed = ClaimedRuns(capacity, capacity + max_suspended, clock)
+        self._capacity = capacity
         self._claimers = 0
         self._delivered: list[tuple[int, str, HandedRun]] = []
-        self._active: dict[int, HandedRun] = {}
-        self._resuming: list[HandedRun] = []
         self._new_jobs = NewJobs(store, self._on_stored)
         self._durations = RunDurations()
         self._changed = asyncio.Event()
@@ -143,7 +140,8 @@ class ProcrastinateQueue:
             self._turns,
             self._copy,
             info=info or NodeInfo(node, slots=capacity),
-            get_figures=get_figures or (lambda: NodeFigures(len(self._running()), self.load().suspended)),
+            get_figures=get_figures
+            or (lambda: NodeFigures(len(self._claimed.running()), self.load().suspended)),
             timing=timing,
             on_lost=on_lost,
             on_cut_off=partial(self.stop_all, StopReason.SHUTDOWN),
@@ -174,7 +172,7 @@ class ProcrastinateQueue:
             try:
                 await self._turns.submit(lambda turn: turn.take_back_ready(self._node, keep=0))
                 # A node that only serves has nothing to hear from the engine.
-                async with self._engine.working() if self._free_slots else nullcontext():
+                async with self._engine.working() if self._claimed.has_slots else nullcontext():
                     yield
                 await cancel_until_done(keeping)  # no heartbeat comes after the leave
                 with suppress(TimeoutError):
@@ -194,7 +192,7 @@ class ProcrastinateQueue:
 
     async def recovered(self) -> None:
         """End the claims that this node held before its start and has not adopted."""
-        adopted = [each.job.id for each in self._active.values()]
+        adopted = [each.job.id for each in self._claimed]
         await self._turns.submit(change_nothing)  # what was adopted is stored by now
         await self._keeper.take_over_own(adopted)
 
@@ -235,7 +233,7 @@ class ProcrastinateQueue:
                 stored = await self._turns.look(self._read_stored)
         except (TimeoutError, StoreError):
             return self.load()
-        active = sum(not each.ending for each in self._running()) + stored.active
+        active = len(self._claimed.active()) + stored.active
         unclaimed = sum(self._is_unclaimed(place) for place in self._copy.of_node(self._node))
         return replace(self.load(), active=active, queued=stored.queued + unclaimed + len(self._new_jobs))
 
@@ -256,10 +254,7 @@ class ProcrastinateQueue:
         )
 
     def _estimate_retry_after(self) -> int:
-        now = self._clock()
-        return self._durations.estimate_retry_after(
-            max((each.run_seconds(now) for each in self._running()), default=0.0)
-        )
+        return self._durations.estimate_retry_after(self._claimed.longest_seconds())
 
     async def requeue(self, job: Job, *, goes_on: bool = False) -> None:
         """Enqueue a stored job by its priority and its acceptance; one that goes on comes before all others."""
@@ -285,19 +280,15 @@ class ProcrastinateQueue:
 
     def _hand_out(self) -> Claim | None:
         """Return a claim of the run that was chosen first, once the engine has started it."""
-        if not self._claiming or self._draining or not self._delivered or not self._free_slots:
-            return None
-        if len(self._running()) >= self._capacity:
+        if not self._claiming or self._draining or not self._delivered or not self._claimed.can_claim:
             return None
         run, job_id, delivery = self._delivered[0]
         if any(place.run < run for place in self._copy.of_node(self._node) if self._is_pending(place)):
             return None
         heapq.heappop(self._delivered)
-        delivery.claim = Claim(delivery.job, heapq.heappop(self._free_slots), StopSignal())
-        delivery.running_since = self._clock()
-        self._active[delivery.claim.slot] = delivery
+        claim = self._claimed.claim(delivery)
         self._copy.refresh(job_id)
-        return delivery.claim
+        return claim
 
     def _is_pending(self, place: Place) -> bool:
         """Return True if a run was chosen for this node and has no claim yet."""
@@ -306,7 +297,7 @@ class ProcrastinateQueue:
     def _is_unclaimed(self, place: Place) -> bool:
         if place.node != self._node or place.state is not PlaceState.RUNNING:
             return False
-        return all(each.run != place.run for each in self._active.values())
+        return not self._claimed.has_run(place.run)
 
     def _give_back_unclaimed(self) -> None:
         """Let runs wait again that nobody waits for any more."""
@@ -324,17 +315,16 @@ class ProcrastinateQueue:
 
     async def _finish_turn(self, turn: PlacesTransaction, connection: Connection) -> None:
         """Resume what may go on, say what this node wants, and choose jobs for the nodes that want some."""
-        free = self._capacity - len(self._running())
-        for delivery in list(self._resuming):
+        free = self._claimed.room
+        for delivery in list(self._claimed.resuming):
             limit = self._running_limit(delivery.job.api_key_id)
             if await turn.resume(delivery.job.id, delivery.run, has_room=free > 0, limit=limit):
                 free -= 1
         cursor = await connection.execute(
             "SELECT run FROM queue_places WHERE node = %s AND state = 'running'", (self._node,)
         )
-        claimed = {each.run for each in self._active.values()}
-        unclaimed = sum(row["run"] not in claimed for row in await cursor.fetchall())
-        room = self._capacity - len(self._running()) - len(self._resuming)
+        unclaimed = sum(not self._claimed.has_run(row["run"]) for row in await cursor.fetchall())
+        room = self._claimed.room - len(self._claimed.resuming)
         wanted = max(0, min(self._claimers, room) - unclaimed)
         if not self._claiming or self._draining:
             wanted = 0
@@ -361,7 +351,7 @@ class ProcrastinateQueue:
 
     def _on_copy_changed(self) -> None:
         self._keeper.note_changes()
-        for delivery in self._active.values():
+        for delivery in self._claimed:
             place = self._copy.get(delivery.job.id)
             if delivery.run and (place is None or (place.run, place.node) != (delivery.run, self._node)):
                 self._stop_lost(delivery)
@@ -369,9 +359,9 @@ class ProcrastinateQueue:
                 continue
             if place.stop_reason is not None and delivery.claim is not None:
                 delivery.claim.stop.request(StopReason(place.stop_reason))
-            if place.state is PlaceState.RUNNING and delivery in self._resuming:
+            if place.state is PlaceState.RUNNING and delivery in self._claimed.resuming:
                 self._go_on(delivery)
-        if self._resuming:
+        if self._claimed.resuming:
             self._turns.ask()  # another node may have made room for a key
         self._wake()
 
@@ -381,19 +371,11 @@ class ProcrastinateQueue:
             self._log.warning("queue.run_taken_away", job_id=delivery.job.id, run=delivery.run)
             delivery.claim.stop.request(StopReason.SHUTDOWN)
 
-    def _running(self) -> list[HandedRun]:
-        return [each for each in self._active.values() if not each.suspended]
-
     def adopt(self, job: Job, slot: int | None) -> Claim | None:
         """Claim a job that runs already, in its slot or in any; None if there is no such free slot."""
-        if slot is None:
-            slot = min(self._free_slots, default=None)
-        if slot is None or slot not in self._free_slots:
+        handed = self._claimed.adopt(job, slot)
+        if handed is None:
             return None
-        self._free_slots.remove(slot)
-        heapq.heapify(self._free_slots)
-        handed = HandedRun(job, 0, Claim(job, slot, StopSignal()), self._clock())
-        self._active[slot] = handed
         place = replace(self._new_places.place_of(job), state=PlaceState.RUNNING, node=self._node)
         self._copy.apply({job.id: place})
         self._turns.submit(partial(adopt, handed, place))
@@ -401,14 +383,10 @@ class ProcrastinateQueue:
 
     def suspend(self, claim: Claim) -> None:
         """Let another job run in place of a claimed one until `resume`; a repeat withdraws a pending `resume`."""
-        delivery = self._find(claim)
+        delivery = self._claimed.find(claim)
         if delivery is None:
             return
-        if delivery in self._resuming:
-            self._resuming.remove(delivery)
-        if not delivery.suspended:
-            delivery.seconds_before = delivery.run_seconds(self._clock())
-            delivery.suspended = True
+        self._claimed.suspend(delivery)
         self._turns.submit(partial(suspend, delivery))
         self._wake()
 
@@ -417,14 +395,13 @@ class ProcrastinateQueue:
 
         That of a key with a limit runs only once a transaction has counted the key's jobs on all nodes.
         """
-        delivery = self._find(claim)
+        delivery = self._claimed.find(claim)
         if delivery is None or not delivery.suspended:
             return True
-        if delivery not in self._resuming:
-            self._resuming.append(delivery)
+        self._claimed.ask_to_go_on(delivery)
         pending = sum(self._is_pending(place) for place in self._copy.of_node(self._node))
-        is_first = self._resuming[0] is delivery
-        has_room = len(self._running()) + pending < self._capacity
+        is_first = self._claimed.resuming[0] is delivery
+        has_room = pending < self._claimed.room
         if is_first and has_room and self._running_limit(delivery.job.api_key_id) is None:
             self._go_on(delivery)
             self._turns.submit(partial(resume, delivery))
@@ -433,51 +410,41 @@ class ProcrastinateQueue:
         return False
 
     def _go_on(self, delivery: HandedRun) -> None:
-        self._resuming.remove(delivery)
-        delivery.suspended, delivery.running_since = False, self._clock()
+        self._claimed.go_on(delivery)
         self._wake()
 
     async def wait_until_resumed(self, claim: Claim) -> None:
         """Wait until a claim, for which `resume` was called, runs again."""
-        while (delivery := self._find(claim)) is not None and delivery.suspended:
+        while (delivery := self._claimed.find(claim)) is not None and delivery.suspended:
             await self._changed.wait()
-
-    def _find(self, claim: Claim) -> HandedRun | None:
-        delivery = self._active.get(claim.slot)
-        return delivery if delivery is not None and delivery.claim is claim else None
 
     def mark_ending(self, job_id: str) -> None:
         """Count the slot of a claimed job as free from now on; it is claimed again only after `release`."""
-        for delivery in self._active.values():
-            delivery.ending = delivery.ending or delivery.job.id == job_id
+        self._claimed.mark_ending(job_id)
 
     async def release(self, claim: Claim) -> None:
         """Release the slot; a repeat is harmless."""
-        delivery = self._find(claim)
+        delivery = self._claimed.find(claim)
         if delivery is None:
             return
         ended = self._turns.submit(lambda turn: turn.end(delivery.job.id, delivery.run))
-        del self._active[claim.slot]
-        if delivery in self._resuming:
-            self._resuming.remove(delivery)
-        self._durations.add(delivery.run_seconds(self._clock()))
-        heapq.heappush(self._free_slots, claim.slot)
+        self._claimed.drop(delivery, claim.slot)
+        self._durations.add(self._claimed.seconds_of(delivery))
         self._wake()
         await asyncio.shield(ended)
 
     async def leave(self, claim: Claim) -> None:
         """Drop a claim whose run goes on without this process; its place stays for the next start of this node."""
-        delivery = self._find(claim)
+        delivery = self._claimed.find(claim)
         if delivery is not None:
-            del self._active[claim.slot]
-            heapq.heappush(self._free_slots, claim.slot)
+            self._claimed.drop(delivery, claim.slot)
 
     async def cancel(
         self, job_id: str, reason: StopReason = StopReason.CANCEL
     ) -> Literal["withdrawn", "stopping", "unknown"]:
         """Remove a job from the queue, or request its run to stop, on any node."""
         place = self._copy.get(job_id)
-        for delivery in self._active.values():
+        for delivery in self._claimed:
             if delivery.job.id == job_id and delivery.claim is not None and not (place and place.again):
                 delivery.claim.stop.request(reason)
                 return "stopping"
@@ -508,11 +475,10 @@ class ProcrastinateQueue:
 
     def load(self) -> QueueLoad:
         """Return the load; a job that is not stored yet counts as queued."""
-        active = sum(not each.ending for each in self._running())
+        active = len(self._claimed.active())
         active += sum(1 for _ in self._copy.running_elsewhere(self._node))
-        suspended = sum(each.suspended for each in self._active.values())
         queued = self._copy.waiting_count + len(self._new_jobs)
-        return QueueLoad(active, queued, self._total_capacity, suspended)
+        return QueueLoad(active, queued, self._total_capacity, self._claimed.suspended_count())
 
     @property
     def _total_capacity(self) -> int:
@@ -534,9 +500,7 @@ class ProcrastinateQueue:
         startable = load.capacity - load.active
         limit = self._running_limit(key_id)
         if limit is not None:
-            running: Counter[str] = Counter(
-                each.job.api_key_id for each in self._running() if not each.ending
-            )
+            running = self._claimed.count_active()
             running.update(place.key_id for place in self._copy.running_elsewhere(self._node))
             startable = min(startable, limit - running[key_id])
         waiting += self._new_jobs.count(key_id)
@@ -548,7 +512,7 @@ class ProcrastinateQueue:
 
     def active_jobs(self) -> Sequence[Job]:
         """Return the jobs claimed on this node, without the suspended ones, as they were when they were claimed."""
-        return [each.job for each in self._running()]
+        return [each.job for each in self._claimed.running()]
 
     def recheck(self) -> None:
         """Check again which of the waiting jobs may start."""
@@ -575,9 +539,7 @@ class ProcrastinateQueue:
 
     def stop_all(self, reason: StopReason) -> None:
         """Request every run that is claimed on this node to stop."""
-        for delivery in self._active.values():
-            if delivery.claim is not None:
-                delivery.claim.stop.request(reason)
+        self._claimed.stop_all(reason)
 
     def _wake(self) -> None:
         """Wake all that wait; each checks again before it waits."""
