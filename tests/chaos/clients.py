@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx2
 from tests.chaos.checker import ENDED
+from tests.chaos.deadline import Deadline
 from tests.chaos.history import Call, History, Operation
 from tests.chaos.kinds import Kind
 
@@ -22,7 +23,15 @@ class JobClient:
     """The client of one job."""
 
     def __init__(
-        self, cluster: Cluster, history: History, *, seed: int, number: int, kind: Kind, body: dict[str, Any]
+        self,
+        cluster: Cluster,
+        history: History,
+        *,
+        seed: int,
+        number: int,
+        kind: Kind,
+        body: dict[str, Any],
+        token: str = ADMIN_KEY,
     ) -> None:
         self._cluster = cluster
         self._history = history
@@ -32,13 +41,13 @@ class JobClient:
         self._key = f"chaos-{seed}-{number}"
         self._random = random.Random(seed * 100_003 + number)  # noqa: S311  # it has to be the same again
         self._http = httpx2.Client(
-            headers={"authorization": f"Bearer {ADMIN_KEY}"},
+            headers={"authorization": f"Bearer {token}"},
             timeout=CALL_SECONDS,
             trust_env=False,
             verify=PLAIN_HTTP,
         )
 
-    def run(self, deadline: float) -> None:
+    def run(self, deadline: Deadline) -> None:
         """Submit the job and follow it until it has ended for good, or until the deadline."""
         with self._http:
             answer = self._until_answered(
@@ -48,7 +57,7 @@ class JobClient:
                 return
             job_id = answer.body["id"]
             if self._kind.cancels:
-                time.sleep(self._random.uniform(0.0, 2.0))
+                deadline.pause(self._random.uniform(0.0, 2.0))
                 self._until_answered("cancel", "POST", f"/v1/jobs/{job_id}/cancel", deadline)
             job = self._until_ended(job_id, deadline)
             if self._kind.retries and job is not None:
@@ -58,9 +67,9 @@ class JobClient:
             path = f"/v1/jobs/{job_id}/events?limit=500"
             self._until_answered("events", "GET", path, deadline)
 
-    def _until_ended(self, job_id: str, deadline: float) -> dict[str, Any] | None:
+    def _until_ended(self, job_id: str, deadline: Deadline) -> dict[str, Any] | None:
         ended_since: float | None = None
-        while time.monotonic() < deadline:
+        while not deadline.is_over:
             call = self._call("get", "GET", f"/v1/jobs/{job_id}")
             if call.succeeded:
                 job = call.body
@@ -69,21 +78,21 @@ class JobClient:
                 ended_since = (ended_since or now) if job["state"] in ENDED else None
                 if is_final or (ended_since is not None and now - ended_since > SETTLE_SECONDS):
                     return job
-            time.sleep(PAUSE_SECONDS)
+            deadline.pause(PAUSE_SECONDS)
         return None
 
     def _may_run_again(self, job: dict[str, Any]) -> bool:
         return job["state"] == "interrupted" and self._kind.on_interrupt != "fail"
 
     def _until_answered(
-        self, operation: Operation, method: str, path: str, deadline: float, **arguments: Any
+        self, operation: Operation, method: str, path: str, deadline: Deadline, **arguments: Any
     ) -> Call | None:
         """Repeat a call, each of which is harmless to repeat, until a node answers it."""
-        while time.monotonic() < deadline:
+        while not deadline.is_over:
             call = self._call(operation, method, path, **arguments)
             if call.succeeded or 400 <= call.status < 429:
                 return call if call.succeeded else None
-            time.sleep(PAUSE_SECONDS)
+            deadline.pause(PAUSE_SECONDS)
         return None
 
     def _call(
