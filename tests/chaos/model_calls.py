@@ -110,16 +110,6 @@ def check_ledger(
     unanswered = asked - Counter(note.job for note in answered)
     for number, job in jobs.items():
         is_whole = job["state"] == "completed" and all(run["state"] == "completed" for run in job["runs"])
-        if (
-            is_whole
-            and not unanswered[number]
-            and (job["cost"]["source"], job["usage"]["output_tokens"])
-            != (
-                "ledger",
-                model.output_tokens(number),
-            )
-        ):
-            yield (
-                f"job {number}: {job['usage']['output_tokens']} tokens by the {job['cost']['source']}, and the model "
-                f"sent {model.output_tokens(number)}"
-            )
+        told = job["cost"]["source"], job["usage"]["output_tokens"]
+        if is_whole and not unanswered[number] and told != ("ledger", model.output_tokens(number)):
+            yield f"job {number}: {told[1]} tokens by the {told[0]}, and the model sent {model.output_tokens(number)}"

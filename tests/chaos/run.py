@@ -10,6 +10,7 @@ import signal
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -208,6 +209,9 @@ def _run_seed(seed: int, name: str, results: Path) -> bool:
     except KeyboardInterrupt:
         shutil.rmtree(directory, ignore_errors=True)
         raise
+    except Exception as error:  # noqa: BLE001  # such as a node that did not come back: it is a result, and the next seed runs
+        traceback.print_exc()
+        result = Result(seed, [f"the run broke off: {error!r}"], [], 0, 0.0)
     summary = {
         "seed": seed,
         "wrong": list(result.wrong),

@@ -3,11 +3,15 @@
 from pathlib import Path
 
 import pytest
+from tests.chaos.agents import check_agents
 from tests.chaos.checker import check
 from tests.chaos.history import Call
-from tests.chaos.kinds import KINDS, Kind
+from tests.chaos.kinds import KINDS, LONG_KINDS, Kind
+from tests.chaos.model_calls import CountingModel, Note, check_ledger
 from tests.chaos.run import SMALL, run_chaos
 from tests.service_fixtures import make_service_root, reachable_tmp
+
+from steadyhand.testing.request import ModelRequest
 
 __all__ = ["reachable_tmp"]  # a fixture, taken in
 
@@ -71,3 +75,37 @@ def test_the_checker_finds_what_must_not_be() -> None:
     both = [(0, "10", 1.0), (0, "10", 3.0), (0, "11", 2.0)]
     assert "two agents at once" in wrong(good, beats=both)
     assert "2 agents for 1 runs" in wrong(good, beats=both)
+
+
+def test_the_checker_finds_agents_that_nobody_owns_and_two_in_one_directory() -> None:
+    calls = history(job("running", last_event=2), job("completed"))  # its end was read at 2.5
+    assert list(check_agents([SHORT], calls, [(0, "10", 103.0)], 100.0)) == []
+    assert "at work 2.5 s after the end" in next(check_agents([SHORT], calls, [(0, "10", 105.0)], 100.0))
+    in_place = LONG_KINDS[-1]
+    beats = [(0, "10", 1.0), (0, "10", 3.0), (1, "11", 2.0), (1, "11", 2.5)]
+    assert "jobs 0 and 1 were in one directory" in next(check_agents([in_place] * 2, [], beats, 0.0))
+    assert list(check_agents([SHORT] * 2, [], beats, 0.0)) == []
+
+
+def ledger_faults(*, calls: int, tokens: int, kills: tuple[float, ...] = ()) -> str:
+    """Compare a ledger that has so many calls and tokens with a model that answered twice, with 10 tokens each time."""
+    with CountingModel() as model:
+        body = {"max_tokens": 64, "messages": [{"role": "user", "content": "job 0 of process 10"}]}
+        for _ in range(2):
+            request = ModelRequest("POST", "/v1/messages", {}, body)
+            model.record(request)
+            model.count_tokens(request, {"output_tokens": 10})
+        notes = [Note(0, at, word) for at in (1.0, 20.0) for word in ("asked", "answered")]
+        known = job("completed") | {"cost": {"source": "ledger"}, "usage": {"output_tokens": tokens}}
+        counted = {"calls": calls, "usage": {"output_tokens": tokens}}
+        return "; ".join(check_ledger({0: known}, notes, model, counted, kills))
+
+
+def test_the_checker_finds_calls_that_the_ledger_lacks_or_has_twice() -> None:
+    assert ledger_faults(calls=2, tokens=20) == ""
+    assert "the ledger has 3 calls" in ledger_faults(calls=3, tokens=20)
+    assert "the ledger has 30 tokens" in ledger_faults(calls=2, tokens=30)
+    missing = ledger_faults(calls=1, tokens=10)
+    assert "2 answers came long enough before a kill" in missing
+    assert "job 0: 10 tokens by the ledger, and the model sent 20" in missing
+    assert "the ledger has" not in ledger_faults(calls=1, tokens=10, kills=(21.0,))
