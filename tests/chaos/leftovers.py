@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.kinds import IN_PLACE, Kind
+from tests.chaos.model_calls import MODEL
 
 from steadyhand.testing.cluster import Cluster
 from steadyhand.testing.service import Service, wait_until
@@ -108,7 +109,10 @@ def _has_file(node: Service, job: Mapping[str, Any], name: str, text: str) -> bo
 
 
 def usage_of_all(cluster: Cluster) -> dict[str, Any]:
-    """Return the sum of all calls, as the service tells it."""
-    rows = cluster.front.client.get("/v1/usage").raise_for_status().json()["data"]
+    """Return the sum of all calls of the model, as the service tells it.
+
+    A run that ended before its first call has an entry that its agent reports; it names no model.
+    """
+    rows = cluster.front.client.get("/v1/usage", params={"model": MODEL}).raise_for_status().json()["data"]
     empty: dict[str, Any] = {"calls": 0, "usage": {"output_tokens": 0}}
     return dict(rows[0]) if rows else empty

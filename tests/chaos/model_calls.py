@@ -12,16 +12,17 @@ from typing import Any
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.request import ModelRequest
 
+MODEL = "claude-haiku-4-5"
 UNSTORED_SECONDS = 3.0
 """A call that ended so shortly before its node was killed may not be in the ledger: it is written behind the answer."""
 _PROGRAM = """
 import http.client, json, os, sys, time, urllib.request
-number, process, notes = sys.argv[1:4]
+number, process, notes, model = sys.argv[1:5]
 def note(word):
     with open(notes, "a") as file:
         file.write(f"{number} {process} {time.time()} {word}\\n")
 prompt = f"job {number} of process {process} at {time.time()}"
-body = json.dumps({"model": "claude-haiku-4-5", "max_tokens": 64,
+body = json.dumps({"model": model, "max_tokens": 64,
     "messages": [{"role": "user", "content": prompt}]}).encode()
 headers = {"x-api-key": os.environ["ANTHROPIC_API_KEY"], "content-type": "application/json"}
 for attempt in range(60):
@@ -41,7 +42,7 @@ _JOB = re.compile(r"job (\d+) of process")
 def call_command(number: int, notes: Path) -> str:
     """Return a shell command by which the agent of a job calls the model once; it tries again if it is cut off."""
     program = base64.b64encode(_PROGRAM.encode()).decode()
-    return f"echo {program} | base64 -d | /usr/bin/python3 -I - {number} $$ {shlex.quote(str(notes))}"
+    return f"echo {program} | base64 -d | /usr/bin/python3 -I - {number} $$ {shlex.quote(str(notes))} {MODEL}"
 
 
 class CountingModel(ScriptedModel):

@@ -40,7 +40,7 @@ SAME_NODE_EACH = 5
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The size of a run. A long one has a model and an object store as well, and faults until its jobs have ended."""
+    """The size of a run. A long one has a model and an object store as well."""
 
     jobs: int
     clients: int
@@ -57,9 +57,9 @@ def _long(jobs: int, clients: int, plan: Plan, spread_seconds: float) -> Form:
 
 
 SMALL = Form(24, 12, Plan(3, 1.5, 6.5, 1), 90)
-_FULL = Plan(200, 5.0, 7.0, 2, overlaps=True, object_outage_seconds=20, least_hits=20)
+_FULL = Plan(62, 5.0, 7.0, 2, overlaps=True, object_outage_seconds=20, least_hits=20)
 _SAME_NODE = Plan(22, 5.0, 7.0, 2, same_node=True, object_outage_seconds=20, least_hits=20)
-_FULL_SHORT = Plan(200, 5.0, 7.0, 1, overlaps=True, object_outage_seconds=10, least_hits=4)
+_FULL_SHORT = Plan(12, 5.0, 7.0, 1, overlaps=True, object_outage_seconds=10, least_hits=4)
 _SAME_NODE_SHORT = Plan(6, 5.0, 7.0, 1, same_node=True, object_outage_seconds=10, least_hits=5)
 FORMS: Mapping[str, Form] = {
     "small": SMALL,
