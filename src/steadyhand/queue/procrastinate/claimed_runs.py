@@ -74,7 +74,7 @@ class ClaimedRuns:
         return handed.run_seconds(self._clock())
 
     def claim(self, handed: HandedRun) -> Claim:
-        """Give a run the lowest free slot."""
+        """Claim a run in the lowest free slot."""
         return self._begin(handed, heapq.heappop(self._free_slots))
 
     def adopt(self, job: Job, slot: int | None) -> HandedRun | None:
