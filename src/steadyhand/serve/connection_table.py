@@ -45,7 +45,7 @@ class ConnectionTable:
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self.pass_on: Callable[[socket], None] | None = None
-        """Takes each connection once no request is on it: another service answers what comes next. None keeps it."""
+        """Called with each connection that has no request: another service answers what comes next. None keeps it."""
         self._connections: dict[ServiceProtocol, str] = {}
         self._count_by_address: Counter[str] = Counter()
 

@@ -51,7 +51,7 @@ _DELETE_LEFT = "DELETE FROM procrastinate_jobs WHERE queue_name = %s AND status 
 
 Connection = AsyncConnection[DictRow]
 RunJob = Callable[[str, int], Awaitable[None]]
-"""Takes over a run: its job's id and its run number."""
+"""Called with the job id and the number of a run that the engine hands over."""
 ListenTo = Callable[[str, Callable[[str | None], None]], None]
 """Calls back for each notification on a channel, and with None after a gap."""
 
