@@ -6,6 +6,7 @@ import httpx2
 from tests import openai_types
 
 from steadyhand.testing.cli import cli_path
+from steadyhand.testing.live_folders import contents_below
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import MakeService, Service, wait_until
 
@@ -89,8 +90,8 @@ def test_results_that_come_late_resume_the_session(make_service: MakeService, mo
 
 
 def _is_written_down(service: Service, text: str) -> bool:
-    sessions = service.data_dir.glob("jobs/*/config/projects/*/*.jsonl")
-    return any(text in path.read_text("utf-8", "replace") for path in sessions)
+    sessions = contents_below(service.data_dir / "jobs", "*.jsonl")
+    return any(text.encode() in content for path, content in sessions if "projects" in path.parts)
 
 
 def test_results_that_come_after_a_crash_of_the_service_resume_the_session(

@@ -10,6 +10,7 @@ import pytest
 
 from steadyhand.errors import ConfigError
 from steadyhand.testing.cli import DUMMY_API_KEY
+from steadyhand.testing.live_folders import contents_below
 from steadyhand.testing.service import ADMIN_KEY, CLASSIC_KEY, MakeService, Service
 from steadyhand.testing.shell import shell_prompt
 
@@ -150,8 +151,7 @@ def test_an_agent_cannot_read_another_jobs_files(
 
 def test_no_key_is_in_the_data_directory_or_the_log(service: Service) -> None:
     service.run_job("hello")
-    for path in (service.log_path, *service.data_dir.rglob("*")):
-        if path.is_file():
-            content = path.read_bytes()
-            assert ADMIN_KEY.encode() not in content, path
-            assert CLASSIC_KEY.encode() not in content, path
+    log = (service.log_path, service.log_path.read_bytes())
+    for path, content in (log, *contents_below(service.data_dir)):
+        assert ADMIN_KEY.encode() not in content, path
+        assert CLASSIC_KEY.encode() not in content, path

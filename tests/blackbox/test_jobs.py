@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from steadyhand.testing.live_folders import paths_below
 from steadyhand.testing.service import CLASSIC_KEY, MakeService, Service, wait_until
 from steadyhand.testing.shell import shell_prompt
 
@@ -273,7 +274,7 @@ def test_a_deleted_job_is_gone_with_all_that_was_kept_of_it(service: Service) ->
     assert service.client.delete(f"/v1/jobs/{job_id}").status_code == 204
     for path in (f"/v1/jobs/{job_id}", f"/v1/jobs/{job_id}/events", f"/jobs/{job_id}"):
         assert service.client.get(path).status_code == 404
-    wait_until(lambda: not list(service.data_dir.rglob(f"*{job_id}*")))
+    wait_until(lambda: not paths_below(service.data_dir, f"*{job_id}*"))
 
 
 def test_what_an_agent_changed_and_committed_is_in_the_diff_and_in_changes(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from steadyhand.store import open_store
+from steadyhand.testing.live_folders import paths_below
 from steadyhand.testing.service import MakeService, Service, wait_until
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -96,7 +97,7 @@ def test_jobs_are_forgotten_with_all_that_was_kept_when_their_time_is_over(make_
     wait_until(lambda: service.client.get(f"/v1/jobs/{job_id}").status_code == 404)
     for path in ("/diff", "/events", "/transcript", "/bundle"):
         assert service.client.get(f"/v1/jobs/{job_id}{path}").status_code == 404
-    wait_until(lambda: not list(service.data_dir.rglob(f"*{job_id}*")))
+    wait_until(lambda: not paths_below(service.data_dir, f"*{job_id}*"))
     assert service.run_job("hello")["state"] == "completed"
 
 
@@ -110,7 +111,7 @@ def test_a_service_removes_the_files_of_a_job_whose_deletion_the_one_before_did_
     asyncio.run(delete_in_store(service, job_id))
     assert list(service.data_dir.glob(f"jobs/{job_id}"))
     service.restart()
-    wait_until(lambda: not list(service.data_dir.rglob(f"*{job_id}*")))
+    wait_until(lambda: not paths_below(service.data_dir, f"*{job_id}*"))
     assert service.client.get(f"/v1/jobs/{other_id}/transcript").status_code == 200
 
 

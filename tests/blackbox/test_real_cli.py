@@ -12,6 +12,7 @@ import pytest
 
 from steadyhand.testing.cli import DUMMY_API_KEY, cli_path
 from steadyhand.testing.example import make_repository
+from steadyhand.testing.live_folders import contents_below
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import CLASSIC_KEY, MakeService, Service, wait_until
 
@@ -145,10 +146,7 @@ def deaf(service: Service, **fields: Any) -> str:
 
 
 def _three_pids(service: Service) -> bool:
-    try:
-        return any(len(path.read_text().split()) == 3 for path in service.data_dir.rglob("pids.txt"))
-    except FileNotFoundError:  # the CLI makes and removes files while we look
-        return False
+    return any(len(pids.split()) == 3 for _, pids in contents_below(service.data_dir, "pids.txt"))
 
 
 def test_a_timeout_with_the_real_cli_ends_within_2_seconds_with_nothing_alive(real: Service) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.redact.test_redactor import WRITTEN, core
 
 from steadyhand.testing.cli import cli_path
+from steadyhand.testing.live_folders import contents_below
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import MakeService, Service
 
@@ -59,7 +60,8 @@ def tells_nobody(service: Service, prompt: str, common_dir: Path) -> dict[str, s
     follower.join(30)
     assert not follower.is_alive()
     http = service.client
-    kept = service.data_dir / "jobs" / job_id / "kept"
+    kept = contents_below(service.data_dir / "jobs" / job_id / "kept")
+    files = [*contents_below(service.data_dir, "steadyhand.db*"), *kept]
     told = {
         "the job": json.dumps(job),
         "the classic job": http.get(f"/jobs/{job_id}").text,
@@ -67,11 +69,7 @@ def tells_nobody(service: Service, prompt: str, common_dir: Path) -> dict[str, s
         "the live events": "\n".join(live),
         "the transcript": http.get(f"/v1/jobs/{job_id}/transcript").text,
         "the log": service.log,
-        "the disk": b"".join(
-            path.read_bytes()
-            for path in [*service.data_dir.glob("steadyhand.db*"), *kept.rglob("*")]
-            if path.is_file()
-        ).decode("latin-1"),
+        "the disk": b"".join(content for _, content in files).decode("latin-1"),
     }
     token = (common_dir / "ran").read_text().splitlines()[-1]
     assert token.startswith("sk-ant-run-")  # the one that lets a run in, and not a credential

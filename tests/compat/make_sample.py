@@ -35,6 +35,7 @@ from tests.compat.sample import (
     unpack,
 )
 
+from steadyhand.testing.live_folders import contents_below
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import ADMIN_KEY, Service, run_git, wait_until
 
@@ -136,8 +137,8 @@ def asked(http: httpx2.Client, path: str, **body: Any) -> dict[str, Any]:
 
 def written_down(service: Service, job_id: str, text: str) -> bool:
     """Tell whether the CLI has written a text into its session: what it has not, no later run can know."""
-    sessions = (service.data_dir / "jobs" / job_id / "config" / "projects").glob("*/*.jsonl")
-    return any(text in path.read_text("utf-8", "replace") for path in sessions)
+    sessions = contents_below(service.data_dir / "jobs" / job_id / "config" / "projects", "*.jsonl")
+    return any(text.encode() in content for _, content in sessions)
 
 
 def ended_well(service: Service, job_id: str, state: str = "completed") -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.gateway.gateway_harness import CANARY
 
+from steadyhand.testing.live_folders import contents_below
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import Service
 
@@ -106,7 +107,5 @@ egress = ["127.0.0.2:{listed_port}"]
         assert transcript.status_code == 200
         assert CANARY not in transcript.text
         assert "[redacted]" not in str(job) + str(events) + service.log + transcript.text
-    holding = [
-        path for path in world_dir.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()
-    ]
+    holding = [path for path, content in contents_below(world_dir) if CANARY.encode() in content]
     assert holding == []

@@ -1,9 +1,11 @@
 """What the attacks on a sealed service share: a look at what is alive and at what is left outside."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from steadyhand.testing.live_folders import contents_below, paths_in
 from steadyhand.testing.service import UIDS_PER_SERVICE, Service
 from steadyhand.testing.shell import shell_prompt
 
@@ -51,13 +53,17 @@ def supervisors(service: Service) -> list[int]:
 
 def _children(pid: int) -> list[int]:
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return [
-        child
-        for child in found
-        if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    ]
+    for task in paths_in(Path(f"/proc/{pid}/task")):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+            found += [int(child) for child in (task / "children").read_text().split()]
+    return [child for child in found if _state(child) not in ("", "Z")]
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def cgroup_folders(pids: dict[int, str]) -> set[Path]:
@@ -110,11 +116,10 @@ def loop_devices(service: Service) -> list[str]:
 def leftover_job_files(service: Service) -> list[str]:
     """Give the names, below the folders of jobs, of all that is made for a run only: uppers, homes, checkouts."""
     keeps = ("config", "kept", "prepared")
-    paths = (service.data_dir / "jobs").glob("*/*")
+    paths = [path for job in paths_in(service.data_dir / "jobs") for path in paths_in(job)]
     return [f"{path.parent.name}/{path.name}" for path in paths if path.name not in keeps]
 
 
 def folder_contents(folder: Path) -> bytes:
     """Give all that is in a folder's files, one after another; for searching."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return b"\0".join(path.read_bytes() for path in found)
+    return b"\0".join(content for _, content in contents_below(folder))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tests.sandboxed.host_inspection import folder_contents, run_commands
 
+from steadyhand.testing.live_folders import stats_below
 from steadyhand.testing.service import ADMIN_KEY, CLASSIC_KEY, Service, run_git, wait_until
 from steadyhand.testing.shell import python_command, shell_prompt
 
@@ -193,11 +194,9 @@ def test_nothing_of_others_is_written(sealed: Service, warm_workspace: str, what
 
 def _listing(folder: Path) -> dict[str, tuple[int, int, int]]:
     found = {}
-    for path in folder.rglob("*"):
-        about = path.lstat()
-        if path.is_file() and not path.is_symlink():
-            stamp = path.parent == folder or path.name in STAMPS
-            found[str(path)] = (about.st_size, 0 if stamp else about.st_mtime_ns, about.st_mode)
+    for path, about in stats_below(folder):
+        stamp = path.parent == folder or path.name in STAMPS
+        found[str(path)] = (about.st_size, 0 if stamp else about.st_mtime_ns, about.st_mode)
     return found
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.sandboxed.host_inspection import folder_contents, run_commands
 
+from steadyhand.testing.live_folders import paths_below
 from steadyhand.testing.service import Service
 from steadyhand.testing.shell import shell_prompt
 
@@ -55,7 +56,7 @@ def test_broken_work_is_kept_or_refused_with_a_word_and_harms_nothing(
     # Nothing of this machine came along by a link, and the repositories are whole.
     kept = folder_contents(sealed.data_dir / "jobs" / job["id"] / "kept")
     assert Path("/etc/passwd").read_bytes().splitlines()[0] not in kept
-    mirrors = [head.parent for head in (sealed.data_dir / "mirrors").rglob("HEAD")]
+    mirrors = [head.parent for head in paths_below(sealed.data_dir / "mirrors", "HEAD")]
     assert mirrors
     for mirror in mirrors:
         fsck = ["git", "-c", "safe.directory=*", "fsck", "--strict", "--no-dangling"]

@@ -11,6 +11,7 @@ from tests.sandboxed.process_modes import Mode, ModeService, agent_tables
 from tests.sandboxed.warm_services import wait_for_slot
 from tests.service_fixtures import make_repository, make_service_root
 
+from steadyhand.testing.live_folders import paths_in
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import wait_until
 
@@ -56,7 +57,7 @@ def _answer_and_crash(service: ModeService) -> str:
 
 def _is_reclaimed(service: ModeService, job: dict[str, Any]) -> None:
     """Hold that nothing of a job's run is left, apart from the processes that wait for others."""
-    waiting = {path.name for path in (service.data_dir / "ahead").glob("*")}
+    waiting = {path.name for path in paths_in(service.data_dir / "ahead")}
     own = [name for name in leftover_job_files(service) if name.startswith(job["id"])]
     assert own == []
     assert not [line for line in host_mounts(service) if job["id"] in line]

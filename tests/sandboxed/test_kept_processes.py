@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.sandboxed.warm_services import cli, cli_below, events_of, wait_for_slot, warm_service
 
+from steadyhand.testing.live_folders import contents_below, paths_below
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import Service, wait_until
 
@@ -248,13 +249,12 @@ def _ahead(service: Service, slot_id: str) -> Path:
 def _files(folder: Path) -> set[str]:
     """Return the names of the files that the CLI has, apart from those of its process and of a write under way."""
     transient = ("sessions", ".lock", ".tmp", "fswatch")
-    found = (path.relative_to(folder) for part in ("home", "config") for path in (folder / part).rglob("*"))
+    found = (path.relative_to(folder) for part in ("home", "config") for path in paths_below(folder / part))
     return {str(path) for path in found if not any(part in str(path) for part in transient)}
 
 
 def _content(folder: Path) -> str:
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return "".join(path.read_text("utf-8", "replace") for path in files)
+    return "".join(content.decode("utf-8", "replace") for _, content in contents_below(folder))
 
 
 def test_a_run_that_waited_for_its_clients_tools_answers_and_stays_in_one_process(

@@ -1,6 +1,7 @@
 """Many jobs, one after another, leave every count where it was."""
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.sandboxed.host_inspection import (
 )
 
 from steadyhand.runner.process.cgroups import detect_cgroups
+from steadyhand.testing.live_folders import paths_below
 from steadyhand.testing.service import MakeService, Service, wait_until
 from steadyhand.testing.shell import shell_prompt
 
@@ -25,7 +27,7 @@ WARM_UP = 4
 def counts(service: Service) -> dict[str, int]:
     """Count what a run could leave behind, on the machine and in the service."""
     process = Path(f"/proc/{service.pid}")
-    temporary = [*(service.root / "tmp").rglob("*"), *(service.data_dir / "stage").rglob("*")]
+    temporary = [*paths_below(service.root / "tmp"), *paths_below(service.data_dir / "stage")]
     return {
         "agents": len(live_agent_processes(service)),
         "children": len(service_children(service)),
@@ -35,7 +37,7 @@ def counts(service: Service) -> dict[str, int]:
         "loop devices": len(loop_devices(service)),
         "temporary files": len(temporary),
         "left in folders of jobs": len(leftover_job_files(service)),
-        "other folders": len([path for path in service.data_dir.rglob("*") if _beside_jobs(path, service)]),
+        "other folders": len([path for path in paths_below(service.data_dir) if _beside_jobs(path, service)]),
     }
 
 
@@ -60,7 +62,10 @@ def _beside_jobs(path: Path, service: Service) -> bool:
 def open_files(service: Service) -> Counter[bool]:
     """Count the service's descriptors: those of its database, by true, and all others."""
     database = str(service.data_dir / "steadyhand.db")
-    links = (str(link.readlink()) for link in Path(f"/proc/{service.pid}/fd").iterdir())
+    links = []
+    for link in Path(f"/proc/{service.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            links.append(str(link.readlink()))
     return Counter(link.startswith(database) for link in links)
 
 

@@ -9,6 +9,7 @@ import pytest
 from tests.redact.test_redactor import WRITTEN, core
 from tests.sandboxed.host_inspection import folder_contents
 
+from steadyhand.testing.live_folders import contents_below
 from steadyhand.testing.service import MakeService, Service, wait_until
 from steadyhand.testing.shell import python_command, shell_prompt
 
@@ -68,7 +69,7 @@ def live_of(service: Service, job_id: str, found: list[str]) -> None:
 def kept(service: Service, job_id: str) -> bytes:
     """Give all that is kept on disk but the agent's own session, which it goes on with."""
     folder = service.data_dir / "jobs" / job_id / "kept"
-    database = b"".join(path.read_bytes() for path in service.data_dir.glob("steadyhand.db*"))
+    database = b"".join(content for _, content in contents_below(service.data_dir, "steadyhand.db*"))
     return folder_contents(folder) + database
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from steadyhand.testing.live_folders import files_below, paths_in
 from steadyhand.testing.service import MakeService, Service, wait_until
 
 SECONDS = 60.0
@@ -25,7 +26,7 @@ def stored(service: Service, job_id: str) -> dict[str, int]:
 
 
 def objects(service: Service) -> list[Path]:
-    return [path for path in (service.root / "objects").rglob("*") if path.is_file()]
+    return files_below(service.root / "objects")
 
 
 def lose_files(service: Service, job_id: str) -> None:
@@ -57,7 +58,7 @@ def test_a_run_is_stored_while_its_agent_works_and_resumed_from_that_after_its_n
     assert "Continue from where you left off" in job["answer"]
     folder = service.data_dir / "jobs" / job_id
     at_rest = {"config", "kept", "prepared", "run"}
-    wait_until(lambda: {path.name for path in folder.iterdir()} <= at_rest, SECONDS)
+    wait_until(lambda: {path.name for path in paths_in(folder)} <= at_rest, SECONDS)
     lose_files(service, job_id)
     for name in ("diff", "bundle", "transcript"):
         assert service.client.get(f"/v1/jobs/{job_id}/{name}").status_code == 200, name

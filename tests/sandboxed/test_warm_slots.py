@@ -17,6 +17,7 @@ from tests.service_fixtures import make_repository, make_service_root
 
 from steadyhand.config.file_schema import ServiceTable
 from steadyhand.runner.claude.warm import REHEARSAL_PROMPT
+from steadyhand.testing.live_folders import contents_below, paths_in
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.scenario import ModelToolCall, ModelTurn, Scenario
 from steadyhand.testing.service import Service, run_git, wait_until
@@ -82,7 +83,7 @@ def test_the_rehearsal_is_in_no_record_and_costs_nothing(service: Service, model
     assert usage["input_tokens"] == 10
     texts = [json.dumps(service.events(job["id"]))]
     folder = service.data_dir / "jobs" / job["id"]
-    texts += [path.read_text("utf-8", "replace") for path in folder.rglob("*") if path.is_file()]
+    texts += [content.decode("utf-8", "replace") for _, content in contents_below(folder)]
     assert (folder / "kept" / "transcript.jsonl").is_file()
     assert not any(REHEARSAL_PROMPT in text for text in texts)
 
@@ -261,10 +262,10 @@ def test_nothing_is_left_after_a_drain_and_after_a_crash(
         wait_for_slot(service)
         assert service.terminate() == 0
         assert wait_until(lambda: service.live_agent_pids() == [])
-        assert list((service.data_dir / "ahead").iterdir()) == []
+        assert paths_in(service.data_dir / "ahead") == []
         service.restart()
         supervisor = wait_for_slot(service)
-        left = list((service.data_dir / "ahead").iterdir())
+        left = paths_in(service.data_dir / "ahead")
         os.kill(supervisor, signal.SIGSTOP)  # even one that cannot end its run by itself
         service.kill()
         service.restart()

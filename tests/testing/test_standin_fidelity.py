@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from steadyhand.testing.live_folders import contents_below, files_below
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import wait_until
 from steadyhand.testing.standin.frames import VERSION
@@ -115,7 +116,7 @@ def until_idle(talk: Conversation) -> list[dict[str, Any]]:
 
 
 def session_entries(world: AgentHarness, session: str) -> list[dict[str, Any]]:
-    (path,) = world.config.rglob(f"{session}.jsonl")
+    (path,) = files_below(world.config, f"{session}.jsonl")
     return [json.loads(line) for line in path.read_text().split("\n")[:-1]]  # the last may be half a line
 
 
@@ -123,7 +124,7 @@ def written(world: AgentHarness, session: str, name: str, value: str) -> dict[st
     """Wait until an entry of a session has a field with this value, and return it."""
 
     def look() -> dict[str, Any] | None:
-        if not list(world.config.rglob(f"{session}.jsonl")):
+        if not files_below(world.config, f"{session}.jsonl"):
             return None
         return next((each for each in session_entries(world, session) if each.get(name) == value), None)
 
@@ -175,9 +176,8 @@ def test_a_turn_that_is_taken_back_is_answered_and_recorded_alike(
                 raise AssertionError(f"{name} is not there")
         answers.append([cost, *replies])
         cut = written(world, session, "cutUuid", second)
-        assert (
-            b'"cutUuid":"%s"' % second.encode() in next(world.config.rglob(f"{session}.jsonl")).read_bytes()
-        )
+        ((_, entries),) = contents_below(world.config, f"{session}.jsonl")
+        assert b'"cutUuid":"%s"' % second.encode() in entries
         cuts.append(
             {key: value for key, value in cut.items() if key not in ("cutUuid", "sessionId", "lastPrompt")}
         )

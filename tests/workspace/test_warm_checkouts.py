@@ -11,6 +11,7 @@ from steadyhand.job import Job
 from steadyhand.ports import Checkout
 from steadyhand.testing.contracts.checkouts import Repository
 from steadyhand.testing.contracts.samples import make_job
+from steadyhand.testing.live_folders import paths_in
 from steadyhand.workspace.warm_checkouts import WarmCheckouts
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="layers are mounted by root")
@@ -27,7 +28,7 @@ def warm_of(sealed: SandboxedCheckouts) -> WarmCheckouts:
 
 
 def kept(world: Path) -> set[str]:
-    return {path.name for path in (world / "data" / "warm").glob("*/*")}
+    return {path.name for folder in paths_in(world / "data" / "warm") for path in paths_in(folder)}
 
 
 def test_jobs_of_one_commit_share_a_warm_checkout_that_is_made_once(

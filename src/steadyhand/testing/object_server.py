@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from steadyhand.testing.live_folders import files_below
+
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 _KEY, _SECRET = "steadyhand-tests", "steadyhand-tests-secret"  # of this server alone
@@ -39,7 +41,7 @@ class ObjectServer:
 
     def objects(self) -> list[Path]:
         """Return the files of the objects."""
-        return sorted(path for path in (self.folder / "bucket").rglob("*") if path.is_file())
+        return sorted(files_below(self.folder / "bucket"))
 
     def start(self) -> None:
         """Start it, and return once it answers."""

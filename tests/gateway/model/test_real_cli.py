@@ -13,6 +13,7 @@ from tests.gateway.gateway_harness import CANARY, KEY, GatewayHarness, open_gate
 from steadyhand.gateway import Credential
 from steadyhand.gateway.model.providers import PLACEHOLDER_CREDENTIAL
 from steadyhand.testing.cli import SYSTEM_PATH
+from steadyhand.testing.live_folders import contents_below
 from steadyhand.testing.model import ScriptedModel
 
 AGENT = 64001
@@ -93,9 +94,8 @@ def test_the_real_key_is_on_every_call_and_nowhere_in_the_agent(
                 calls[-1].body
             )  # the tool did see its environment
             assert CANARY not in out + err + json.dumps([call.body for call in calls])
-        for file in (world_dir / "home").rglob("*"):
-            if file.is_file():
-                assert CANARY.encode() not in file.read_bytes(), file
+        for file, content in contents_below(world_dir / "home"):
+            assert CANARY.encode() not in content, file
 
     asyncio.run(main())
 

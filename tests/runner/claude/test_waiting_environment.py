@@ -16,6 +16,7 @@ from steadyhand.runner.process.process_tree import descendants
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.cli import DUMMY_API_KEY
 from steadyhand.testing.contracts.runner_harness import RunnerHarness
+from steadyhand.testing.live_folders import paths_in
 from steadyhand.testing.model import ScriptedModel
 
 SECONDS = 60.0
@@ -27,7 +28,7 @@ def _collections(supervisor: int) -> int:
     """Return how often the threads that collect garbage for the processes below a supervisor have slept."""
     count = 0
     for pid in descendants(supervisor):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
+        for thread in paths_in(Path(f"/proc/{pid}/task")):
             with suppress(OSError):
                 status = (thread / "status").read_text()
                 if status.startswith("Name:\tHeapHelper"):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from steadyhand.agents import Agent
 from steadyhand.runner.process import cgroups, paused_processes, process_tree
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec, start_ticks
 from steadyhand.runner.process.kill_run import kill_leftover_run
+from steadyhand.testing.live_folders import paths_in
 from steadyhand.testing.processes import pids_with_mark, wait_until_gone
 from steadyhand.testing.service import wait_until
 
@@ -123,8 +125,11 @@ def test_a_pause_stops_each_process_of_the_run_and_looks_at_no_other(
 
 def _policies(mark: str) -> set[int]:
     """Return the scheduling policies of all threads of the processes with a mark."""
-    threads = [thread for pid in pids_with_mark(mark) for thread in Path(f"/proc/{pid}/task").iterdir()]
-    return {os.sched_getscheduler(int(thread.name)) for thread in threads}
+    found = set()
+    for thread in [each for pid in pids_with_mark(mark) for each in paths_in(Path(f"/proc/{pid}/task"))]:
+        with suppress(ProcessLookupError):  # it has ended
+            found.add(os.sched_getscheduler(int(thread.name)))
+    return found
 
 
 @pytest.mark.parametrize("kind", ["plain", "setsid"])

@@ -22,6 +22,7 @@ from steadyhand.runner.process import cgroups
 from steadyhand.runner.process.agent_process import AgentProcess, ExitStatus, LaunchSpec
 from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.runner.process.trial_run import try_command
+from steadyhand.testing.live_folders import paths_below
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -267,7 +268,7 @@ def traces(data: Path) -> list[object]:
         table.count(str(data)),
         alive,
         len(os.listdir("/proc/self/fd")),  # noqa: PTH208  # a listing of itself
-        sorted(str(path.relative_to(data)) for path in data.rglob("*")),
+        sorted(str(path.relative_to(data)) for path in paths_below(data)),
     ]
 
 
