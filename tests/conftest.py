@@ -26,6 +26,8 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # Most of a service's start is importing; a test of the start itself sets this to None.
     Service.preloaded = Preloaded()
+    # A test that ends its service ends the runs as well, but for those about runs that outlive it.
+    Service.reattach_seconds = 0
     # How long an example takes says how busy the machine is.
     settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("busy")

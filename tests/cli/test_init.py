@@ -1,6 +1,7 @@
 """`steadyhand init` in an empty folder: what it writes is loaded, served and verified."""
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.cli.command_line import CommandLine, InProcessCommandLine, read_until
 
-from steadyhand.cli.systemd_unit import Installation, systemd_unit
+from steadyhand.cli.systemd_unit import Installation, find_systemd_version, systemd_unit
 from steadyhand.client import Client
 from steadyhand.config.settings import load_settings
 from steadyhand.config.starter_file import starter_file
@@ -187,6 +188,24 @@ def test_a_unit_ends_the_runs_with_the_service_unless_they_may_outlive_it(
     lines = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     assert lines["KillMode"] == ("process" if reattach_seconds else "mixed")
     assert ("DelegateSubgroup" in lines) == bool(reattach_seconds)
+    assert "Environment" not in lines
+
+
+def test_a_unit_for_an_earlier_systemd_ends_the_runs_with_the_service(tmp_path: Path) -> None:
+    installation = Installation(
+        ["/bin/true"], tmp_path / "f.toml", tmp_path / "data", "root", True, 1, 30, systemd_version=252
+    )
+    unit = tmp_path / "steadyhand.service"
+    unit.write_text(systemd_unit(installation))
+    verify(unit)
+    lines = dict(line.split("=", 1) for line in unit.read_text().splitlines() if "=" in line)
+    assert (lines["KillMode"], lines["Environment"]) == ("mixed", "STEADYHAND_SERVICE__REATTACH_SECONDS=0")
+
+
+def test_the_version_of_systemd_is_that_of_this_machine() -> None:
+    program = shutil.which("systemctl")
+    told = "" if program is None else subprocess.check_output([program, "--version"], text=True)
+    assert find_systemd_version() == int(re.findall(r"^systemd (\d+)", told + "systemd 0", re.MULTILINE)[0])
 
 
 def test_the_unit_of_a_worker_runs_that_command_and_is_else_the_same(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from steadyhand.config.settings import Settings, load_settings
 from steadyhand.runner.process.held_record import held_dir
-from steadyhand.serve.reattach import FoundRuns, held_runs_of, orphaned_runs, without_reattach
+from steadyhand.serve.reattach import FoundRuns, ends_with_container, held_runs_of, orphaned_runs, without_reattach
 
 
 def settings_for(data_dir: Path, **environment: str) -> Settings:
@@ -45,13 +45,33 @@ def test_a_run_that_cannot_be_taken_up_is_named_and_its_files_are_removed(
 
 def test_a_service_that_holds_no_runs_keeps_no_output_of_an_earlier_one(tmp_path: Path) -> None:
     leave_files(tmp_path, left=False)
-    assert find(settings_for(tmp_path)) == FoundRuns()
+    off = settings_for(tmp_path, STEADYHAND_SERVICE__REATTACH_SECONDS="0")
+    assert find(off) == FoundRuns()
     assert not held_dir(tmp_path).exists()
 
 
-def test_no_run_is_held_in_the_classic_profile_or_without_the_setting(tmp_path: Path) -> None:
-    on = {"STEADYHAND_SERVICE__REATTACH_SECONDS": "5"}
-    assert held_runs_of(settings_for(tmp_path, **on)) is not None
-    assert held_runs_of(without_reattach(settings_for(tmp_path, **on))) is None
-    assert held_runs_of(settings_for(tmp_path, STEADYHAND_PROFILE="classic", **on)) is None
-    assert held_runs_of(settings_for(tmp_path)) is None
+def test_runs_are_held_but_in_the_classic_profile_and_where_the_setting_is_0(tmp_path: Path) -> None:
+    assert held_runs_of(settings_for(tmp_path)) is not None
+    assert held_runs_of(without_reattach(settings_for(tmp_path))) is None
+    assert held_runs_of(settings_for(tmp_path, STEADYHAND_SERVICE__REATTACH_SECONDS="0")) is None
+    classic = settings_for(tmp_path, STEADYHAND_PROFILE="classic")
+    assert classic.tables.service.reattach_seconds == 0
+    asked = {"STEADYHAND_SERVICE__REATTACH_SECONDS": "5"}
+    assert held_runs_of(settings_for(tmp_path, STEADYHAND_PROFILE="classic", **asked)) is None
+
+
+@pytest.mark.parametrize(
+    ("pid", "parent", "first", "ends"),
+    [
+        (1, 0, "steadyhand", True),
+        (7, 1, "docker-init", True),
+        (7, 1, "sh", True),
+        (7, 0, "pause", True),  # the processes of a pod are in one namespace
+        (700, 1, "systemd", False),
+        (700, 650, "docker-init", False),  # a shell in a container has started it
+    ],
+)
+def test_a_service_that_a_container_ends_with_holds_no_runs(
+    pid: int, parent: int, first: str, *, ends: bool
+) -> None:
+    assert ends_with_container(pid, parent, first) is ends

@@ -180,6 +180,7 @@ def _service_environment(console: Console, stack: ExitStack, root: Path) -> dict
         if name in _PASSED_VARIABLES or name.startswith("OTEL_")  # a receiver of its trace
     }
     environment["STEADYHAND_DATA_DIR"] = str(root / "data")
+    environment["STEADYHAND_SERVICE__REATTACH_SECONDS"] = "0"  # nobody starts another service there
     if settings.anthropic_api_key:
         _print_step(console, 2, "The real model: ANTHROPIC_API_KEY is set, so this costs a few cents")
         environment["ANTHROPIC_API_KEY"] = settings.anthropic_api_key

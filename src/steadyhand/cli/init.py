@@ -15,7 +15,7 @@ import typer
 
 from steadyhand.cli.app import app
 from steadyhand.cli.common_options import AsJson, create_output
-from steadyhand.cli.systemd_unit import UNIT_NAME, Installation, Role, systemd_unit
+from steadyhand.cli.systemd_unit import UNIT_NAME, Installation, Role, find_systemd_version, systemd_unit
 from steadyhand.config.client import default_data_dir
 from steadyhand.config.locate import FILE_NAME
 from steadyhand.errors import ConfigError
@@ -112,6 +112,7 @@ def _installation(config: Path, settings: Any, role: Role) -> Installation:
         service.drain_seconds,
         service.reattach_seconds,
         role,
+        find_systemd_version(),
     )
 
 

@@ -8,6 +8,7 @@ programs: so no filter of system calls beside the sandbox's own, and no `MemoryD
 
 import math
 import re
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from steadyhand.errors import ConfigError
 
 UNIT_NAME = "steadyhand.service"
 Role = Literal["serve", "worker"]
+_VERSION_SECONDS = 10
 _STOP_SECONDS = 60
 """The time for the end of a stop, after running jobs had theirs: harvests, and the last writes."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -38,7 +40,7 @@ ExecStart={command}
 # The service starts the next one, which takes its place: no request is refused.
 ExecReload=/bin/kill -USR2 $MAINPID
 # The credential of the model, as NAME=value; the file has mode 0600.
-EnvironmentFile=-{environment}
+{no_reattach}EnvironmentFile=-{environment}
 Restart=on-failure
 RestartSec=5
 # A wrong setting (2) is not tried again.
@@ -70,6 +72,13 @@ WantedBy=multi-user.target
 """
 _MIXED_KILL = "# SIGTERM to the service alone: running jobs may end, then all is stopped.\nKillMode=mixed\n"
 _PROCESS_KILL = "# Runs outlive a crash of the service; the next one takes them up.\nKillMode=process\n"
+_SUBGROUP_VERSION = 254
+"""The systemd that knows `DelegateSubgroup=`. An earlier one cannot start a service in a group in which runs go on."""
+_NO_REATTACH = (
+    f"# Runs may outlive the service with systemd {_SUBGROUP_VERSION} or newer: make the unit anew\n"
+    "# there.\n"
+    "Environment=STEADYHAND_SERVICE__REATTACH_SECONDS=0\n"
+)
 _SUBGROUP = (
     "# The service starts beside the groups of runs that go on.\nDelegateSubgroup=steadyhand-service\n"
 )
@@ -94,6 +103,7 @@ class Installation:
     drain_seconds: float
     reattach_seconds: float = 0
     role: Role = "serve"
+    systemd_version: int = _SUBGROUP_VERSION
 
 
 def systemd_unit(installation: Installation) -> str:
@@ -103,6 +113,7 @@ def systemd_unit(installation: Installation) -> str:
     arguments += ["--config", str(installation.config_file), installation.role]
     if re.search(r"""["'\\]""", program):
         raise ConfigError(f"systemd takes no program with a quote or a backslash in its path: {program}")
+    outlives = installation.reattach_seconds > 0 and installation.systemd_version >= _SUBGROUP_VERSION
     return _UNIT.format(
         mounts=_quoted(str(installation.data_dir)),
         user="" if installation.is_root else f"User={installation.user}\n",
@@ -111,11 +122,24 @@ def systemd_unit(installation: Installation) -> str:
         command=" ".join([_quoted(program), *(_quoted(each.replace("$", "$$")) for each in arguments)]),
         environment=_escaped(str(directory / "steadyhand.env")),
         stop_seconds=math.ceil(installation.drain_seconds) + _STOP_SECONDS,
-        kill_mode=_PROCESS_KILL if installation.reattach_seconds else _MIXED_KILL,
-        subgroup=_SUBGROUP if installation.reattach_seconds else "",
+        kill_mode=_PROCESS_KILL if outlives else _MIXED_KILL,
+        subgroup=_SUBGROUP if outlives else "",
+        no_reattach=_NO_REATTACH if installation.reattach_seconds and not outlives else "",
         capabilities=_ROOT_CAPABILITIES if installation.is_root else _USER_CAPABILITIES,
         writable=_quoted(str(installation.data_dir)),
     )
+
+
+def find_systemd_version() -> int:
+    """Return the version of this machine's systemd; 0 if there is none."""
+    try:
+        told = subprocess.run(
+            ["systemctl", "--version"], capture_output=True, text=True, timeout=_VERSION_SECONDS, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    found = re.match(r"systemd (\d+)", told)
+    return int(found[1]) if found else 0
 
 
 def _escaped(path: str) -> str:

@@ -181,7 +181,7 @@ class ServiceTable(_Table):
     max_waiting_runs: int | None = Field(default=None, ge=0, le=2_000)
     max_waiting_runs_per_key: int = Field(default=16, ge=1, le=2_000)
     drain_seconds: float = Field(default=30, ge=0, le=86_400)
-    reattach_seconds: float = Field(default=0, ge=0, le=3_600)
+    reattach_seconds: float = Field(default=30, ge=0, le=3_600)
     data_dir: Path | None = None
     database_url: str | None = None
     database_listen_url: str | None = None

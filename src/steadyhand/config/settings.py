@@ -318,6 +318,7 @@ def _apply_classic_profile(
             ("service", "concurrency"): 1,
             ("service", "max_queued"): 0,
             ("service", "isolation"): "none",
+            ("service", "reattach_seconds"): 0,
             ("openai", "default_agent"): CLASSIC_DEFAULT_AGENT,
             # That command line names its session only at its end, so an interrupted run could only start again.
             ("defaults", "on_interrupt"): "fail",

@@ -1,11 +1,13 @@
 """The runs that an earlier service left: found at the start of the service, before its gateway listens."""
 
 import asyncio
+import functools
 import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import structlog
 
@@ -14,6 +16,10 @@ from steadyhand.ports import HeldRuns, OrphanedRun
 from steadyhand.runner.process.held_record import find_orphaned_runs, held_dir
 from steadyhand.runner.process.held_run_directory import DirectoryHeldRuns
 from steadyhand.serve.queue_setup import MAX_REATTACH_SECONDS, shares_database
+
+
+_LASTING_INITS = frozenset({"systemd", "init", "runit", "s6-svscan", "openrc-init", "dinit"})
+"""Names of first processes that go on when a child ends. Those of containers, such as `tini`, end with theirs."""
 
 
 @dataclass(slots=True)
@@ -38,15 +44,30 @@ class FoundRuns:
 def held_runs_of(settings: Settings) -> HeldRuns | None:
     """Return the held runs of the data directory; None if every run ends with the service.
 
-    So it is in the classic profile, and for process 1 of a container, with which all other processes end. Other nodes
-    on the same database take up the jobs of this one soon, so its runs wait for `MAX_REATTACH_SECONDS` at most.
+    So it is in the classic profile, and in a container that ends with its service. Other nodes on the same database
+    take up the jobs of this one soon, so its runs wait for `MAX_REATTACH_SECONDS` at most.
     """
     seconds = settings.tables.service.reattach_seconds
     if shares_database(settings):
         seconds = min(seconds, MAX_REATTACH_SECONDS)
-    if settings.classic or not seconds or os.getpid() == 1:
+    if settings.classic or not seconds or _ends_with_container():
         return None
     return DirectoryHeldRuns(settings.data_dir, seconds)
+
+
+@functools.cache  # a hand-over gives the service another parent
+def _ends_with_container() -> bool:
+    first = Path("/proc/1/comm").read_text("utf-8", "replace").strip()
+    return ends_with_container(os.getpid(), os.getppid(), first)
+
+
+def ends_with_container(pid: int, parent: int, first: str) -> bool:
+    """Return True if all processes end with this one; `first` is the name of process 1.
+
+    So it is for the first process of a container, and for the only child of one that ends with it.
+    """
+    is_first = pid == 1 or parent == 0  # 0: the first process belongs to the pod
+    return is_first or (parent == 1 and first not in _LASTING_INITS)
 
 
 def without_reattach(settings: Settings) -> Settings:

@@ -92,6 +92,8 @@ class Service:
     service that is forked has them.
     """
 
+    reattach_seconds: ClassVar[float | None] = None
+    """Overrides the default of that setting; the configuration of a service goes first."""
     preloaded: ClassVar[Preloaded | None] = None
     """The process that services are forked from; without one each is started as `steadyhand serve`."""
 
@@ -165,6 +167,8 @@ class Service:
             "STEADYHAND_SERVER__PORT": "0",
             "STEADYHAND_SERVICE__AGENT_UID_BASE": str(self.uid_base),
         }
+        if self.reattach_seconds is not None and "reattach_seconds" not in self.config_path.read_text("utf-8"):
+            defaults["STEADYHAND_SERVICE__REATTACH_SECONDS"] = str(self.reattach_seconds)
         if self.classic:
             defaults["STEADYHAND_PROFILE"] = "classic"
         else:
