@@ -5,16 +5,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import cast
 
-import pytest
 from tests.async_tests import in_loop
 
 from steadyhand.agents import Catalog
 from steadyhand.api.openai.responses.delta_splitter import DeltaSplitter, split_into_deltas
 from steadyhand.api.openai.text_assembler import TextAssembler
 from steadyhand.control import Caller, Control
-from steadyhand.event_log import LIVE_TEXT_SECONDS, MAX_BACKLOG, EventFeed, EventLog, Pulse
+from steadyhand.event_log import CROWD, MAX_BACKLOG, EventFeed, EventLog, FeedItem, Pulse
 from steadyhand.events import (
     Event,
     EventBody,
@@ -30,7 +28,7 @@ from steadyhand.events import (
 )
 from steadyhand.job import ErrorInfo, Job, JobSpec, JobWarning, Outcome, OutcomeType, State
 from steadyhand.job_warnings import WarningCode
-from steadyhand.ports import ALL_SCOPES, Store
+from steadyhand.ports import ALL_SCOPES
 from steadyhand.queue.local import LocalQueue
 from steadyhand.redact import NO_REDACTION, Redactor
 from steadyhand.redact.matcher import Spans
@@ -92,13 +90,14 @@ def test_a_follower_that_is_too_slow_loses_text_but_is_told_to_read_events_again
         assert len(asyncio.run(slow.receive())) == MAX_BACKLOG
 
 
-def test_live_text_is_written_at_once_only_to_a_follower_that_has_all_before_it() -> None:
+def test_items_are_written_at_once_only_to_a_follower_that_has_all_before_them() -> None:
     async def scene() -> None:
-        feed, written, can_write = EventFeed(), [], True
+        feed, can_write = EventFeed(), True
+        written: list[FeedItem] = []
 
-        def write(item: LiveText | LiveProgress) -> bool:
+        def write(items: Sequence[FeedItem]) -> bool:
             if can_write:
-                written.append(item)
+                written.extend(items)
             return can_write
 
         texts = [LiveText(JOB.id, 1, NOW, TextDelta("m", str(number))) for number in range(9)]
@@ -111,11 +110,8 @@ def test_live_text_is_written_at_once_only_to_a_follower_that_has_all_before_it(
                 await asyncio.sleep(0)
                 feed.publish(JOB.id, texts[1:3])
                 assert written == texts[1:3]
-                feed.publish(JOB.id, [event(1), *texts[3:5]])  # nothing overtakes the event
-                assert written == texts[1:3]
-                assert await receiving == [event(1), *texts[3:5]]
-                receiving = group.create_task(follower.receive())
-                await asyncio.sleep(0)
+                feed.publish(JOB.id, [event(1), *texts[3:5]])
+                assert written == [*texts[1:3], event(1), *texts[3:5]]
                 can_write = False  # its client is slow
                 feed.publish(JOB.id, texts[5:6])
                 can_write = True
@@ -124,7 +120,7 @@ def test_live_text_is_written_at_once_only_to_a_follower_that_has_all_before_it(
                 receiving = group.create_task(follower.receive())
                 await asyncio.sleep(0)
                 feed.publish(JOB.id, texts[7:])
-                assert written == [*texts[1:3], *texts[7:]]
+                assert written == [*texts[1:3], event(1), *texts[3:5], *texts[7:]]
                 assert not receiving.done()
                 feed.close()
                 assert await receiving == []
@@ -356,19 +352,39 @@ def test_a_secret_that_was_cut_at_its_first_bytes_still_makes_the_whole_message(
     asyncio.run(scene())
 
 
-def test_the_more_followers_there_are_the_longer_pieces_wait_for_each_other_within_a_bound() -> None:
-    feed = EventFeed()
-    recorder = EventLog(cast("Store", None), feed, NO_REDACTION)
-    assert recorder.live_text_seconds(JOB.id) == LIVE_TEXT_SECONDS
-    with ExitStack() as stack:
-        for _ in range(500):
-            stack.enter_context(feed.subscribe(JOB.id))
-        assert recorder.live_text_seconds(JOB.id) == pytest.approx(0.025)
-        assert recorder.live_text_seconds("another") == LIVE_TEXT_SECONDS
-        for _ in range(5_000):
-            stack.enter_context(feed.subscribe(JOB.id))
-        assert recorder.live_text_seconds(JOB.id) == 0.1
-    assert recorder.live_text_seconds(JOB.id) == LIVE_TEXT_SECONDS
+def test_a_crowd_of_followers_gets_the_items_of_a_moment_together_and_in_order() -> None:
+    async def scene() -> None:
+        feed, others = EventFeed(), EventFeed()
+        items: list[FeedItem] = [LiveText(JOB.id, 1, NOW, TextDelta("m", "1")), event(1), event(2)]
+        written: list[Sequence[FeedItem]] = []
+        all_have_them = asyncio.Event()
+
+        def write(items: Sequence[FeedItem]) -> bool:
+            written.append(items)
+            if len(written) == CROWD:
+                all_have_them.set()
+            return True
+
+        with ExitStack() as stack:
+            crowd = [stack.enter_context(feed.subscribe(JOB.id, write)) for _ in range(CROWD)]
+            one = stack.enter_context(others.subscribe(JOB.id, write))
+            async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+                receiving = [group.create_task(each.receive()) for each in (*crowd, one)]
+                await asyncio.sleep(0)
+                others.publish(JOB.id, items[:1])
+                assert written.pop() == items[:1]  # one follower waits for nothing
+                for item in items:
+                    feed.publish(JOB.id, [item])
+                assert written == []
+                await all_have_them.wait()
+                assert written == [items] * CROWD
+                assert len({id(each) for each in written}) == 1  # it is rendered once
+                feed.publish(JOB.id, [event(3)])
+                feed.close()  # what is held is in the store
+                others.close()
+                assert [await each for each in receiving] == [[]] * (CROWD + 1)
+
+    asyncio.run(scene())
 
 
 def type_of(item: Event | LiveText | LiveProgress) -> str:

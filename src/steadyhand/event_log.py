@@ -24,16 +24,18 @@ from steadyhand.redact import Redactor
 
 LiveItem = LiveText | LiveProgress
 FeedItem = Event | LiveItem
-WriteLive = Callable[[LiveItem], bool]
-"""Sends a live item to a follower at once. Returns False if it cannot; then the follower receives the item."""
+WriteItems = Callable[[Sequence[FeedItem]], bool]
+"""Sends items to a follower at once. Returns False, and sends none, if it cannot; then the follower receives them."""
 MAX_BACKLOG = 1_000
 """The items that wait for one slow follower; beyond it live text is dropped and events are read from the store."""
 _FIRST_NUMBERS = 100_000_000
 LIVE_TEXT_SECONDS = 0.015
 """The first piece of a message is published at once; later ones within this time are published together."""
+CROWD = 200
+"""With so many followers of a job or more, the items of a time are sent together: each sending costs all of them."""
 _FOLLOWER_SECONDS = 0.00002
-_MAX_LIVE_TEXT_SECONDS = 0.1
-"""With many followers the time is longer by so much for each, up to a bound: sending must not fill it."""
+_MAX_CROWD_SECONDS = 0.1
+"""The time is so long for each follower, up to a bound: sending must not fill it."""
 
 
 class Pulse:
@@ -58,13 +60,13 @@ class Pulse:
 class Subscription:
     """The items for one follower. If `lagged` is True it missed events and must read the store.
 
-    A live item is sent by `write_live` if the follower waits for items, so that all before it has been sent: a wake-up
-    of the follower costs more than the sending. With a `pulse` the items are held for its time, so that few wake-ups
-    and few writes serve many items.
+    Items are sent by `write` if the follower waits for items, so that all before them has been sent: a wake-up of the
+    follower costs more than the sending. With a `pulse` the items are held for its time, so that few wake-ups and few
+    writes serve many items.
     """
 
-    def __init__(self, write_live: WriteLive | None = None, pulse: Pulse | None = None) -> None:
-        self._write_live = write_live
+    def __init__(self, write: WriteItems | None = None, pulse: Pulse | None = None) -> None:
+        self._write = write
         self._pulse = pulse
         self._is_held = False
         self._items: list[FeedItem] = []
@@ -73,16 +75,17 @@ class Subscription:
         self.lagged = False
         self.closed = False
 
-    def push(self, item: FeedItem) -> None:
-        """Send or add an item, or set `lagged` if the backlog is full."""
-        write, waiter = self._write_live, self._waiter
+    def push(self, items: Sequence[FeedItem]) -> None:
+        """Send or add items, or set `lagged` if the backlog is full."""
+        write, waiter = self._write, self._waiter
         waits = waiter is not None and not waiter.done()
-        if waits and write is not None and not isinstance(item, Event) and write(item):
+        if waits and write is not None and write(items):
             return
-        if len(self._items) < MAX_BACKLOG:
-            self._items.append(item)
-        elif isinstance(item, Event):
-            self.lagged = True
+        for item in items:
+            if len(self._items) < MAX_BACKLOG:
+                self._items.append(item)
+            elif isinstance(item, Event):
+                self.lagged = True
         self._wake()
 
     def lag(self) -> None:
@@ -166,6 +169,8 @@ class EventFeed:
 
     def __init__(self) -> None:
         self._subscriptions: dict[str, set[Subscription]] = {}
+        self._held: dict[str, list[FeedItem]] = {}
+        """The items of jobs with a `CROWD` of followers, until they are sent together."""
         self._watchers: set[JobChanges] = set()
         self._closed = False
         self.on_followed: Callable[[str], None] | None = None
@@ -175,10 +180,10 @@ class EventFeed:
 
     @contextmanager
     def subscribe(
-        self, job_id: str, write_live: WriteLive | None = None, pulse: Pulse | None = None
+        self, job_id: str, write: WriteItems | None = None, pulse: Pulse | None = None
     ) -> Iterator[Subscription]:
-        """Follow a job for the length of the block. `write_live` must not raise."""
-        subscription = Subscription(write_live, pulse)
+        """Follow a job for the length of the block. `write` must not raise."""
+        subscription = Subscription(write, pulse)
         if self._closed:
             subscription.close()
         if job_id not in self._subscriptions and self.on_followed is not None:
@@ -229,12 +234,25 @@ class EventFeed:
             changes.add(job_id)
 
     def publish(self, job_id: str, items: Sequence[FeedItem]) -> None:
-        """Send items to every follower of a job."""
+        """Send items to every follower of a job, to a crowd of them a moment later."""
         if any(isinstance(item, Event) and item.type == StateChanged.type for item in items):
             self.announce(job_id)
+        followers = self.follower_count(job_id)
+        if job_id in self._held:
+            self._held[job_id] += items
+        elif followers >= CROWD:
+            self._held[job_id] = [*items]
+            seconds = min(followers * _FOLLOWER_SECONDS, _MAX_CROWD_SECONDS)
+            asyncio.get_running_loop().call_later(seconds, self._send_held, job_id)
+        else:
+            self._send(job_id, items)
+
+    def _send_held(self, job_id: str) -> None:
+        self._send(job_id, self._held.pop(job_id))
+
+    def _send(self, job_id: str, items: Sequence[FeedItem]) -> None:
         for subscription in self._subscriptions.get(job_id, ()):
-            for item in items:
-                subscription.push(item)
+            subscription.push(items)
 
     def mark_gap(self, job_id: str | None = None) -> None:
         """Let the followers of a job read the store, as events may have been missed; without a job, all of them."""
@@ -352,11 +370,6 @@ class EventLog:
         self._feed.publish(item.job_id, [item])
         if self._relay_live is not None:
             self._relay_live(item)
-
-    def live_text_seconds(self, job_id: str) -> float:
-        """Return the time in which pieces of a job's live text are published together."""
-        followers = self._feed.follower_count(job_id)
-        return min(LIVE_TEXT_SECONDS + followers * _FOLLOWER_SECONDS, _MAX_LIVE_TEXT_SECONDS)
 
     def _redact(self, drafts: Sequence[EventDraft]) -> Sequence[EventDraft]:
         return [replace(draft, body=self.redactor.body(draft.body)) for draft in drafts]

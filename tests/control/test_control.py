@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +22,8 @@ from steadyhand.control.submit import JobSubmitter
 from steadyhand.control.tool_results import ToolResultSubmitter
 from steadyhand.control.tool_usage import ToolStatisticsReader
 from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound, RetryLater
-from steadyhand.event_log import EventFeed, EventLog
-from steadyhand.events import Event, EventDraft, ToolCallsRequested
+from steadyhand.event_log import EventFeed, EventLog, FeedItem
+from steadyhand.events import Event, EventDraft, Message, ToolCallsRequested
 from steadyhand.job import (
     ClientTool,
     Job,
@@ -423,6 +423,49 @@ def test_a_parent_that_is_deleted_after_its_read_is_looked_for_again(tmp_path: P
             await world.control.submit(
                 CALLER, Submission(JobSpec("And now?"), parent=parent.id, parent_job=parent)
             )
+
+    in_world(tmp_path, scene)
+
+
+def test_events_that_a_follower_is_sent_at_once_and_those_that_it_receives_are_all_of_them_in_order(
+    tmp_path: Path,
+) -> None:
+    async def scene(world: World) -> None:
+        job = (await world.control.submit(CALLER, Submission(JobSpec("Say hello.")))).job
+        message = EventDraft(0, NOON, Message("assistant", "Hello."))
+        came: list[tuple[str, int]] = []
+        waits, can_write = asyncio.Event(), True
+
+        def write(items: Sequence[FeedItem]) -> bool:
+            if can_write:
+                came.extend(("at once", item.seq) for item in items if isinstance(item, Event))
+            return can_write
+
+        async def follow() -> None:
+            async for batch in world.control.follow_job(CALLER, job.id, 0, write):
+                came.extend(("received", item.seq) for item in batch if isinstance(item, Event))
+                waits.set()
+
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            group.create_task(follow())
+            await waits.wait()
+            await world.event_log.append(job.id, [message, message])
+            waits.clear()
+            can_write = False  # its client is slow
+            await world.event_log.append(job.id, [message])
+            await waits.wait()
+            can_write = True
+            waits.clear()
+            await world.store.append_events(
+                job.id, [message]
+            )  # published by nobody: it is missing before the next
+            await world.event_log.append(job.id, [message])
+            await waits.wait()
+            await world.event_log.append(job.id, [message])
+            await world.control.cancel(CALLER, job.id)
+        at_once = [number for how, number in came if how == "at once"]
+        assert [number for _, number in came] == list(range(1, 9))
+        assert at_once == [2, 3, 7]
 
     in_world(tmp_path, scene)
 

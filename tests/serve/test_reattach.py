@@ -7,7 +7,13 @@ import pytest
 
 from steadyhand.config.settings import Settings, load_settings
 from steadyhand.runner.process.held_record import held_dir
-from steadyhand.serve.reattach import FoundRuns, ends_with_container, held_runs_of, orphaned_runs, without_reattach
+from steadyhand.serve.reattach import (
+    FoundRuns,
+    ends_with_container,
+    held_runs_of,
+    orphaned_runs,
+    without_reattach,
+)
 
 
 def settings_for(data_dir: Path, **environment: str) -> Settings:

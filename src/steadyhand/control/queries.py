@@ -14,7 +14,7 @@ from steadyhand.control.deps import ControlDeps
 from steadyhand.control.requests import AvailableAgent, Caller, did_you_mean, first_set, is_path_or_url
 from steadyhand.control.shared_reads import SharedReads
 from steadyhand.errors import Conflict, InvalidRequest, NotFound, WorkspaceError
-from steadyhand.event_log import JobChanges, Pulse, WriteLive
+from steadyhand.event_log import FeedItem, JobChanges, Pulse, WriteItems
 from steadyhand.events import Event, LiveProgress, LiveText, PhaseStarted, StateChanged
 from steadyhand.job import ENDED, Job, State
 from steadyhand.ports import JobFilter, JobPage, ModelCall, QueueLoad, RunOutput, UsageQuery, UsageRow
@@ -109,14 +109,14 @@ class JobQueries:
         caller: Caller,
         job_id: str,
         after: int = 0,
-        write_live: WriteLive | None = None,
+        write: WriteItems | None = None,
         pulse: Pulse | None = None,
     ) -> AsyncGenerator[FollowedItems, None]:
-        """Return the same until the job has ended. Live items that `write_live` sends are not yielded.
+        """Return the same until the job has ended. Items that `write` sends are not yielded.
 
         With a `pulse` the items of its time are yielded together.
         """
-        return self._follow(caller, job_id, after, lambda job: job.state.ended, write_live, pulse=pulse)
+        return self._follow(caller, job_id, after, lambda job: job.state.ended, write, pulse=pulse)
 
     async def _follow(
         self,
@@ -124,20 +124,22 @@ class JobQueries:
         job_id: str,
         after: int,
         is_done: Callable[[Job], bool],
-        write_live: WriteLive | None = None,
+        write: WriteItems | None = None,
         *,
         pulse: Pulse | None = None,
     ) -> AsyncGenerator[FollowedItems, None]:
-        with self._deps.feed.subscribe(job_id, write_live, pulse) as subscription:
-            seen = after
+        sent = _SentEvents(after, write)
+        with self._deps.feed.subscribe(job_id, write and sent.write_next, pulse) as subscription:
             while True:
                 subscription.lagged = False
                 job = await self._get_shared(caller, job_id)
                 # Later events than the job's last one come by the subscription, which is older than this read.
-                while seen < job.last_event and (stored := await self._list_events_shared(job_id, seen)):
-                    seen = stored[-1].seq
+                while sent.last < job.last_event and (
+                    stored := await self._list_events_shared(job_id, sent.last)
+                ):
+                    sent.last = stored[-1].seq
                     yield stored
-                if subscription.closed or (is_done(job) and seen >= job.last_event):
+                if subscription.closed or (is_done(job) and sent.last >= job.last_event):
                     return
                 recheck = False
                 while not recheck:
@@ -145,11 +147,11 @@ class JobQueries:
                     for item in await subscription.receive():
                         if isinstance(item, LiveText | LiveProgress):
                             batch.append(item)
-                        elif item.seq == seen + 1:
-                            seen = item.seq
+                        elif item.seq == sent.last + 1:
+                            sent.last = item.seq
                             batch.append(item)
                             recheck = recheck or _may_end(item)
-                        elif item.seq > seen:
+                        elif item.seq > sent.last:
                             subscription.lagged = True
                             break
                         elif _may_end(item):
@@ -293,6 +295,27 @@ def _visible_job(caller: Caller, job: Job | None) -> Job:
     if job is None or not (job.api_key_id == caller.key_id or caller.has_scope("read:all")):
         raise NotFound("Job not found")
     return job
+
+
+class _SentEvents:
+    """The number of the last event that a follower has, and the way on which it gets the next ones at once."""
+
+    def __init__(self, last: int, write: WriteItems | None) -> None:
+        self.last = last
+        self._write = write
+
+    def write_next(self, items: Sequence[FeedItem]) -> bool:
+        """Send items; return False if events are missing before them, or if the follower may be done with them."""
+        last = self.last
+        for item in items:
+            if isinstance(item, Event):
+                if item.seq != last + 1 or _may_end(item):
+                    return False
+                last = item.seq
+        if self._write is None or not self._write(items):
+            return False
+        self.last = last
+        return True
 
 
 def _is_final(event: Event) -> bool:

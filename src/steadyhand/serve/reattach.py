@@ -17,7 +17,6 @@ from steadyhand.runner.process.held_record import find_orphaned_runs, held_dir
 from steadyhand.runner.process.held_run_directory import DirectoryHeldRuns
 from steadyhand.serve.queue_setup import MAX_REATTACH_SECONDS, shares_database
 
-
 _LASTING_INITS = frozenset({"systemd", "init", "runit", "s6-svscan", "openrc-init", "dinit"})
 """Names of first processes that go on when a child ends. Those of containers, such as `tini`, end with theirs."""
 

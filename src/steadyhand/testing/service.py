@@ -167,7 +167,9 @@ class Service:
             "STEADYHAND_SERVER__PORT": "0",
             "STEADYHAND_SERVICE__AGENT_UID_BASE": str(self.uid_base),
         }
-        if self.reattach_seconds is not None and "reattach_seconds" not in self.config_path.read_text("utf-8"):
+        if self.reattach_seconds is not None and "reattach_seconds" not in self.config_path.read_text(
+            "utf-8"
+        ):
             defaults["STEADYHAND_SERVICE__REATTACH_SECONDS"] = str(self.reattach_seconds)
         if self.classic:
             defaults["STEADYHAND_PROFILE"] = "classic"

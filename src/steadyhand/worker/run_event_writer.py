@@ -5,10 +5,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
-from functools import partial
 
 from steadyhand.errors import Conflict
-from steadyhand.event_log import MAX_BACKLOG, EventLog
+from steadyhand.event_log import LIVE_TEXT_SECONDS, MAX_BACKLOG, EventLog
 from steadyhand.events import (
     STEP_TYPES,
     EventBody,
@@ -31,10 +30,9 @@ OUTAGE_CHECK_SECONDS = 0.5
 class LiveTextBuffer:
     """Publishes the live text of one run: the first piece at once, the pieces that follow soon after together."""
 
-    def __init__(self, publish: Callable[[LiveText], None], seconds: Callable[[], float]) -> None:
-        """Create it; pieces within `seconds` are published together."""
+    def __init__(self, publish: Callable[[LiveText], None]) -> None:
+        """Create it; pieces within `LIVE_TEXT_SECONDS` are published together."""
         self._publish = publish
-        self._seconds = seconds
         self._held: LiveText | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -58,7 +56,7 @@ class LiveTextBuffer:
             self._publish(held)
 
     def _wait(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._seconds(), self._end_wait)
+        self._timer = asyncio.get_running_loop().call_later(LIVE_TEXT_SECONDS, self._end_wait)
 
     def _end_wait(self) -> None:
         held = self._held
@@ -123,7 +121,7 @@ class RunEventWriter:
         self._offset = 0
         self._taken_back = 0
         self._text_stream: tuple[TextDelta, TextStream] | None = None
-        self._live_text = LiveTextBuffer(recorder.publish_live, partial(recorder.live_text_seconds, job_id))
+        self._live_text = LiveTextBuffer(recorder.publish_live)
         self.left_out = 0
         """The number of events that did not fit during an outage."""
 

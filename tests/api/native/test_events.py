@@ -17,8 +17,8 @@ from steadyhand.api.native import event_stream
 from steadyhand.api.native.event_stream import event_frame
 from steadyhand.api.openai.responses import response_routes
 from steadyhand.api.transport import sse
-from steadyhand.event_log import WriteLive
-from steadyhand.events import LiveText, Message, TextDelta
+from steadyhand.event_log import WriteItems
+from steadyhand.events import Event, LiveText, Message, TextDelta
 from steadyhand.ports import Emit
 
 STREAM = {"accept": "text/event-stream"}
@@ -212,20 +212,24 @@ def test_what_is_written_at_once_is_rendered_once_for_all_followers(monkeypatch:
         return event_frame(item)
 
     monkeypatch.setattr(event_stream, "event_frame", render)
-    item = LiveText("0123456789ab", 1, datetime(2026, 1, 2, tzinfo=UTC), TextDelta("m1", "Hello"))
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    items: list[LiveText | Event] = [
+        LiveText("0123456789ab", 1, now, TextDelta("m1", "Hello")),
+        Event(7, "0123456789ab", 1, now, "message", {"role": "assistant", "text": "Hello"}),
+    ]
 
     async def scene() -> list[list[bytes]]:
         cache = sse.FrameCache()
         written: list[list[bytes]] = []
         done, all_follow = asyncio.Event(), asyncio.Event()
-        ready: list[WriteLive] = []
+        ready: list[WriteItems] = []
 
-        async def follow(write_live: WriteLive) -> AsyncGenerator[Any, None]:
-            ready.append(write_live)
+        async def follow(write: WriteItems) -> AsyncGenerator[Any, None]:
+            ready.append(write)
             if len(ready) == 5:
                 all_follow.set()
             await done.wait()
-            yield [item]
+            yield items
 
         async def receive() -> Any:
             await asyncio.Event().wait()
@@ -245,14 +249,14 @@ def test_what_is_written_at_once_is_rendered_once_for_all_followers(monkeypatch:
                 scope = {sse.WRITE_CHUNK_SCOPE_KEY: partial(write_chunk, chunks=chunks)}
                 group.create_task(response(scope, receive, send))
             await all_follow.wait()
-            assert all(write_live(item) for write_live in ready)
+            assert all(write(items) for write in ready)
             done.set()
         return written
 
     written = asyncio.run(scene())
-    frame = event_frame(item)
-    assert written == [[b"%x\r\n%b\r\n" % (len(frame), frame)]] * 5
-    assert rendered == [item]
+    frames = b"".join(map(event_frame, items))
+    assert written == [[b"%x\r\n%b\r\n" % (len(frames), frames)]] * 5
+    assert rendered == items
 
 
 def test_a_frame_is_kept_for_equal_items_alone_and_within_bounds() -> None:

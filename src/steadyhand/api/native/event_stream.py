@@ -6,7 +6,7 @@ from contextlib import aclosing
 from steadyhand.api.native.serializers import event_json
 from steadyhand.api.transport.errors import json_bytes
 from steadyhand.api.transport.sse import DirectWriter, EventStreamResponse, Frame, FrameCache, framed_chunk
-from steadyhand.event_log import WriteLive
+from steadyhand.event_log import WriteItems
 from steadyhand.events import Event, LiveProgress, LiveText
 
 StreamItem = Event | LiveText | LiveProgress
@@ -20,16 +20,17 @@ def event_frame(item: StreamItem) -> bytes:
 
 
 def event_stream_response(
-    follow: Callable[[WriteLive], AsyncGenerator[Sequence[StreamItem], None]],
+    follow: Callable[[WriteItems], AsyncGenerator[Sequence[StreamItem], None]],
     is_authorized: Callable[[], bool],
     cache: FrameCache,
 ) -> EventStreamResponse:
     """Stream the events of a job's follower; an event is rendered once for all followers, by way of the cache."""
 
-    def chunk(item: StreamItem) -> bytes:
-        return framed_chunk(cache.get(_cache_key(item), item, event_frame))
+    def chunk(items: Sequence[StreamItem]) -> bytes:
+        return framed_chunk(b"".join(cache.get(_cache_key(item), item, event_frame) for item in items))
 
-    writer = DirectWriter(lambda item: cache.get(("chunk", id(item)), item, chunk))
+    # Followers are given the same list.
+    writer = DirectWriter(lambda items: cache.get(("chunk", id(items)), items, chunk))
     return EventStreamResponse(
         _event_frames(follow(writer.write), cache),
         is_authorized,

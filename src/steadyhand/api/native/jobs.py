@@ -260,7 +260,7 @@ async def get_events(request: Request, job_id: JobId) -> Response:
     if job.state.ended and after >= job.last_event:
         return Response(status_code=204)
     return event_stream_response(
-        lambda write_live: control.follow_job(caller, job_id, after, write_live),
+        lambda write: control.follow_job(caller, job_id, after, write),
         authorization_check(request),
         get_context(request).event_frames,
     )

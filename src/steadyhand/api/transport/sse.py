@@ -64,7 +64,7 @@ class DirectWriter:
     """Writes items to the client of one stream without a step of its task, once its response has begun."""
 
     def __init__(self, chunk: Callable[[Any], bytes]) -> None:
-        """Create it; `chunk` returns the framed bytes of an item."""
+        """Create it; `chunk` returns the framed bytes of some items."""
         self._chunk = chunk
         self._write_chunk: Callable[[bytes], bool] | None = None
         self._is_authorized: Callable[[], bool] = bool
@@ -76,10 +76,10 @@ class DirectWriter:
         """Begin to write, while the key of the client is valid."""
         self._write_chunk, self._is_authorized = write_chunk, is_authorized
 
-    def write(self, item: Any) -> bool:
-        """Write an item and return True, or return False: the stream's task sends it then, when it can."""
+    def write(self, items: Any) -> bool:
+        """Write items and return True, or return False: the stream's task sends them then, when it can."""
         write_chunk = self._write_chunk
-        if write_chunk is None or not self._is_authorized() or not write_chunk(self._chunk(item)):
+        if write_chunk is None or not self._is_authorized() or not write_chunk(self._chunk(items)):
             return False
         self.written_at = self._loop.time()
         return True
