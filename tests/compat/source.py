@@ -3,21 +3,15 @@
 import ast
 from collections.abc import Iterator
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
+
+from tests.source_trees import source_trees
 
 LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical"})
 
 
-@cache
 def trees() -> tuple[ast.Module, ...]:
     """Return every module of the package but `steadyhand.testing`, parsed."""
-    spec = find_spec("steadyhand")
-    if spec is None or spec.origin is None:
-        raise RuntimeError("steadyhand is not installed")
-    root = Path(spec.origin).parent
-    paths = (path for path in sorted(root.rglob("*.py")) if path.relative_to(root).parts[0] != "testing")
-    return tuple(ast.parse(path.read_text("utf-8")) for path in paths)
+    return tuple(tree for path, tree in source_trees().items() if path.parts[0] != "testing")
 
 
 def nodes() -> Iterator[ast.AST]:

@@ -3,7 +3,8 @@
 import ast
 from collections.abc import Iterator
 
-from tests.package.test_wording import SOURCES, parsed_modules, room
+from tests.package.test_wording import parsed_modules, room
+from tests.source_trees import SOURCES
 
 TASK_OWNERS = {
     "gateway/money/ledger_writer.py": "LedgerWriter.open waits for its writes at its end, then the store ends the rest",

@@ -10,7 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-SOURCES = Path(__file__).parents[2] / "src" / "steadyhand"
+from tests.source_trees import source_trees
+
 _RIDDLES = frozenset(
     {
         *("Give", "Gives", "Say", "Says", "Tell", "Tells", "Take", "Takes"),
@@ -130,9 +131,8 @@ CLASS_NAMES: dict[str, tuple[list[str], str]] = {
 
 
 def parsed_modules() -> Iterator[tuple[Path, ast.Module]]:
-    """Parse each module of src; its path is relative to src/steadyhand."""
-    for path in sorted(SOURCES.rglob("*.py")):
-        yield path.relative_to(SOURCES), ast.parse(path.read_text("utf-8"))
+    """Yield each module of the package with its path relative to it."""
+    yield from source_trees().items()
 
 
 def room(path: Path) -> str:
