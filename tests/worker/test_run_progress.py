@@ -46,6 +46,12 @@ class SavingCheckouts:
             await asyncio.sleep(0.001)
 
 
+@pytest.fixture
+def _no_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that waited for a processor seems long, and the pause after it is twenty times as long."""
+    monkeypatch.setattr(run_progress, "MAX_SHARE", 1e9)
+
+
 def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async def bounded() -> None:
         async with asyncio.timeout(60):
@@ -54,6 +60,7 @@ def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(bounded())
 
 
+@pytest.mark.usefixtures("_no_share")
 def test_nothing_is_stored_before_the_agent_has_started_and_then_again_and_again() -> None:
     async def scene() -> None:
         checkouts = SavingCheckouts()
@@ -80,6 +87,7 @@ def test_on_one_machine_nothing_is_stored_and_no_task_is_there() -> None:
     play(scene)
 
 
+@pytest.mark.usefixtures("_no_share")
 @pytest.mark.parametrize(
     "error", [StoreUnavailable("away"), OSError("disk"), ValueError("a bug"), TimeoutError()]
 )
