@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -200,17 +201,16 @@ secrets = st.one_of(
 context = st.text(st.one_of(printable, st.sampled_from("\n\t%\\é🔑")), max_size=30)
 
 
-@given(
-    many=st.lists(secrets, min_size=1, max_size=3),
-    how=st.sampled_from(sorted(WRITTEN)),
-    before=context,
-    after=context,
-    data=st.data(),
-)
-@settings(max_examples=400, deadline=None)
-def test_every_encoding_is_found_amid_other_text_at_any_cut(
-    many: list[str], how: str, before: str, after: str, data: st.DataObject
-) -> None:
+ENCODED: Mapping[str, st.SearchStrategy[Any]] = {
+    "many": st.lists(secrets, min_size=1, max_size=3),
+    "how": st.sampled_from(sorted(WRITTEN)),
+    "before": context,
+    "after": context,
+    "data": st.data(),
+}
+
+
+def check_encoding(many: list[str], how: str, before: str, after: str, data: st.DataObject) -> None:
     many = [each for each in many if each not in GONE]
     redactor = Redactor(many)
     text = before + after.join(WRITTEN[how](each) for each in many) + after
@@ -227,6 +227,11 @@ def test_every_encoding_is_found_amid_other_text_at_any_cut(
     assert_live(live, whole.decode())
     for secret in many:
         assert len(core(secret, how)) < 8 or core(secret, how)[2:].decode("utf-8", "ignore") not in live
+
+
+@pytest.mark.parametrize("examples", [80, pytest.param(400, marks=pytest.mark.long)])
+def test_every_encoding_is_found_amid_other_text_at_any_cut(examples: int) -> None:
+    settings(max_examples=examples, deadline=None)(given(**ENCODED)(check_encoding))()
 
 
 @given(
@@ -261,10 +266,12 @@ leaves = st.none() | st.booleans() | st.integers() | st.text()
 values = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
 
 
-@given(values)
-@settings(deadline=None)
-def test_a_value_without_a_secret_comes_out_unchanged(value: object) -> None:
-    assert KNOWING.value(value) == value
+@pytest.mark.parametrize("examples", [25, pytest.param(100, marks=pytest.mark.long)])
+def test_a_value_without_a_secret_comes_out_unchanged(examples: int) -> None:
+    def check(value: object) -> None:
+        assert KNOWING.value(value) == value
+
+    settings(max_examples=examples, deadline=None)(given(values)(check))()
 
 
 # --- streams -------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Whatever a job holds, the rows give it back exactly: through a real database, not only through the mapping."""
 
 import asyncio
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
@@ -10,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -189,9 +191,30 @@ def test_every_field_of_a_job_takes_part_in_the_round_trip() -> None:
     assert SPEC_STRATEGIES.keys() == {field.name for field in fields(JobSpec)}
 
 
+@pytest.fixture(scope="module")
+def empty_database() -> Iterator[Path]:
+    """A database with all tables, of which each example has a copy: the migrations take longer than the example."""
+    with tempfile.TemporaryDirectory(prefix="sh-") as directory:
+        path = Path(directory) / "jobs.db"
+
+        async def create() -> None:
+            await (await open_store(f"sqlite:///{path}")).close()
+
+        asyncio.run(create())
+        yield path
+
+
+def run_with_copy(database: Path, scenario: Callable[[str], Coroutine[Any, Any, None]]) -> None:
+    """Run a scenario with the URL of a copy of a database."""
+    with tempfile.TemporaryDirectory(prefix="sh-") as directory:
+        asyncio.run(scenario(f"sqlite:///{shutil.copy(database, directory)}"))
+
+
 @settings(deadline=None, max_examples=40)
 @given(jobs=st.lists(JOBS, min_size=2, max_size=3, unique_by=lambda job: job.id))
-def test_a_job_comes_back_exactly_after_being_added_and_after_being_changed(jobs: list[Job]) -> None:
+def test_a_job_comes_back_exactly_after_being_added_and_after_being_changed(
+    empty_database: Path, jobs: list[Job]
+) -> None:
     async def scenario(url: str) -> None:
         store = await open_store(url)
         try:
@@ -210,8 +233,7 @@ def test_a_job_comes_back_exactly_after_being_added_and_after_being_changed(jobs
         finally:
             await store.close()
 
-    with tempfile.TemporaryDirectory(prefix="sh-") as directory:
-        asyncio.run(scenario(f"sqlite:///{directory}/jobs.db"))
+    run_with_copy(empty_database, scenario)
 
 
 @settings(deadline=None, max_examples=20)
@@ -219,7 +241,9 @@ def test_a_job_comes_back_exactly_after_being_added_and_after_being_changed(jobs
     times=st.lists(TIMES, min_size=1, max_size=5),
     data=st.data(),
 )
-def test_every_kind_of_event_comes_back_exactly(times: list[datetime], data: st.DataObject) -> None:
+def test_every_kind_of_event_comes_back_exactly(
+    empty_database: Path, times: list[datetime], data: st.DataObject
+) -> None:
     drafts = []
     for at in times:
         for body in EVENT_TYPES.values():
@@ -239,8 +263,7 @@ def test_every_kind_of_event_comes_back_exactly(times: list[datetime], data: st.
         finally:
             await store.close()
 
-    with tempfile.TemporaryDirectory(prefix="sh-") as directory:
-        asyncio.run(scenario(f"sqlite:///{directory}/jobs.db"))
+    run_with_copy(empty_database, scenario)
 
 
 def test_times_come_back_in_utc(tmp_path: Path) -> None:
