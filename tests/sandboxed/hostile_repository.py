@@ -96,7 +96,7 @@ class AttackMarks:
     def _text(self, taint: str) -> str:
         """The program: it says as whom it ran and of which taint it is, and passes on what it is given."""
         mark = f"{self._folder}/$(id -u).{_slug(taint)}"
-        return f"#!/bin/sh\ntouch {mark} 2>/dev/null\ntimeout 1 cat 2>/dev/null\n"
+        return f"#!/bin/sh\ntouch {mark} 2>/dev/null\ntimeout 0.2 cat 2>/dev/null\n"
 
     def attack_script(self, *taints: str) -> str:
         """Give a script that taints the repository that it is run in, in all of these ways.

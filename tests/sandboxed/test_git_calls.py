@@ -1,10 +1,13 @@
 """Eleven ways to make a repository run something, against each call of git that the service makes.
 
-The calls are found in the code. For each group of taints and each level a scene of real jobs goes through all of them
-against repositories that are tainted so (`make test-long` plays one for each taint alone, too): the one that jobs are
-made from, its checkouts (by setup and by the agent), what is left of them, and a directory in place. Sealed off,
-nothing at all may run outside; a sealed agent's own folder cannot be seen by what runs inside. At level `none`, where
-git in an agent's own files runs as the agent's user and what it left may run with it, nothing runs as the service.
+The calls are found in the code. For each group of taints a scene of real jobs goes through all of them against
+repositories that are tainted so: the one that jobs are made from, its checkouts (by setup and by the agent), what is
+left of them, and a directory in place. Sealed off, nothing at all may run outside; a sealed agent's own folder cannot
+be seen by what runs inside. At level `none`, where git in an agent's own files runs as the agent's user and what it
+left may run with it, nothing runs as the service.
+
+Here each group has sealed checkouts of one kind, and one group is played at level `none`; `make test-long` plays each
+group, and each taint alone, with every kind and at both levels.
 """
 
 import ast
@@ -212,14 +215,25 @@ _COMMIT = (
 _UNBORN = "git symbolic-ref HEAD refs/heads/none; true"
 
 
+KINDS = {"overlay": (True, False), "clones": (False, False), "shared objects": (False, True)}
+"""The kinds of sealed checkouts: over a layer, clones of their own, and clones that share the mirror's objects."""
+ONLY_WITH = {
+    "mirror.tree_of rev-parse": "overlay",
+    "sandboxed_commits.names_between diff-tree": "overlay",
+    "mirror.pack_new pack-objects": "clones",
+    "sandboxed_git.update_refs index-pack": "clones",
+}
+"""Calls that are made for checkouts of one kind alone."""
+
+
 class Scene:
     """Jobs of one level, in a folder of their own, that go through every call of git."""
 
-    def __init__(self, root: Path, taints: Sequence[str], *, sealed: bool) -> None:
+    def __init__(self, root: Path, taints: Sequence[str], kinds: Sequence[str]) -> None:
         self.marks = AttackMarks(root)
         self._taint = self.marks.attack_script(*taints) + "; true"
         self._root = root
-        self._sealed = sealed
+        self._kinds = kinds
         self.repository = make_repository(root / "repository")
         self.repository.commit(".claude/agents/helper.md", DEFINITION)
         self.repository.commit(
@@ -285,13 +299,11 @@ class Scene:
 
     async def _play(self) -> None:
         data = self._root / "data"
-        if self._sealed:
-            for overlay, shares in ((True, False), (False, False), (False, True)):
-                made = SandboxedCheckouts(self._root, overlay=overlay, shares_objects=shares)
-                await self._jobs(made.checkouts, made)
-        else:
+        for overlay, shares in [KINDS[kind] for kind in self._kinds]:
+            made = SandboxedCheckouts(self._root, overlay=overlay, shares_objects=shares)
+            await self._jobs(made.checkouts, made)
+        if not self._kinds:
             data.mkdir()
-            made = None
             await self._jobs(
                 GitCheckouts(data, debounce_seconds=0, agent_files=ClaudeFiles(), redactor=NO_REDACTION), None
             )
@@ -372,12 +384,15 @@ class Scene:
             self.marks.take_marks()  # that was the agent's own doing
 
 
-def play(taints: Sequence[str], *, sealed: bool) -> Mapping[str, set[int]]:
-    """Play a scene; give as whom something ran while git was called, for each call that it went through."""
+def play(taints: Sequence[str], kinds: Sequence[str]) -> Mapping[str, set[int]]:
+    """Play a scene with these kinds of sealed checkouts, without any at level `none`.
+
+    Return as whom something ran while git was called, for each call that it went through.
+    """
     root = Path(tempfile.mkdtemp(prefix="sh-gc-", dir="/tmp"))
     root.chmod(0o755)
     try:
-        scene = Scene(root, taints, sealed=sealed)
+        scene = Scene(root, taints, kinds)
         with pytest.MonkeyPatch.context() as patch:
             watched = GitCallTracer(scene.marks, patch)
             asyncio.run(scene.play())
@@ -386,9 +401,24 @@ def play(taints: Sequence[str], *, sealed: bool) -> Mapping[str, set[int]]:
         shutil.rmtree(root, ignore_errors=True)
 
 
+LONG_SCENES = [pytest.param((taint,), id=taint, marks=pytest.mark.long) for taint in ATTACKS]
 SCENES = [
-    *(pytest.param(taints, id=", ".join(taints)) for taints in TOGETHER),
-    *(pytest.param((taint,), id=taint, marks=pytest.mark.long) for taint in ATTACKS),
+    # Hooks are run by most of the calls that are made at level `none` alone.
+    *(
+        pytest.param(taints, id=", ".join(taints), marks=[] if "hooks" in taints else [pytest.mark.long])
+        for taints in TOGETHER
+    ),
+    *LONG_SCENES,
+]
+SEALED_SCENES = [
+    *(
+        pytest.param(taints, (kind,), id=f"{', '.join(taints)}-{kind}")
+        for taints, kind in zip(TOGETHER, KINDS, strict=True)
+    ),
+    *(
+        pytest.param(*scene.values, tuple(KINDS), id=scene.id, marks=pytest.mark.long)
+        for scene in (*SCENES[: len(TOGETHER)], *LONG_SCENES)
+    ),
 ]
 
 
@@ -399,7 +429,8 @@ def test_every_place_that_calls_git_has_its_cases() -> None:
 def test_git_is_started_where_the_calls_are_looked_for_and_nowhere_else() -> None:
     found = set()
     for path in SOURCES.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text if '"git"' in text else "")):
             if isinstance(node, ast.Constant) and node.value == "git":
                 found.add(str(path.relative_to(SOURCES)))
     callers = ("git", "sandboxed_command", "sandboxed_git", "in_place", "repository_source")
@@ -453,10 +484,11 @@ def test_a_careless_git_runs_the_taint(
     assert marks.taken_by_taint()[taint] == {0}
 
 
-@pytest.mark.parametrize("taints", SCENES)
-def test_sealed_a_taint_runs_nothing_outside(taints: Sequence[str]) -> None:
-    ran = play(taints, sealed=True)
+@pytest.mark.parametrize(("taints", "kinds"), SEALED_SCENES)
+def test_sealed_a_taint_runs_nothing_outside(taints: Sequence[str], kinds: Sequence[str]) -> None:
+    ran = play(taints, kinds)
     calls = {*SHARED, *SEALED_CALLS, UNKNOWN_PLACE}
+    calls -= {call for call, kind in ONLY_WITH.items() if kind not in kinds}
     assert calls - set(ran) == set(), "calls that were not made"
     assert {call: users for call, users in ran.items() if users} == {}
 
@@ -465,7 +497,7 @@ def test_sealed_a_taint_runs_nothing_outside(taints: Sequence[str]) -> None:
 def test_without_a_boundary_a_taint_runs_nothing_or_as_the_agents_user_in_its_own_directory(
     taints: Sequence[str],
 ) -> None:
-    ran = play(taints, sealed=False)
+    ran = play(taints, ())
     calls = {*SHARED, *BARE_CALLS}
     assert calls - set(ran) == set(), "calls that were not made"
     assert {call: ran[call] for call in calls if ran[call] - _allowed(call)} == {}

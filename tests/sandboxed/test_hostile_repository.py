@@ -1,5 +1,7 @@
 """A repository that was made to run something: eleven ways, in whole jobs of a running service.
 
+The ways go together in groups; `make test-long` has a job for each alone, too.
+
 `test_git_calls.py` has the same ways against each single call of git.
 
 One job taints everything it can write, in the sandbox. Then the service harvests, prepares the next job of the same
@@ -13,10 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.sandboxed.hostile_repository import ATTACKS, AttackMarks
+from tests.sandboxed.hostile_repository import ATTACKS, TOGETHER, AttackMarks
 
 from steadyhand.testing.service import MakeService, Service, run_git
 from steadyhand.testing.shell import shell_prompt
+
+GROUPS = pytest.mark.parametrize(
+    "taints",
+    [
+        *(pytest.param(taints, id=", ".join(taints)) for taints in TOGETHER),
+        *(pytest.param((taint,), id=taint, marks=pytest.mark.long) for taint in ATTACKS),
+    ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +57,18 @@ def service(make_service_in: MakeService) -> Iterator[Service]:
         yield made
 
 
-def tainting(marks: AttackMarks, taint: str) -> str:
+def tainting(marks: AttackMarks, taints: tuple[str, ...]) -> str:
     """Give a prompt that taints the repository it is in, and changes a file so that there is work to keep."""
     return shell_prompt(
-        "echo x > x.txt; git add x.txt", marks.attack_script(taint), "echo more >> greeting.txt; echo done"
+        "echo x > x.txt; git add x.txt", marks.attack_script(*taints), "echo more >> greeting.txt; echo done"
     )
 
 
-@pytest.mark.parametrize("taint", ATTACKS)
+@GROUPS
 def test_a_taint_runs_nothing_outside_in_harvest_publish_and_the_next_job(
-    service: Service, marks: AttackMarks, taint: str
+    service: Service, marks: AttackMarks, taints: tuple[str, ...]
 ) -> None:
-    job = service.run_job(tainting(marks, taint), workspace="published")
+    job = service.run_job(tainting(marks, taints), workspace="published")
     assert (job["state"], job["answer"]) == ("completed", "done"), job["error"]
     assert job["changes"]["published"], job["warnings"]
     diff = service.client.get(f"/v1/jobs/{job['id']}/diff").text
@@ -71,11 +81,11 @@ def test_a_taint_runs_nothing_outside_in_harvest_publish_and_the_next_job(
     assert marks.take_marks() == set()
 
 
-@pytest.mark.parametrize("taint", ATTACKS)
+@GROUPS
 def test_a_taint_in_a_directory_in_place_runs_nothing_outside(
-    service: Service, marks: AttackMarks, taint: str
+    service: Service, marks: AttackMarks, taints: tuple[str, ...]
 ) -> None:
-    job = service.run_job(tainting(marks, taint), workspace="direct")
+    job = service.run_job(tainting(marks, taints), workspace="direct")
     assert job["state"] == "completed", job["error"]
     # The pull, the run and the diff of the next job meet what this one left.
     service.run_job(shell_prompt("echo next"), workspace="direct")
