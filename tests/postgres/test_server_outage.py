@@ -74,7 +74,7 @@ def check_unavailable(service: Service, job_id: str) -> None:
             assert found == (found[0], 503, "5", "unavailable")
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGQUIT])
 def test_an_outage_ends_no_run_and_loses_nothing(
     own_postgres: Postgres, make_service: MakeService, common_dir: Path, how: signal.Signals
 ) -> None:

@@ -24,9 +24,8 @@ from steadyhand.store import open_store
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import PLAIN_HTTP
 
-RUNS = 200
-WITH_THE_CLI = {196: "subagents", 197: "cached", 198: "cut-once", 199: "overloaded-midway"}
-"""Runs that the real CLI makes, by the scenarios that they play."""
+WITH_THE_CLI = ("subagents", "cached", "cut-once", "overloaded-midway")
+"""The scenarios of the last runs, which the real CLI makes."""
 SLOTS = 4
 WHOLE, STREAMED, CUT, RETRIED, OVERLOADED, CACHED, PARALLEL = range(7)
 
@@ -86,9 +85,12 @@ async def make(run: int, address: str, token: str) -> int:
     return made
 
 
-def test_the_ledger_equals_the_models_own_count_to_the_token_over_200_mixed_runs(
-    world_dir: Path, real_cli: Path
+@pytest.mark.parametrize("runs", [60, pytest.param(200, marks=pytest.mark.long)])
+def test_the_ledger_equals_the_models_own_count_to_the_token_over_many_mixed_runs(
+    world_dir: Path, real_cli: Path, runs: int
 ) -> None:
+    with_the_cli = dict(enumerate(WITH_THE_CLI, runs - len(WITH_THE_CLI)))
+
     async def main() -> None:
         clock = SkippingClock()
         store = await open_store(f"sqlite:///{world_dir}/ledger.db")
@@ -118,11 +120,11 @@ def test_the_ledger_equals_the_models_own_count_to_the_token_over_200_mixed_runs
                 )
                 async with free, gateway.open_run(work, emit) as attendance:
                     told = model_environment(attendance.model_access)
-                    if number in WITH_THE_CLI:
+                    if number in with_the_cli:
                         folder = world_dir / f"cli-{number}"
                         folder.mkdir(mode=0o755)
                         code, result = await asyncio.to_thread(
-                            run_cli, real_cli, folder, told, f"[[scenario:{WITH_THE_CLI[number]}]] go"
+                            run_cli, real_cli, folder, told, f"[[scenario:{with_the_cli[number]}]] go"
                         )
                         assert (code, result["is_error"]) == (0, False)
                     else:
@@ -133,14 +135,14 @@ def test_the_ledger_equals_the_models_own_count_to_the_token_over_200_mixed_runs
                     total = total.plus(spent)
                     (row,) = await store.usage(UsageQuery(job_id=work.job.id))
                     assert row.total == spent
-                    cut = WITH_THE_CLI.get(number) == "cut-once" or (
-                        number % 7 == CUT and number not in WITH_THE_CLI
+                    cut = with_the_cli.get(number) == "cut-once" or (
+                        number % 7 == CUT and number not in with_the_cli
                     )
                     assert spent.complete == (not cut)
                     assert spent.calls == made.get(work.job.id, spent.calls)
 
             async with gateway.serving(), asyncio.TaskGroup() as group:
-                for number in range(RUNS):
+                for number in range(runs):
                     group.create_task(run(number))
             counted = model.all_totals
             (row,) = await store.usage(UsageQuery())
@@ -159,7 +161,7 @@ def test_the_ledger_equals_the_models_own_count_to_the_token_over_200_mixed_runs
             cache_write_5m=counted["ephemeral_5m_input_tokens"],
             cache_write_1h=counted["ephemeral_1h_input_tokens"],
         )
-        assert row.total.calls > 2 * RUNS
+        assert row.total.calls > 2 * runs
         assert min(counted.values()) > 0
 
     asyncio.run(main())
