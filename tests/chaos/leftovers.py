@@ -60,7 +60,7 @@ def create_key(cluster: Cluster) -> str:
     return secret
 
 
-def probe(cluster: Cluster, secret: str, directory: Path) -> Iterator[str]:
+def probe(cluster: Cluster, secret: str, directory: Path, *, has_in_place: bool) -> Iterator[str]:
     """Take all slots of all nodes and all places of the key at once, then the directory for one job at a time."""
     go = directory / "go"
     slots = sum(node["slots"] for node in list_nodes(cluster))
@@ -79,11 +79,11 @@ def probe(cluster: Cluster, secret: str, directory: Path) -> Iterator[str]:
         except TimeoutError:
             yield f"a slot or a place of the key is left taken: of {slots} jobs {states(every).count('running')} run"
         go.touch()
-        last = [*every, submit("[[standin: text=done]]", IN_PLACE)]
+        last = [*every, submit("[[standin: text=done]]", IN_PLACE if has_in_place else "scratch")]
         try:
             wait_until(lambda: set(states(last)) == {"completed"}, PROBE_SECONDS)
         except TimeoutError:
-            yield f"the last jobs do not end, that of the directory in place is {states(last)[-1]}"
+            yield f"the last jobs do not end, that after them is {states(last)[-1]}"
 
 
 def find_lost_files(

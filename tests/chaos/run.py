@@ -29,7 +29,6 @@ from tests.chaos.model_calls import check_ledger, read_notes
 from tests.chaos.surroundings import Surroundings, open_surroundings
 
 from steadyhand.testing.cluster import Cluster
-from steadyhand.testing.postgres import Postgres
 from steadyhand.testing.preloaded import Preloaded
 from steadyhand.testing.service import ADMIN_KEY, Service
 
@@ -126,9 +125,7 @@ def run_chaos(seed: int, form: Form, directory: Path) -> Result:
                 wrong += check_agents(kinds, history.calls(), _read_beats(files.beats), wall_offset)
                 wrong += _check_long(cluster, around, faults, files, last_answers(history.calls()))
                 wrong += leftovers.find_lost_files(cluster, kinds, last_answers(history.calls()), seed)
-                wrong += leftovers.probe(cluster, token, directory)
-            else:
-                wrong += _places(around.postgres, url)
+            wrong += leftovers.probe(cluster, token, directory, has_in_place=form.is_long)
     return Result(seed, wrong, faults.log, len(history.calls()), time.monotonic() - began)
 
 
@@ -188,12 +185,6 @@ def _read_beats(path: Path) -> list[Beat]:
         number, process, at = line.split()
         beats.append((int(number), process, float(at)))
     return beats
-
-
-def _places(postgres: Postgres, url: str) -> list[str]:
-    """Return the places that are left taken; the long forms try them by jobs instead."""
-    places = postgres.execute("SELECT job_id, state, node FROM queue_places", url.rpartition("/")[2])
-    return [f"a place is left: {place}" for place in places]
 
 
 def _run_seed(seed: int, name: str, results: Path) -> bool:

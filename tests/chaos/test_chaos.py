@@ -109,3 +109,4 @@ def test_the_checker_finds_calls_that_the_ledger_lacks_or_has_twice() -> None:
     assert "2 answers came long enough before a kill" in missing
     assert "job 0: 10 tokens by the ledger, and the model sent 20" in missing
     assert "the ledger has" not in ledger_faults(calls=1, tokens=10, kills=(21.0,))
+    assert "the ledger has 3 calls" in ledger_faults(calls=3, tokens=20, kills=(21.0,))  # none was cut
