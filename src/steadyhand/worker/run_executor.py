@@ -2,15 +2,13 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, nullcontext
+from contextlib import AsyncExitStack, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import structlog
 
-from steadyhand.agents import Agent, Workspace
+from steadyhand.agents import Workspace
 from steadyhand.errors import (
     Conflict,
     NotFound,
@@ -22,50 +20,38 @@ from steadyhand.errors import (
 )
 from steadyhand.events import (
     EventDraft,
-    WarningEvent,
 )
 from steadyhand.job import Job, Outcome, OutcomeType, State
 from steadyhand.log_context import set_log_fields
 from steadyhand.outcome import RunEvidence, StopReason, decide_outcome
 from steadyhand.ports import (
-    CallClientTools,
     Checkout,
     Claim,
     OrphanedRun,
-    RunAccess,
-    RunContext,
-    RunReport,
-    RunSpec,
     StopSignal,
     phases_reported_to,
 )
 from steadyhand.retry import is_resumable
-from steadyhand.worker.answered import EarlyAnswer, keep_early_outcome, may_answer_early
-from steadyhand.worker.client_tool_caller import ClientToolCaller
+from steadyhand.worker.agent_runs import AgentRuns
+from steadyhand.worker.answered import keep_early_outcome
 from steadyhand.worker.deadline import RunDeadline
 from steadyhand.worker.deps import WorkerDeps
-from steadyhand.worker.hold import hold_spec
-from steadyhand.worker.job_end import RUNNING, JobEnder
-from steadyhand.worker.live_start import adopt_checkout, runner_of
+from steadyhand.worker.job_end import JobEnder
+from steadyhand.worker.live_start import adopt_checkout
 from steadyhand.worker.parent_process import ParentProcesses
-from steadyhand.worker.parents import find_ancestor, find_earlier_files
+from steadyhand.worker.parents import find_ancestor
 from steadyhand.worker.results import (
     RunResult,
     cost_difference_warning,
     failed_outcome,
-    require_run,
-    update_run,
     with_left_out_events,
 )
-from steadyhand.worker.run_cost import reported_call, with_metered_usage
 from steadyhand.worker.run_event_writer import RunEventWriter
 from steadyhand.worker.run_harvest import harvest_run
 from steadyhand.worker.run_phases import RunPhases
-from steadyhand.worker.run_progress import progress_saved
 from steadyhand.worker.run_scope import RunScope
 from steadyhand.worker.run_start import start_events, started_job
 from steadyhand.worker.stoppable import (
-    catch_run_error,
     read_patiently,
     repeat_after_outage,
     run_until_stopped,
@@ -93,11 +79,8 @@ class RunExecutor:
         )
         self.warm_pool = WarmPool(deps, self._workspace, waiting_runs=self.waiting_runs.staying)
         self.parent_processes = ParentProcesses(deps, self.warm_pool)
+        self.agent_runs = AgentRuns(deps, self.warm_pool, self.waiting_runs)
         self._clock = deps.config.clock
-        self.leave_functions: dict[str, Callable[[], bool]] = {}
-        """The functions that leave the runs that are held now, by the ids of their jobs; see `RunSpec.on_kept`."""
-        self.changed = asyncio.Event()
-        """Set when a run is held, or ends."""
         self.lost_ends = 0
         """The number of runs so far that ended without a final state in the store: `Recovery` has to look at them."""
         self._log = structlog.get_logger("steadyhand.worker")
@@ -176,7 +159,7 @@ class RunExecutor:
                     return
                 if slot is not None and slot.is_unstarted:
                     await adopt_checkout(self._deps, slot, job, checkout)
-                result = await self._run_agent(job, checkout, scope)
+                result = await self.agent_runs.run(job, checkout, scope)
             except WorkspaceError as error:
                 is_gone = isinstance(error, SessionGone)
                 outcome_type = OutcomeType.NO_SESSION if is_gone else OutcomeType.WORKSPACE
@@ -212,7 +195,7 @@ class RunExecutor:
             try:
                 checkout = await self._deps.checkouts.rejoin(job, self._workspace(job))
                 checkout = replace(checkout, slot=orphan.place)
-                result = await self._run_agent(job, checkout, scope)
+                result = await self.agent_runs.run(job, checkout, scope)
             except RunError as error:
                 await held_runs.end(orphan)
                 self._log.warning("run.not_taken_up", job=job.id, run=job.run, error=error.detail)
@@ -339,177 +322,6 @@ class RunExecutor:
         )
         return None if checkout is None else replace(checkout, slot=number)
 
-    # --- the run ---------------------------------------------------------------------------
-
-    async def _run_agent(self, job: Job, checkout: Checkout, scope: RunScope) -> RunResult:
-        """Run the agent and return its result. The gateway and the tasks end with this."""
-        deps, claim, events, slot = self._deps, scope.claim, scope.events, self.warm_pool.slot_of(job.id)
-        agent = deps.catalog.agent(job.agent)
-        if agent.definition is None and agent.name in checkout.definitions:
-            agent = replace(agent, definition=agent.name)
-        await _emit_warnings(checkout, events)
-        job = _with_checkout(job, checkout)
-        context = RunContext(job, agent, checkout)
-        session_files = await self._earlier_files(job, scope, slot)
-        async with asyncio.TaskGroup() as group:
-            if scope.orphan is None:
-                group.create_task(self._save_checkout(job, checkout, events), name=f"checkout {job.id}")
-
-            storing: list[asyncio.Task[None]] = []
-            async with AsyncExitStack() as open_gateway:
-                note_holder = await open_gateway.enter_async_context(
-                    progress_saved(
-                        deps.checkouts, job, checkout, deps.config.progress_seconds, orphan=scope.orphan
-                    )
-                )
-                # It reads what the job has spent.
-                access = await read_patiently(
-                    lambda: open_gateway.enter_async_context(self._open_gateway(context, scope, slot))
-                )
-                if access is not None:
-                    scope.secrets.enter_context(deps.event_log.redactor.lent(access.secrets))
-                spec = self._run_spec(
-                    context,
-                    access,
-                    ClientToolCaller(deps, self.waiting_runs, claim, events, scope.deadline, scope.taken_up),
-                    on_spawned=partial(self._spawned, group, job, note_holder),
-                    earlier_files=session_files,
-                )
-                spec = replace(
-                    spec,
-                    orphan=scope.orphan,
-                    hold=hold_spec(deps, context, access, scope, slot),
-                    on_kept=partial(self._note_kept, job.id),
-                )
-                early = EarlyAnswer(events, job, access, self._clock)
-
-                def answered(evidence: RunEvidence) -> None:
-                    self.warm_pool.expect_reset(job)
-                    storing.append(group.create_task(early.store(evidence), name=f"answer {job.id}"))
-
-                if may_answer_early(job):
-                    spec = replace(spec, on_answer=answered)
-                await scope.begin_phase("starting")
-                runner = runner_of(deps, slot, agent.runner)
-                count_prompt = partial(self.warm_pool.count_prompt, job)
-                emit = scope.emit_from_agent(partial(count_prompt, taken=True))
-                with deps.steers.run(job.id) as steers:
-                    running = runner.run(replace(spec, steers=steers), emit, claim.stop)
-                    try:
-                        report = await catch_run_error(running)
-                    finally:
-                        self.leave_functions.pop(job.id, None)
-                if claim.stop.reason is None:
-                    count_prompt(taken=False)
-                if storing:
-                    await asyncio.wait(storing)
-                if early.outcome is None:
-                    await scope.begin_phase("harvesting")
-                result = report if isinstance(report, RunError) else await with_metered_usage(report, access)
-        if isinstance(result, RunError):
-            raise result
-        if result.usage is None:
-            await self._save_reported_call(job, agent, result.report)
-        return replace(
-            result,
-            waited_seconds=scope.deadline.waited_seconds,
-            early_outcome=early.outcome,
-            before_early=early.before,
-        )
-
-    def _note_kept(self, job_id: str, leave: Callable[[], bool]) -> None:
-        self.leave_functions[job_id] = leave
-        self.changed.set()
-
-    async def _earlier_files(
-        self, job: Job, scope: RunScope, slot: WarmSlot | None
-    ) -> Sequence[Mapping[str, Any]]:
-        """Return the files of the conversation for a process that starts: one that ran already has them."""
-        if scope.orphan is not None or (slot is not None and slot.agent is not None):
-            return ()
-        return await read_patiently(lambda: find_earlier_files(self._deps.store, job))
-
-    def _run_spec(
-        self,
-        context: RunContext,
-        access: RunAccess | None,
-        call_client_tools: CallClientTools,
-        *,
-        on_spawned: Callable[[int, int], None],
-        earlier_files: Sequence[Mapping[str, Any]],
-    ) -> RunSpec:
-        job, agent, checkout = context.job, context.agent, context.checkout
-        return RunSpec(
-            job=job,
-            number=job.run,
-            agent=agent,
-            checkout=checkout,
-            environment={
-                **self._deps.config.environment_for(agent, checkout),
-                **self._deps.tracing.environment(job),
-            },
-            on_spawned=on_spawned,
-            model_access=None if access is None else access.model_access,
-            on_listening=None if access is None else access.on_listening,
-            call_client_tools=call_client_tools if job.spec.tools else None,
-            keep_process=self.warm_pool.may_keep(job),
-            earlier_files=earlier_files,
-            background_seconds=(
-                self._deps.catalog.defaults.background_seconds
-                if agent.background_seconds is None
-                else agent.background_seconds
-            ),
-        )
-
-    async def _save_reported_call(self, job: Job, agent: Agent, report: RunReport) -> None:
-        """Store the cost that the agent reports of a run without the gateway, and count it against shared budgets."""
-        call = reported_call(job, agent, report, self._clock())
-        if call is None:
-            return
-        await self._deps.ledger.save_call(call)
-        self._deps.metrics.call_counted(call)
-        if self._deps.gateway is not None:
-            self._deps.gateway.count_unmetered_call(call)
-
-    def _open_gateway(
-        self, context: RunContext, scope: RunScope, slot: WarmSlot | None
-    ) -> AbstractAsyncContextManager[RunAccess | None]:
-        emit, gateway = scope.emit_from_gateway(), self._deps.gateway
-        if slot is not None and slot.access is not None:
-            return slot.access.open_run(context, emit)
-        return nullcontext() if gateway is None else gateway.open_run(context, emit, scope.orphan)
-
-    def _spawned(
-        self,
-        group: asyncio.TaskGroup,
-        job: Job,
-        note_holder: Callable[[int, int], None],
-        pid: int,
-        started: int,
-    ) -> None:
-        group.create_task(self._save_supervisor(job, pid, started), name=f"supervisor {job.id}")
-        note_holder(pid, started)
-
-    async def _save_supervisor(self, job: Job, pid: int, started: int) -> None:
-        try:
-            await self._deps.store.update_job(
-                job.id,
-                RUNNING,
-                lambda old: update_run(old, job.run, supervisor=pid, supervisor_started=started),
-                hold=True,
-            )
-        except (Conflict, NotFound):
-            self._log.debug("supervisor.not_noted", job=job.id)
-
-    async def _save_checkout(self, job: Job, checkout: Checkout, events: RunEventWriter) -> None:
-        """Store the commit and the warnings of a checkout. The start of the agent does not wait for it."""
-        if checkout.commit is None and not checkout.warnings:
-            return
-        try:
-            await events.update_job(RUNNING, lambda old: _with_checkout_of(old, job.run, checkout), ())
-        except (Conflict, NotFound):
-            self._log.debug("checkout.not_noted", job=job.id)
-
     # --- after the run ---------------------------------------------------------------------
 
     async def _finish(self, job: Job, checkout: Checkout, result: RunResult, events: RunEventWriter) -> None:
@@ -552,19 +364,3 @@ class RunExecutor:
             if slot is not None:
                 await self.warm_pool.end_process(slot)
             await self.ender.release(checkout)
-
-
-async def _emit_warnings(checkout: Checkout, events: RunEventWriter) -> None:
-    for warning in checkout.warnings:
-        await events.emit(WarningEvent(warning.code, warning.message))
-
-
-def _with_checkout_of(job: Job, run: int, checkout: Checkout) -> Job:
-    """Return a job with the commit and the warnings of the checkout of a run, if that is its newest."""
-    require_run(job, run)
-    return _with_checkout(job, checkout)
-
-
-def _with_checkout(job: Job, checkout: Checkout) -> Job:
-    """Return a job with the commit and the warnings of its checkout."""
-    return replace(job, commit=checkout.commit or job.commit, warnings=(*job.warnings, *checkout.warnings))

@@ -102,7 +102,7 @@ class Worker:
             await (self._queue.leave(claim) if is_left else self._queue.release(claim))
             self._active -= 1
             self._tasks.pop(claim.job.id, None)
-            self._executor.changed.set()
+            self._executor.agent_runs.changed.set()
             if not self._active:
                 self._idle.set()
 
@@ -194,7 +194,7 @@ class Worker:
         self._queue.drain(accepts_jobs=accepts_jobs)
         self._executor.warm_pool.close()
         await self._until_left_alone(self._deps.config.drain_seconds)
-        others = [job_id for job_id in self._tasks if job_id not in self._executor.leave_functions]
+        others = [job_id for job_id in self._tasks if job_id not in self._executor.agent_runs.leave_functions]
         if others:
             self._log.info("drain.stopping", active=len(others))
             for job_id in others:
@@ -204,11 +204,11 @@ class Worker:
 
     async def _leave_runs(self) -> None:
         """Leave the runs to the next service that may outlive this one."""
-        if not self._executor.leave_functions:
+        if not self._executor.agent_runs.leave_functions:
             return
         if self._deps.gateway is not None:
             self._deps.gateway.leave_runs()
-        for job_id, leave in list(self._executor.leave_functions.items()):
+        for job_id, leave in list(self._executor.agent_runs.leave_functions.items()):
             if leave():
                 self._log.info("run.left", job=job_id)
                 self._left.add(job_id)
@@ -221,9 +221,9 @@ class Worker:
         """Wait until all runs that go on may be left."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not self._executor.leave_functions.keys() >= self._tasks.keys():
-                    self._executor.changed.clear()
-                    await self._executor.changed.wait()
+                while not self._executor.agent_runs.leave_functions.keys() >= self._tasks.keys():
+                    self._executor.agent_runs.changed.clear()
+                    await self._executor.agent_runs.changed.wait()
 
     async def _until_idle(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
