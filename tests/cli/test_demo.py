@@ -14,7 +14,7 @@ def test_the_demo_fixes_the_test_and_leaves_nothing_when_told_so(world_dir: Path
     before, after = ran.out.split("6. The test again")
     assert "FAILED (failures=1)" in before
     assert "ANTHROPIC_API_KEY is not set, so nothing is spent" in before
-    assert "isolation bwrap: the agent runs in a sandbox" in before
+    assert "isolation bwrap: the agent reaches its checkout and the model, and no more" in before
     assert "● Edit  /workspace/shop.py" in before
     assert "+    return sum(item.price_cents * item.quantity for item in basket)" in before
     assert "OK" in after

@@ -54,7 +54,7 @@ def test_the_recording_of_the_demo_shows_the_demo_to_its_end() -> None:
     lines = texts(PICTURE.read_text("utf-8"))
     for shown in (
         "2. The scripted model: ANTHROPIC_API_KEY is not set, so nothing is spent",
-        "  isolation bwrap: the agent runs in a sandbox with its checkout and reaches only the model",
+        "  isolation bwrap: the agent reaches its checkout and the model, and no more",
         "+    return sum(item.price_cents * item.quantity for item in basket)",
         "  The test passes.",
     ):

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -103,7 +104,7 @@ def _run_job(console: Console, client: Client, repository: Path) -> dict[str, An
         "timeout_seconds": JOB_SECONDS,
     }
     _print_step(console, 4, "A job over HTTP, and the work of the agent")
-    console.print(Text(f"  POST /v1/jobs {json.dumps(body)}", style="dim"))
+    console.print(Text(textwrap.indent(f"POST /v1/jobs {json.dumps(body, indent=2)}", "  "), style="dim"))
     job_id = client.submit(**body).id  # type: ignore[arg-type]  # the fields are of several types
     console.print(Text(f"  202 Accepted: job {one_line(job_id, 20)}\n", style="dim"))
     progress = Progress()
@@ -137,7 +138,8 @@ def _print_next_steps(console: Console, root: Path, job: Mapping[str, Any], *, i
             f"  {command} serve &\n"
             f"  {command} show {job_id}\n"
             f"  {command} logs {job_id}\n"
-            f'  curl -H "Authorization: Bearer $(cat {data}/admin.key)" http://127.0.0.1:8080/v1/jobs/{job_id}\n'
+            f'  curl -H "Authorization: Bearer $(cat $STEADYHAND_DATA_DIR/admin.key)" \\\n'
+            f"    http://127.0.0.1:8080/v1/jobs/{job_id}\n"
             f"Remove all of it: rm -r {root}"
         ),
         soft_wrap=True,
@@ -148,7 +150,7 @@ def _describe_isolation(environment: Mapping[str, str]) -> str:
     """Return a description of the agent's isolation; a service that cannot offer it does not start."""
     if environment.get("STEADYHAND_ISOLATION", ServiceTable().isolation) == "none":
         return "isolation none, as asked for: the agent shares this machine"
-    return "isolation bwrap: the agent runs in a sandbox with its checkout and reaches only the model"
+    return "isolation bwrap: the agent reaches its checkout and the model, and no more"
 
 
 def _program_name() -> str:
@@ -190,7 +192,7 @@ def _service_environment(console: Console, stack: ExitStack, root: Path) -> dict
     _print_step(console, 2, "The scripted model: ANTHROPIC_API_KEY is not set, so nothing is spent")
     console.print(
         Text(
-            "  The agent is the real claude CLI and does real work; only its model is played back.",
+            "  The agent is the real claude CLI; only its model is played back.",
             style="dim",
         )
     )
