@@ -99,7 +99,8 @@ def check_ledger(
     that a kill cut before it came there stays, as incomplete.
     """
     answered = [note for note in notes if note.word == "answered"]
-    certain = sum(not any(0 <= kill - note.at < UNSTORED_SECONDS for kill in kills) for note in answered)
+    unsure = [note for note in answered if any(0 <= kill - note.at < UNSTORED_SECONDS for kill in kills)]
+    certain = len(answered) - len(unsure)
     cut = sum(note.word == "asked" for note in notes) - len(answered) if kills else 0
     if not certain <= counted["calls"] <= model.calls + cut:
         yield (
@@ -110,9 +111,9 @@ def check_ledger(
     if told > sent:
         yield f"the ledger has {told} tokens, and the model sent {sent}"
     asked = Counter(note.job for note in notes if note.word == "asked")
-    unanswered = asked - Counter(note.job for note in answered)
+    unsettled = (asked - Counter(note.job for note in answered)).keys() | {note.job for note in unsure}
     for number, job in jobs.items():
         is_whole = job["state"] == "completed" and all(run["state"] == "completed" for run in job["runs"])
         told = job["cost"]["source"], job["usage"]["output_tokens"]
-        if is_whole and not unanswered[number] and told != ("ledger", model.output_tokens(number)):
+        if is_whole and number not in unsettled and told != ("ledger", model.output_tokens(number)):
             yield f"job {number}: {told[1]} tokens by the {told[0]}, and the model sent {model.output_tokens(number)}"
