@@ -11,7 +11,7 @@ from tests.sandboxed.host_inspection import leftover_job_files
 
 from steadyhand.testing.service import Service
 
-PROMPTS, MANY_PROMPTS = 80, 200
+PROMPTS, MANY_PROMPTS = 52, 200
 NAMES = 300
 OPTIONS = (
     "--version", "-p", "--help", "-h", "--mcp-config=/etc/passwd", "--settings={}", "--agents {}", "--model x",

@@ -42,8 +42,13 @@ print(made)
 """
 CANARY = "canary-of-another-key-93fe"
 SMALL = 'workspace = "scratch"\nmemory = "200M"\nprocesses = 60\ndisk = "64M"'
-waiting_modes_alone = pytest.mark.parametrize("service", WAITING_MODES, indirect=True)
+LONG_MODES = [pytest.param(mode, marks=pytest.mark.long) for mode in MODES if mode != "live"]
+"""The others in the long run: a live process is one that waited and did a turn, and the other files have new ones."""
+waiting_modes_alone = pytest.mark.parametrize(
+    "service", [*(each for each in LONG_MODES if each.values[0] in WAITING_MODES), "live"], indirect=True
+)
 """For attacks that take long, and are made in new processes elsewhere."""
+new_ones_in_the_long_run = pytest.mark.parametrize("service", [LONG_MODES[0], *WAITING_MODES], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +59,7 @@ def marks() -> Iterator[AttackMarks]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=[*LONG_MODES, "live"])
 def service(
     request: pytest.FixtureRequest,
     reachable_tmp: Path,
@@ -111,6 +116,7 @@ def each_in_one(commands: dict[str, str]) -> str:
     return python_command(program)
 
 
+@new_ones_in_the_long_run
 def test_each_job_goes_the_way_of_its_mode_and_health_counts_it(service: ModeService) -> None:
     def counts() -> list[int]:
         warm = service.client.get("/health").json().get("warm", {})
@@ -247,8 +253,8 @@ def none_alive(uid: int) -> bool:
 @pytest.mark.parametrize("ending", ["itself", "timeout", "cancel"])
 def test_no_child_of_any_kind_outlives_its_job(service: ModeService, ending: str) -> None:
     kinds = " ".join(f"spawn={kind}:deaf" for kind in ("child", "setsid", "daemon", "refork"))
-    stay = "sleep=0.5" if ending == "itself" else "deaf sleep=25"
-    prompt = f"[[standin: lifetime=25 {kinds} say=spawned {stay} text=done]]"
+    stay = "sleep=0.5" if ending == "itself" else "deaf sleep=90"
+    prompt = f"[[standin: lifetime=90 {kinds} say=spawned {stay} text=done]]"
     fields = {"timeout_seconds": 3} if ending == "timeout" else {}
     job_id = service.submit(prompt, agent="bare", **fields)["id"]
     wait_until(lambda: any(each["data"].get("text") == "spawned" for each in service.events(job_id)))
@@ -260,11 +266,11 @@ def test_no_child_of_any_kind_outlives_its_job(service: ModeService, ending: str
     assert job["state"] == {"itself": "completed", "timeout": "timeout", "cancel": "cancelled"}[ending]
     if ending == "itself" and service.mode == "live":
         # The agent's own process stays, with the two of the sandbox around it, for the next turn.
-        wait_until(lambda: [len(alive_as(uid)) for _ in range(5)] == [3] * 5, 5)
+        wait_until(lambda: [len(alive_as(uid)) for _ in range(5)] == [3] * 5)
         turn = service.client.post(f"/v1/jobs/{job_id}/turns", json={"prompt": "[[standin: text=again]]"})
         assert service.wait_until_ended(turn.json()["id"])["answer"] == "again"
     else:
-        wait_until(lambda: none_alive(uid), 2)
+        wait_until(lambda: none_alive(uid))
 
 
 @waiting_modes_alone
@@ -328,6 +334,7 @@ def new_key(service: ModeService, name: str) -> str:
     return str(service.client.post("/v1/keys", json=body).json()["secret"])
 
 
+@new_ones_in_the_long_run
 def test_nothing_of_one_keys_job_is_seen_by_the_job_of_the_next_key(service: ModeService) -> None:
     leave = f"printf %s {base64.b64encode(LEAVE.encode()).decode()} | base64 -d | bash"
     with (

@@ -1,5 +1,6 @@
 """A frozen supervisor does not hold its job: a cancel and a deadline end it, with their outcome and nothing alive."""
 
+import itertools
 import sqlite3
 from typing import Any
 
@@ -18,7 +19,20 @@ STAYS = "[[standin: lifetime=60 deaf spawn=daemon:deaf say=spawned sleep=60 text
 END_SECONDS = 30.0
 
 
-@pytest.fixture(scope="module", params=["bwrap", "none"])
+def _cases() -> list[Any]:
+    """Return levels, endings and ways: each pair of a level and an ending, and each way, here; all in the long run."""
+    now = [("bwrap", "cancel", 0), ("bwrap", "deadline", 2), ("none", "cancel", 2), ("none", "deadline", 1)]
+    found = []
+    for level, (ending, outcome), (number, way) in itertools.product(
+        ("bwrap", "none"), (("cancel", "cancelled"), ("deadline", "timeout")), enumerate(WAYS)
+    ):
+        marks = [*getattr(way, "marks", ()), *([] if (level, ending, number) in now else [pytest.mark.long])]
+        value = way if isinstance(way, str) else way.values[0]
+        found.append(pytest.param(level, ending, outcome, value, marks=marks))
+    return found
+
+
+@pytest.fixture(scope="module")
 def service(make_service_in: MakeService, request: pytest.FixtureRequest) -> Any:
     with make_service_in(env={"STEADYHAND_ISOLATION": request.param, "STEADYHAND_CONCURRENCY": "1"}) as made:
         yield made
@@ -37,8 +51,7 @@ def has_spawned(service: Service, job_id: str) -> bool:
     return any(each.get("text") == "spawned" for each in said)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("ending", "outcome"), [("cancel", "cancelled"), ("deadline", "timeout")])
+@pytest.mark.parametrize(("service", "ending", "outcome", "way"), _cases(), indirect=["service"])
 def test_a_job_ends_as_asked_though_its_supervisor_is_frozen(
     service: Service, ending: str, outcome: str, way: str
 ) -> None:
@@ -54,7 +67,7 @@ def test_a_job_ends_as_asked_though_its_supervisor_is_frozen(
         job = service.wait_until_ended(job_id, END_SECONDS)
         assert job["outcome"]["type"] == outcome
         assert "processes_stuck" not in [warning["code"] for warning in job["warnings"]]
-        wait_until(lambda: not live_agent_processes(service), 2)
+        wait_until(lambda: not live_agent_processes(service))
     assert host_mounts(service) == []
     assert loop_devices(service) == []
     wait_until(lambda: not leftover_job_files(service), 10)

@@ -16,7 +16,18 @@ SEEN = "tracked-notof the home\nhello\n1"
 SPENT = f"[[standin: {LEFT} result=max_budget]]"
 
 
-@pytest.fixture(scope="module", params=["sealed", "limited", "none"])
+LEVELS = ("sealed", "limited", "none")
+
+
+def levels(*now: str) -> pytest.MarkDecorator:
+    """Return the levels as parameters of a test: these, and the others in the long run."""
+    marks = {level: [] if level in now else [pytest.mark.long] for level in LEVELS}
+    return pytest.mark.parametrize(
+        "service", [pytest.param(level, marks=marks[level]) for level in LEVELS], indirect=True
+    )
+
+
+@pytest.fixture(scope="module")
 def service(request: pytest.FixtureRequest, make_service_in: MakeService) -> Iterator[Service]:
     """Sealed with layers in folders, sealed with layers in a disk image, and not sealed at all.
 
@@ -51,6 +62,7 @@ def started(service: Service, job_id: str, text: str = "here") -> None:
     wait_until(look)
 
 
+@levels("sealed", "limited")
 def test_a_job_whose_budget_is_spent_goes_on_in_the_same_session_and_checkout(service: Service) -> None:
     blocker = service.submit("[[standin: say=here sleep=20]]", workspace="scratch")["id"]
     started(service, blocker)
@@ -75,6 +87,7 @@ def test_a_job_whose_budget_is_spent_goes_on_in_the_same_session_and_checkout(se
     assert told == [SPENT, LOOK, "[[standin: history]]"]
 
 
+@levels("sealed", "none")
 def test_a_planned_stop_goes_on_by_itself_at_the_next_start(service: Service) -> None:
     script = f"[[standin: {LEFT} say=here sleep=30]]"
     job_id = service.submit(script, workspace=workspace_of(service))["id"]
@@ -141,6 +154,7 @@ def _check_after_restart(service: Service, job: dict[str, Any], wish: str, runs:
         assert not [name for name in leftover_job_files(service) if name.startswith(job_id)]
 
 
+@levels("sealed", "limited")
 def test_a_completed_job_goes_on_in_a_checkout_made_anew_from_its_work(service: Service) -> None:
     script = "[[standin: write=a.txt:one commit=first write=left.txt:more text=done]]"
     job = service.run_job(script, workspace=workspace_of(service))
@@ -167,6 +181,7 @@ def test_a_checkout_is_kept_for_as_long_as_it_is_said(make_service: MakeService)
     assert "of the home" not in done["answer"]
 
 
+@levels("sealed")
 def test_what_cannot_go_on_is_refused_with_the_reason(service: Service) -> None:
     running = service.submit("[[standin: say=here sleep=20]]")["id"]
     started(service, running)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.sandboxed.conftest import CONFIG
 from tests.sandboxed.host_inspection import leftover_job_files
-from tests.sandboxed.test_resume import started, workspace_of
+from tests.sandboxed.test_resume import levels, started, workspace_of
 
 from steadyhand.testing.service import MakeService, Service, wait_until
 
@@ -15,7 +15,7 @@ FIRST = "[[standin: write=a.txt:one commit=first write=left.txt:more text=done]]
 LOOK = "[[standin: run='cat a.txt left.txt greeting.txt' history]]"
 
 
-@pytest.fixture(scope="module", params=["sealed", "limited", "none"])
+@pytest.fixture(scope="module")
 def service(request: pytest.FixtureRequest, make_service_in: MakeService) -> Iterator[Service]:
     """One at each level; shared, so a test leaves no job in it that runs."""
     env = {"STEADYHAND_CONCURRENCY": "3"}
@@ -41,6 +41,7 @@ def said(job: dict[str, Any]) -> list[str]:
     return [text for role, text in json.loads(job["answer"]) if role == "user"]
 
 
+@levels("sealed", "limited")
 def test_a_turn_is_a_job_that_knows_what_was_said_and_finds_what_was_done(service: Service) -> None:
     first = service.run_job(FIRST, workspace=workspace_of(service), metadata={"a": "b"})
     accepted = turn(service, first["id"], LOOK)
@@ -61,6 +62,7 @@ def test_a_turn_is_a_job_that_knows_what_was_said_and_finds_what_was_done(servic
     wait_until(lambda: not leftover_job_files(service), 10)
 
 
+@levels("sealed")
 def test_two_turns_on_one_job_are_two_sessions_from_there_on(service: Service) -> None:
     first = service.run_job(FIRST, workspace=workspace_of(service))
     left, right = (
@@ -76,6 +78,7 @@ def test_two_turns_on_one_job_are_two_sessions_from_there_on(service: Service) -
     assert [read(service, job["id"]) for job in ends] == [["left"], ["right"]]
 
 
+@levels("none")
 def test_a_turn_on_a_job_that_runs_waits_for_its_end(service: Service) -> None:
     script = "[[standin: say=here sleep=1 write=a.txt:one write=left.txt:two text=done]]"
     first = service.submit(script, workspace=workspace_of(service))["id"]
@@ -89,6 +92,7 @@ def test_a_turn_on_a_job_that_runs_waits_for_its_end(service: Service) -> None:
     assert read(service, second) == ["onetwohello"]
 
 
+@levels("none")
 def test_what_would_be_another_session_is_refused(service: Service) -> None:
     first = service.run_job(FIRST, workspace=workspace_of(service))
     assert turn(service, first["id"], "x", 422, agent="chat")["code"] == "unknown_field"
