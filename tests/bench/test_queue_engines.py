@@ -2,11 +2,13 @@
 
 import asyncio
 
+import pytest
 from bench.queue_engines.__main__ import take
 
 from steadyhand.testing.postgres import Postgres
 
 
+@pytest.mark.long
 def test_a_short_form_of_the_trial_finds_that_no_job_of_a_killed_worker_runs_again(
     postgres: Postgres,
 ) -> None:

@@ -214,6 +214,7 @@ def test_the_cost_of_a_turn_is_its_own_and_not_the_sessions(
         assert job["cost"]["reported_usd"] == job["cost"]["usd"] != "0.000000"
 
 
+@pytest.mark.long
 def test_the_cost_of_a_turn_is_its_own_in_the_classic_profile_too(
     make_service: MakeService, model: ScriptedModel
 ) -> None:

@@ -209,7 +209,7 @@ def test_the_limits_of_the_key_of_a_job_hold_in_a_process_that_waited_for_anybod
     assert Decimal(rich["budget_usd"]) > Decimal("0.01")
 
 
-@pytest.mark.parametrize("way", ["stop", "crash"])
+@pytest.mark.parametrize("way", [pytest.param("stop", marks=pytest.mark.long), "crash"])
 def test_new_prices_hold_after_a_start_and_no_process_of_the_old_service_is_left(
     service: ModeService, way: str
 ) -> None:

@@ -67,7 +67,7 @@ print(hits or "nowhere")
 """
 
 
-@pytest.fixture(scope="module", params=["key", "token"])
+@pytest.fixture(scope="module", params=["key", pytest.param("token", marks=pytest.mark.long)])
 def service(
     request: pytest.FixtureRequest, make_service_in: MakeService, model: ScriptedModel
 ) -> Iterator[tuple[Service, str]]:
@@ -99,6 +99,7 @@ def workspace_of(service: tuple[Service, str]) -> str:
     return str(service[0].root / "workspace")
 
 
+@pytest.mark.parametrize("service", ["key", "token"], indirect=True)
 def test_the_model_sees_the_key_on_every_call_and_the_agent_never(
     service: tuple[Service, str], model: ScriptedModel, workspace_of: str
 ) -> None:

@@ -21,6 +21,9 @@ STAYS_SECONDS = 30
 WORK = f'[[standin: run="echo more >> greeting.txt" hang={STAYS_SECONDS} text="{ANSWER}"]]'
 
 
+LONG_COLD, LONG_WARM = (pytest.param(mode, marks=pytest.mark.long) for mode in ("cold", "warm"))
+
+
 @pytest.fixture(scope="module", params=["cold", "warm"])
 def service(
     request: pytest.FixtureRequest, reachable_tmp: Path, stand_in: Path, model: ScriptedModel
@@ -79,6 +82,7 @@ def test_the_answer_and_the_changes_are_kept_after_a_crash(service: ModeService)
     assert (following["answer"], following["warnings"]) == ("hello", [])
 
 
+@pytest.mark.parametrize("service", ["cold", LONG_WARM], indirect=True)
 def test_changes_that_are_gone_are_told_and_the_answer_is_kept(service: ModeService) -> None:
     job_id = _answer_and_crash(service)
     wait_until(lambda: not live_agent_processes(service))
@@ -93,6 +97,7 @@ def test_changes_that_are_gone_are_told_and_the_answer_is_kept(service: ModeServ
     _is_reclaimed(service, job)
 
 
+@pytest.mark.parametrize("service", [LONG_COLD, "warm"], indirect=True)
 def test_a_second_crash_during_the_recovery_loses_nothing(service: ModeService) -> None:
     job_id = _answer_and_crash(service)
     service.spawn()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.sandboxed.warm_services import cli, cli_below, events_of, wait_for_slot, warm_service
+from tests.sandboxed.warm_services import PATIENCE, cli, cli_below, events_of, wait_for_slot, warm_service
 
 from steadyhand.testing.live_folders import contents_below, paths_below
 from steadyhand.testing.model import ScriptedModel
@@ -19,11 +19,6 @@ __all__ = ["cli"]  # a fixture, taken in
 LIVE = "[agents.chat]\nwarm = 1\nlive_seconds = 60\n"
 REUSED = "[agents.chat]\nwarm = 1\n"
 Message = dict[str, str]
-PATIENCE = {
-    "steadyhand.runner.claude.warm.ANSWER_SECONDS": 30.0,
-    "steadyhand.worker.warm_pool.SETTLE_SECONDS": 30.0,
-}
-"""Times after which a job goes on without a process that is slow, as all are on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +28,11 @@ def echo() -> Iterator[ScriptedModel]:
         yield model
 
 
-@pytest.fixture(scope="module", params=["bwrap", "none"])
+LONG_NONE = pytest.param("none", marks=pytest.mark.long)
+at_both_levels = pytest.mark.parametrize("live", ["bwrap", "none"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=["bwrap", LONG_NONE])
 def live(
     request: pytest.FixtureRequest, reachable_tmp: Path, cli: Path, echo: ScriptedModel
 ) -> Iterator[Service]:
@@ -74,6 +73,7 @@ def _texts(body: dict[str, Any]) -> list[str]:
     return [text for text in texts if "system-reminder" not in text and "# Environment" not in text]
 
 
+@at_both_levels
 def test_each_turn_of_a_conversation_goes_on_in_the_process_of_the_turn_before(
     live: Service, echo: ScriptedModel
 ) -> None:
@@ -182,7 +182,11 @@ def test_another_key_gets_neither_the_process_nor_a_word_of_the_conversation(
 
 
 @pytest.mark.parametrize(
-    "jobs", [100, pytest.param(1000, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
+    "jobs",
+    [
+        100,
+        pytest.param(1000, marks=[pytest.mark.long, pytest.mark.timeout(1200)]),
+    ],
 )
 def test_nothing_of_an_earlier_request_is_in_a_later_one(
     reused: Service, echo: ScriptedModel, jobs: int
@@ -257,6 +261,7 @@ def _content(folder: Path) -> str:
     return "".join(content.decode("utf-8", "replace") for _, content in contents_below(folder))
 
 
+@at_both_levels
 def test_a_run_that_waited_for_its_clients_tools_answers_and_stays_in_one_process(
     live: Service, echo: ScriptedModel
 ) -> None:

@@ -54,7 +54,7 @@ class Wire:
         return self._model.requests[-1]
 
 
-@pytest.fixture(scope="module", params=["bwrap", "none"])
+@pytest.fixture(scope="module", params=["bwrap", pytest.param("none", marks=pytest.mark.long)])
 def wire(request: pytest.FixtureRequest, reachable_tmp: Path, real_cli: Path) -> Iterator[Wire]:
     root = make_service_root(reachable_tmp)
     make_repository(root / "workspace", {"CLAUDE.md": "Be brief, says the repository.\n"})
@@ -96,6 +96,7 @@ def test_a_turn_without_tools_is_small_and_two_jobs_share_all_but_the_prompt(wir
     assert first.system.endswith(f"Today's date is {day}.")
 
 
+@pytest.mark.parametrize("wire", ["bwrap", "none"], indirect=True)
 def test_an_agent_of_a_repository_without_tools_keeps_its_instructions(wire: Wire) -> None:
     first, again = wire.ask("summary"), wire.ask("summary")
     assert size(first) < MOST_BYTES

@@ -46,7 +46,11 @@ LOOK = (
 )
 
 
-@pytest.fixture(scope="module", params=["overlay", "image"])
+LONG_IMAGE = pytest.param("image", marks=pytest.mark.long)
+in_both = pytest.mark.parametrize("service", ["overlay", "image"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=["overlay", LONG_IMAGE])
 def service(request: pytest.FixtureRequest, reachable_tmp: Path, cli: Path) -> Iterator[Service]:
     """A sealed service whose processes of `claude` stay for their conversations; those of `plain` do not."""
     root = make_service_root(reachable_tmp)
@@ -143,6 +147,7 @@ def test_nothing_that_a_turn_has_started_goes_on_after_it(service: Service) -> N
     assert "sleep" not in second["answer"]
 
 
+@in_both
 def test_a_live_process_that_died_costs_a_resume_and_none_of_its_work(service: Service) -> None:
     supervisor = wait_for_slot(service)
     first = _start(service, "printf 'kept\\n' > kept.txt; git stash list")

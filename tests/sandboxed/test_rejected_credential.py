@@ -40,7 +40,7 @@ def settings_of(root: Path, model: str, kind: str, isolation: str, port: int = 0
 @pytest.fixture(
     params=[
         ("api_key", "bwrap"),
-        ("oauth_token", "none"),
+        pytest.param(("oauth_token", "none"), marks=pytest.mark.long),
         pytest.param(("oauth_token", "bwrap"), marks=pytest.mark.long),
         pytest.param(("api_key", "none"), marks=pytest.mark.long),
     ],

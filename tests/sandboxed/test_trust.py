@@ -80,7 +80,11 @@ def make_repository(folder: Path, thief: str) -> None:
     run_git(folder, "checkout", "-q", "main")
 
 
-@pytest.fixture(scope="module", params=["bwrap", "none"])
+LONG_BARE = pytest.param("none", marks=pytest.mark.long)
+at_both_levels = pytest.mark.parametrize("world", ["bwrap", "none"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=["bwrap", LONG_BARE])
 def world(request: pytest.FixtureRequest, real_cli: Path) -> Iterator[World]:
     root = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
     root.chmod(0o755)
@@ -92,6 +96,7 @@ def world(request: pytest.FixtureRequest, real_cli: Path) -> Iterator[World]:
     shutil.rmtree(root, ignore_errors=True)
 
 
+@at_both_levels
 def test_without_trust_nothing_of_the_repository_reaches_the_model_or_runs(world: World) -> None:
     sent, diff = world.run("nothing")
     assert "quetzal" not in sent

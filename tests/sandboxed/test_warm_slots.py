@@ -26,11 +26,12 @@ CONFIG = """\
 [agents.chat]
 warm = 1
 """
-LEVELS = ["bwrap", "none"]
+LONG_NONE = pytest.param("none", marks=pytest.mark.long)
+at_both_levels = pytest.mark.parametrize("service", ["bwrap", "none"], indirect=True)
 __all__ = ["cli"]  # a fixture, taken in
 
 
-@pytest.fixture(scope="module", params=LEVELS)
+@pytest.fixture(scope="module", params=["bwrap", LONG_NONE])
 def service(
     request: pytest.FixtureRequest, reachable_tmp: Path, cli: Path, model: ScriptedModel
 ) -> Iterator[Service]:
@@ -50,6 +51,7 @@ def _without_identity(body: dict[str, Any]) -> dict[str, Any]:
     return {**json.loads(text), "system": system}
 
 
+@at_both_levels
 def test_the_model_gets_the_same_request_as_from_a_new_process(
     service: Service, model: ScriptedModel
 ) -> None:
@@ -105,6 +107,7 @@ def test_a_later_turn_resumes_the_session_of_a_job_that_a_waiting_process_ran(
     assert "The second prompt." in text
 
 
+@at_both_levels
 def test_a_waiting_process_has_a_user_that_no_job_in_a_process_of_its_own_can_have(service: Service) -> None:
     slots = ServiceTable().slots
     assert slots > ServiceTable().concurrency
@@ -115,6 +118,7 @@ def test_a_waiting_process_has_a_user_that_no_job_in_a_process_of_its_own_can_ha
         assert uid == os.geteuid()  # all share the user of the service
 
 
+@at_both_levels
 def test_a_process_that_was_killed_while_it_waited_costs_the_next_job_nothing(service: Service) -> None:
     supervisor = wait_for_slot(service)
     os.kill(cli_below(supervisor), signal.SIGKILL)

@@ -14,6 +14,12 @@ from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import Service, wait_until
 
+PATIENCE = {
+    "steadyhand.runner.claude.warm.ANSWER_SECONDS": 30.0,
+    "steadyhand.worker.warm_pool.SETTLE_SECONDS": 30.0,
+}
+"""Times after which a job goes on without a process that is slow, as all are on a busy machine."""
+
 
 @pytest.fixture(scope="module")
 def cli(reachable_tmp: Path) -> Path:
