@@ -1,11 +1,10 @@
 """A frozen supervisor does not hold its job: a cancel and a deadline end it, with their outcome and nothing alive."""
 
-import itertools
 import sqlite3
 from typing import Any
 
 import pytest
-from tests.runner.freezing import WAYS, freezer
+from tests.runner.freezing import freezer
 from tests.sandboxed.host_inspection import (
     host_mounts,
     leftover_job_files,
@@ -19,17 +18,20 @@ STAYS = "[[standin: lifetime=60 deaf spawn=daemon:deaf say=spawned sleep=60 text
 END_SECONDS = 30.0
 
 
-def _cases() -> list[Any]:
-    """Return levels, endings and ways: each pair of a level and an ending, and each way, here; all in the long run."""
-    now = [("bwrap", "cancel", 0), ("bwrap", "deadline", 2), ("none", "cancel", 2), ("none", "deadline", 1)]
-    found = []
-    for level, (ending, outcome), (number, way) in itertools.product(
-        ("bwrap", "none"), (("cancel", "cancelled"), ("deadline", "timeout")), enumerate(WAYS)
-    ):
-        marks = [*getattr(way, "marks", ()), *([] if (level, ending, number) in now else [pytest.mark.long])]
-        value = way if isinstance(way, str) else way.values[0]
-        found.append(pytest.param(level, ending, outcome, value, marks=marks))
-    return found
+WAYS = ("signal", "group of version 1", "group of version 2")
+NOW = {
+    ("bwrap", "cancel", "signal"),
+    ("bwrap", "deadline", "group of version 2"),
+    ("none", "cancel", "group of version 2"),
+    ("none", "deadline", "group of version 1"),
+}
+"""Each pair of a level and an ending, and each way to freeze; the others are for the long run."""
+CASES = [
+    pytest.param(level, ending, outcome, way, marks=[] if (level, ending, way) in NOW else [pytest.mark.long])
+    for level in ("bwrap", "none")
+    for ending, outcome in (("cancel", "cancelled"), ("deadline", "timeout"))
+    for way in WAYS
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def has_spawned(service: Service, job_id: str) -> bool:
     return any(each.get("text") == "spawned" for each in said)
 
 
-@pytest.mark.parametrize(("service", "ending", "outcome", "way"), _cases(), indirect=["service"])
+@pytest.mark.parametrize(("service", "ending", "outcome", "way"), CASES, indirect=["service"])
 def test_a_job_ends_as_asked_though_its_supervisor_is_frozen(
     service: Service, ending: str, outcome: str, way: str
 ) -> None:
