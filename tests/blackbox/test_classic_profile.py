@@ -191,9 +191,12 @@ def test_a_cron_job_that_starts_work_only_when_busy_is_false_always_gets_in(clas
         assert classic_service.poll_classic(answer.json()["job_id"])["status"] == "completed"
 
 
-def test_a_caller_that_asks_again_as_soon_as_its_job_has_ended_gets_in(classic_service: Service) -> None:
+@pytest.mark.parametrize("times", [8, pytest.param(20, marks=pytest.mark.long)])
+def test_a_caller_that_asks_again_as_soon_as_its_job_has_ended_gets_in(
+    classic_service: Service, times: int
+) -> None:
     wait_until(lambda: not classic_service.client.get("/health").json()["busy"])
-    for _ in range(20):
+    for _ in range(times):
         assert (
             classic_service.poll_classic(classic_service.execute_classic("hello")["job_id"])["status"]
             == "completed"

@@ -114,7 +114,7 @@ def test_two_chats_that_begin_alike_never_share_a_session(service: Service, rout
     assert len(sessions) == 2
 
 
-@pytest.mark.parametrize("count", [20, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [12, pytest.param(50, marks=pytest.mark.long)])
 def test_interleaved_conversations_never_mix(service: Service, count: int) -> None:
     talks = [[user(f"[[standin: text=talk-{number}-of-{count}-begins]]")] for number in range(count)]
 

@@ -191,8 +191,15 @@ def test_every_answer_names_its_session(default_service: Service, *, route: str,
     assert default_service.get_job(going_on.headers["x-steadyhand-job-id"])["parent_job_id"]
 
 
-@both_routes
-@streamed_or_not
+@pytest.mark.parametrize(
+    ("stream", "route"),
+    [
+        (False, CHAT),
+        (True, RESPONSES),
+        pytest.param(True, CHAT, marks=pytest.mark.long),
+        pytest.param(False, RESPONSES, marks=pytest.mark.long),
+    ],
+)
 def test_a_budget_holds_for_a_run_of_an_openai_client_with_the_real_cli(
     make_service: MakeService, model: ScriptedModel, *, route: str, stream: bool
 ) -> None:

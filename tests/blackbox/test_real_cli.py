@@ -25,6 +25,12 @@ def real_classic(make_service_in: MakeService, model: ScriptedModel) -> Iterator
         yield service
 
 
+LONG_CLASSIC = pytest.mark.parametrize(
+    "real", ["default", pytest.param("classic", marks=pytest.mark.long)], indirect=True
+)
+"""For what is the same in both profiles, and differs by the agent alone."""
+
+
 @pytest.fixture(params=["default", "classic"])
 def real(request: pytest.FixtureRequest) -> Service:
     """Each profile in turn."""
@@ -32,6 +38,7 @@ def real(request: pytest.FixtureRequest) -> Service:
     return found
 
 
+@LONG_CLASSIC
 def test_a_prompt_of_two_megabytes_is_executed_by_the_real_cli(real: Service, model: ScriptedModel) -> None:
     model.clear()
     prompt = "0123456789abcde\n" * 125_000 + "the end of it"
@@ -54,6 +61,7 @@ def test_a_prompt_of_two_megabytes_is_executed_by_the_real_cli(real: Service, mo
     assert usage["input_tokens"] == model.conversation_totals["input_tokens"]
 
 
+@LONG_CLASSIC
 def test_an_agent_that_nobody_defined_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
     model.clear()
     job = real.poll_classic(real.execute_classic("Say ok.", "nobody")["job_id"])
@@ -63,6 +71,7 @@ def test_an_agent_that_nobody_defined_with_the_real_cli(real: Service, model: Sc
     assert model.calls == 0
 
 
+@LONG_CLASSIC
 def test_a_native_job_with_the_real_cli_has_events_transcript_and_cost(real: Service) -> None:
     job = real.run_job("[[scenario:bash]] Make a file.", agent="claude", workspace="default")
     assert job["state"] == "completed", job
@@ -118,6 +127,7 @@ def test_chat_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
         assert "Be brief." in request.system
 
 
+@LONG_CLASSIC
 @pytest.mark.parametrize(
     ("scenario", "outcome"), [("no-credit", "budget"), ("forbidden", "unauthorized"), ("refusal", "refused")]
 )
@@ -131,6 +141,7 @@ def test_what_the_model_refuses_ends_as_failed_with_the_real_cli(
     assert real.get_job(job_id)["outcome"]["type"] == outcome
 
 
+@LONG_CLASSIC
 def test_a_budget_that_is_spent_ends_as_failed_with_the_real_cli(real: Service) -> None:
     job_id = real.execute_classic("[[scenario:costly]] Spend.", max_budget_usd=0.01)["job_id"]
     assert real.poll_classic(job_id)["status"] == "failed"
@@ -149,6 +160,7 @@ def _three_pids(service: Service) -> bool:
     return any(len(pids.split()) == 3 for _, pids in contents_below(service.data_dir, "pids.txt"))
 
 
+@pytest.mark.parametrize("real", [pytest.param("default", marks=pytest.mark.long), "classic"], indirect=True)
 def test_a_timeout_with_the_real_cli_ends_within_2_seconds_with_nothing_alive(real: Service) -> None:
     # 10 seconds and not 3: on a busy machine the CLI itself takes some of them until its tool runs.
     job = real.wait_until_ended(deaf(real, timeout_seconds=10))
@@ -159,6 +171,7 @@ def test_a_timeout_with_the_real_cli_ends_within_2_seconds_with_nothing_alive(re
     wait_until(lambda: not real.live_agent_pids(), 1)
 
 
+@LONG_CLASSIC
 def test_a_cancel_with_the_real_cli_takes_at_most_2_seconds_with_nothing_alive_and_health_says_so(
     real: Service,
 ) -> None:
@@ -175,7 +188,7 @@ def test_a_cancel_with_the_real_cli_takes_at_most_2_seconds_with_nothing_alive_a
     assert real.client.get("/health").json()["busy"] is False
 
 
-@pytest.mark.parametrize("profile", ["default", "classic"])
+@pytest.mark.parametrize("profile", ["default", pytest.param("classic", marks=pytest.mark.long)])
 def test_a_kill_9_and_a_sigterm_of_the_service_leave_nothing_of_the_real_cli_alive(
     make_service: MakeService, model: ScriptedModel, profile: str
 ) -> None:
@@ -208,6 +221,7 @@ def test_the_example_is_fixed_by_the_real_cli_and_the_diff_says_how(
     assert "item.quantity" in real_default.client.get(f"/v1/jobs/{job['id']}/diff").text
 
 
+@LONG_CLASSIC
 def test_an_object_is_answered_to_a_schema_by_the_real_cli(real: Service) -> None:
     schema = {
         "type": "object",
@@ -218,6 +232,7 @@ def test_an_object_is_answered_to_a_schema_by_the_real_cli(real: Service) -> Non
     assert job["structured_output"] == {"name": "scripted", "number": 42}
 
 
+@LONG_CLASSIC
 def test_what_a_native_job_asks_for_reaches_the_model_through_the_real_cli(
     real: Service, model: ScriptedModel
 ) -> None:
@@ -236,6 +251,7 @@ def test_what_a_native_job_asks_for_reaches_the_model_through_the_real_cli(
     assert (looping["state"], looping["outcome"]["type"]) == ("failed", "max_turns")
 
 
+@LONG_CLASSIC
 @pytest.mark.parametrize(
     ("prompt", "agent", "name"),
     [
@@ -293,7 +309,7 @@ def test_a_streamed_chat_and_a_response_with_the_real_cli_and_a_chat_agent_that_
     assert (job["workspace"], job["commit"]) == (None, None)
 
 
-@pytest.mark.parametrize("isolation", ["bwrap", "none"])
+@pytest.mark.parametrize("isolation", [pytest.param("bwrap", marks=pytest.mark.long), "none"])
 def test_a_service_without_a_credential_says_so_at_once_and_asks_nobody(
     make_service: MakeService, isolation: str
 ) -> None:

@@ -223,7 +223,9 @@ def test_of_a_delete_and_a_turn_at_once_only_one_is_accepted(service: Service) -
             assert answers[1] == 204
 
 
-@pytest.mark.parametrize("level", ["none", "sealed", "sealed with a disk limit"])
+@pytest.mark.parametrize(
+    "level", ["none", pytest.param("sealed", marks=pytest.mark.long), "sealed with a disk limit"]
+)
 def test_large_files_of_every_turn_are_there_in_the_turns_after_it(
     make_service: MakeService, level: str
 ) -> None:

@@ -494,12 +494,13 @@ async def tell_a_bad_receiver(path: Path, receiver: Receiver, events: int) -> Ba
         return bad
 
 
-def test_a_bad_receiver_has_1000_events_in_order_with_good_signatures(tmp_path: Path) -> None:
+@pytest.mark.parametrize("events", [300, pytest.param(1_000, marks=pytest.mark.long)])
+def test_a_bad_receiver_has_all_events_in_order_with_good_signatures(tmp_path: Path, events: int) -> None:
     with receiving() as receiver:
-        bad = asyncio.run(tell_a_bad_receiver(tmp_path, receiver, 1_000))
+        bad = asyncio.run(tell_a_bad_receiver(tmp_path, receiver, events))
     assert bad.statuses[502] <= 12  # while it was down, the circuit spared it
     assert (bad.statuses[429], bad.statuses[0], bad.too_early) == (1, 1, 0)
-    assert bad.statuses[500] >= 300
+    assert bad.statuses[500] >= 0.3 * events
     assert threading.active_count() < 50
 
 

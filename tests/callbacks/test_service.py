@@ -280,16 +280,16 @@ def kill_while_it_tells(
         assert SECRET not in service.log
 
 
-@pytest.mark.timeout(300)
-def test_1000_messages_arrive_in_order_though_the_service_is_killed_30_times(
-    make_service: MakeService, tmp_path: Path
-) -> None:
-    kill_while_it_tells(make_service, tmp_path, kills=30, jobs=100, ends_of_each=5)
-
-
-@pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_10000_messages_arrive_in_order_though_the_service_is_killed_30_times(
-    make_service: MakeService, tmp_path: Path
+@pytest.mark.parametrize(
+    ("jobs", "kills"),
+    [
+        pytest.param(40, 10, id="200 messages, 10 kills"),
+        pytest.param(100, 30, id="1000 messages, 30 kills", marks=pytest.mark.long),
+        pytest.param(1_000, 30, id="10000 messages, 30 kills", marks=pytest.mark.long),
+    ],
+)
+def test_messages_arrive_in_order_though_the_service_is_killed_again_and_again(
+    make_service: MakeService, tmp_path: Path, jobs: int, kills: int
 ) -> None:
-    kill_while_it_tells(make_service, tmp_path, kills=30, jobs=1_000, ends_of_each=5)
+    kill_while_it_tells(make_service, tmp_path, kills=kills, jobs=jobs, ends_of_each=5)

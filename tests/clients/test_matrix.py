@@ -1,8 +1,9 @@
 """Every client that people have, as it is released, against a running service: what it shows is what the agent did.
 
 With the stand-in as the agent each client does every case, with the real CLI the ones that show that both speak to each
-other. A client's cases run once in one process, in the order of `PROMPTS` and `REAL`; tests look at what it told of
-each, on whichever worker of the test run they are.
+other. Clients that share library and route with another one do so in `make test-long`. A client's cases run once in one
+process, in the order of `PROMPTS` and `REAL`; tests look at what it told of each, on whichever worker of the test run
+they are.
 """
 
 import fcntl
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.clients.client_programs import PROGRAMS, ClientRun, run_client
+from tests.clients.client_programs import PROGRAMS, SHARING, ClientRun, run_client
 from tests.clients.lossy_proxy import LOSE_HEADER
 
 from steadyhand.testing.service import Service
@@ -39,7 +40,11 @@ REAL: dict[str, Any] = {
 OK = "ok: the scripted model has read the prompt."
 CAUSE = "the stand-in was told to fail"
 # By client, so that the workers of a test run share the clients out and seldom wait for one another.
-every_client = pytest.mark.parametrize("name", PROGRAMS, scope="session")
+every_client = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] if name in SHARING else []) for name in PROGRAMS],
+    scope="session",
+)
 
 
 @pytest.fixture

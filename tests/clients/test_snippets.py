@@ -1,4 +1,7 @@
-"""The programs of docs/clients.md, each taken out of the page and run as it stands."""
+"""The programs of docs/clients.md, each taken out of the page and run as it stands.
+
+`make test` runs one for each library: the rest of what it has is done by the cases of `test_matrix.py`.
+"""
 
 import re
 import subprocess
@@ -17,6 +20,8 @@ ANSWER = "ok: Why is the build red?"
 """What the stand-in says to the page's question."""
 TELLS_ON_STDERR = {"codex"}
 """Programs that tell of their progress there."""
+LONG = {"langchain", "openai", "openai-responses", "pydantic-ai-chat"}
+"""Programs whose library another one has, the cases of the same client, or a how-to (`tests/docs/test_how_to.py`)."""
 SAMPLE = "stand-in"
 """What the stand-in puts where a schema wants a string."""
 
@@ -30,7 +35,10 @@ def test_every_client_has_a_row_in_the_table() -> None:
     assert sorted(rows) == sorted(PROGRAMS)
 
 
-@pytest.mark.parametrize("name", sorted(SNIPPETS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] if name in LONG else []) for name in sorted(SNIPPETS)],
+)
 def test_the_snippet_prints_the_answer(name: str, stand_in_service: Service, tmp_path: Path) -> None:
     language, text = SNIPPETS[name]
     program = tmp_path / f"snippet-{name}.{SUFFIX[language]}"

@@ -55,7 +55,9 @@ def words_of(path: Path) -> str:
     """Return what a file says to people: all of it, but of a test its prose alone; its other texts are made up."""
     text = path.read_text("utf-8")
     made_up = path.suffix == ".py" and (PROJECT / "tests") in path.parents
-    return "\n".join(prose(text)) if made_up else text
+    if not made_up:
+        return text
+    return "\n".join(prose(text)) if ".md" in text else ""
 
 
 def page_at(path: Path, name: str) -> Path | None:

@@ -20,8 +20,10 @@ from steadyhand.testing.cli import SYSTEM_PATH
 
 HERE = Path(__file__).parent
 ALONE, WAYS = "alone.toml", "ways.toml"
+FEW = 500
 LEAST = 1_000
-"""Requests of a run in the default profile; `make test-long` makes five thousand and more."""
+"""Requests of a run in the default profile: `make test` makes hundreds at random, `make test-long` also those with each
+bound of each field, and five thousand and more."""
 
 
 @dataclass
@@ -76,6 +78,7 @@ class Much:
 
     requests: int
     ways: int
+    phases: str = "examples,coverage,fuzzing"
 
 
 @dataclass
@@ -128,7 +131,7 @@ def tried(root: Path, profile: Literal["default", "classic"], much: Much, *, see
         furnish(root, service, profile)
         arrivals.forget()
         for config, phases, examples in (
-            (ALONE, "examples,coverage,fuzzing", much.requests),
+            (ALONE, much.phases, much.requests),
             (WAYS, "stateful", much.ways),
         ):
             command = [
@@ -166,10 +169,17 @@ def holds(found: Tried, *, least: int) -> None:
 
 
 @pytest.mark.timeout(1_200)
+def test_hundreds_of_requests_are_answered_as_the_document_says(tmp_path: Path) -> None:
+    holds(tried(tmp_path, "default", Much(12, 15, "examples,fuzzing"), seed=20_260), least=FEW)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_200)
 def test_a_thousand_requests_are_answered_as_the_document_says(tmp_path: Path) -> None:
     holds(tried(tmp_path, "default", Much(3, 15), seed=20_260), least=LEAST)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1_200)
 def test_the_classic_profile_answers_as_its_own_document_says(tmp_path: Path) -> None:
     holds(tried(tmp_path, "classic", Much(2, 10), seed=20_261), least=LEAST // 4)

@@ -162,7 +162,6 @@ def test_a_wrong_schedule_of_the_configuration_stops_the_start_with_its_name(
     assert told in service.log
 
 
-SECONDS = 45
 SCHEDULES = 15
 """Each second is a tick of one of so many schedules, so that a job may take some seconds."""
 
@@ -191,8 +190,9 @@ def list_jobs(service: Service) -> list[str]:
             return found
 
 
-def test_each_of_45_every_second_ticks_fires_once_through_kills_of_the_service(
-    make_service: MakeService,
+@pytest.mark.parametrize("seconds", [15, pytest.param(45, marks=pytest.mark.long)])
+def test_each_of_many_every_second_ticks_fires_once_through_kills_of_the_service(
+    make_service: MakeService, seconds: int
 ) -> None:
     # Several services on one store are a longer list here, once a store takes them.
     config = "[service]\nconcurrency = 4\nmax_queued = 1000\n"
@@ -200,10 +200,10 @@ def test_each_of_45_every_second_ticks_fires_once_through_kills_of_the_service(
     for number in range(SCHEDULES):
         create(services[0], f"s{number}", f"{number}-59/{SCHEDULES} * * * * *", overlap="queue", missed="all")
     began = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
-    last = began + timedelta(seconds=SECONDS - 1)
+    last = began + timedelta(seconds=seconds - 1)
     run_through_kills(services, last + timedelta(seconds=1))
     service = services[0]
-    expected = {format_rfc3339(began + timedelta(seconds=number)) for number in range(SECONDS)}
+    expected = {format_rfc3339(began + timedelta(seconds=number)) for number in range(seconds)}
 
     def fired() -> list[dict[str, Any]]:
         found = [tick for number in range(SCHEDULES) for tick in history(service, f"s{number}")]

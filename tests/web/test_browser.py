@@ -393,8 +393,15 @@ def test_the_keyboard_reaches_all(service: RunningService, profile: WatchedConte
     expect(page.get_by_role("heading", name="reached by keys")).to_be_visible()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [
+        pytest.param(DESKTOP, "light", id="desktop-light"),
+        pytest.param(DESKTOP, "dark", id="desktop-dark", marks=pytest.mark.long),
+        pytest.param(PHONE, "light", id="phone-light", marks=pytest.mark.long),
+        pytest.param(PHONE, "dark", id="phone-dark"),
+    ],
+)
 def test_axe_finds_nothing_and_nothing_is_too_wide(
     browser: Browser, service: RunningService, scheme: str, size: dict[str, int]
 ) -> None:

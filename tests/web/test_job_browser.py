@@ -242,7 +242,7 @@ def test_hostile_text_is_text_while_it_is_written(service: RunningService, profi
     assert check_harmless(page, title, header) >= len(texts)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_a_message_is_sent_to_a_running_agent_and_followed(
     service: RunningService, profile: WatchedContext, scheme: Any
 ) -> None:

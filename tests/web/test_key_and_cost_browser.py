@@ -21,7 +21,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
         yield found
 
 
-@pytest.mark.parametrize(("scheme", "size"), [("light", DESKTOP), ("dark", PHONE)], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    ("scheme", "size"),
+    [
+        pytest.param("light", DESKTOP, id="desktop", marks=pytest.mark.long),
+        pytest.param("dark", PHONE, id="phone"),
+    ],
+)
 def test_a_key_is_made_and_replaced_its_costs_are_read_and_it_ends(
     browser: Browser, service: RunningService, scheme: str, size: Mapping[str, int]
 ) -> None:

@@ -50,13 +50,16 @@ class TestSealedCheckouts(CheckoutsContract):
         return await self.sealed.tree(place)
 
 
-class TestSealedCopies(TestSealedCheckouts):
-    """A private copy in the sandbox, where there is no overlay."""
-
+class _WithoutOverlay(TestSealedCheckouts):
     overlay = False
 
 
-class TestSealedClones(TestSealedCopies):
+@pytest.mark.long  # copies without a sandbox and clones within one have the whole contract in `make test`
+class TestSealedCopies(_WithoutOverlay):
+    """A private copy in the sandbox, where there is no overlay."""
+
+
+class TestSealedClones(_WithoutOverlay):
     """A clone in the sandbox that shares the mirror's objects."""
 
     shares = True

@@ -292,10 +292,33 @@ TAINTS = {
 }
 
 
-@pytest.mark.parametrize("taint", TAINTS)
+TOGETHER = [
+    "fsmonitor, external diff, gpg, ssh",
+    "hooks path, uploadpack, alias, pager and editor",
+    "include, credential helper, alternate refs, trailers and merges",
+    "diff driver",
+    "filter",
+    "promisor",
+    "submodule",
+]
+"""All of them, as many at once as do not touch each other; one by one in `make test-long`."""
+
+
+def test_each_taint_is_among_those_that_are_tried_together() -> None:
+    assert sorted(each for taint in TOGETHER for each in taint.split(", ")) == sorted(TAINTS)
+
+
+@pytest.mark.parametrize(
+    "taint",
+    [
+        *TOGETHER,
+        *(pytest.param(each, marks=pytest.mark.long) for each in TAINTS if each not in TOGETHER),
+    ],
+)
 def test_a_tainted_git_directory_runs_nothing_as_the_service(
     checkouts: GitCheckouts, repository: Repository, world_dir: Path, taint: str
 ) -> None:
+    commands = "\n".join(TAINTS[each] for each in taint.split(", "))
     marks = world_dir / "marks"
     marks.mkdir()
     marks.chmod(0o777)
@@ -309,7 +332,7 @@ def test_a_tainted_git_directory_runs_nothing_as_the_service(
             place,
             "mkdir -p .git/hooks && git config core.checkStat default && echo x > x.txt && git add x.txt",
         )
-        run_as_agent(place, f"HOOK={hook}\n{TAINTS[taint]}\necho more >> readme.txt")
+        run_as_agent(place, f"HOOK={hook}\n{commands}\necho more >> readme.txt")
         for mark in marks.iterdir():
             mark.unlink()  # what the agent itself set off
 

@@ -73,9 +73,26 @@ KINDS: dict[str, Callable[[Path], Agents]] = {
     "no sandbox": bare,
 }
 _NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="layers are mounted by root")
-EACH_KIND = pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=_NEEDS_ROOT if "overlay" in kind else ()) for kind in KINDS]
-)
+_LIKE_OTHERS = ("overlay in an image", "shared objects")
+"""Kinds that `make test` tries in one test alone: an overlay, and a repository with objects elsewhere."""
+
+
+def kinds_with(*like_others: pytest.MarkDecorator) -> list[Any]:
+    """Return all kinds, with these marks on those that are like others."""
+    return [
+        pytest.param(
+            kind,
+            marks=[
+                *((_NEEDS_ROOT,) if "overlay" in kind else ()),
+                *(like_others if kind in _LIKE_OTHERS else ()),
+            ],
+        )
+        for kind in KINDS
+    ]
+
+
+EVERY_KIND = pytest.mark.parametrize("kind", kinds_with())
+EACH_KIND = pytest.mark.parametrize("kind", kinds_with(pytest.mark.long))
 
 
 def move_refs(repository: Repository) -> None:
@@ -106,7 +123,7 @@ def continued(job: Job, place: Checkout) -> Job:
     return replace(make_job(), begin="resume", parent_job_id=job.id, commit=place.commit)
 
 
-@EACH_KIND
+@EVERY_KIND
 def test_a_job_on_a_commit_that_has_not_moved_sees_the_refs_as_they_are_now(
     world_dir: Path, repository: Repository, kind: str
 ) -> None:

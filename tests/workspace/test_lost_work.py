@@ -15,6 +15,9 @@ from steadyhand.workspace import GitCheckouts
 
 SEALED = pytest.param("sealed", id="in the sandbox")
 PLAIN = pytest.param("plain", id="without a sandbox")
+PLAIN_AT_LENGTH = pytest.param("plain", id="without a sandbox", marks=pytest.mark.long)
+each_level = pytest.mark.parametrize("hands", [SEALED, PLAIN], indirect=True)
+"""For a part of the tests: the same code of the harvest runs inside the sandbox and without one."""
 JOB = "0123456789ab"
 
 
@@ -62,7 +65,7 @@ class Hands:
         return run_async(go())
 
 
-@pytest.fixture(params=[SEALED, PLAIN])
+@pytest.fixture(params=[SEALED, PLAIN_AT_LENGTH])
 def hands(world_dir: Path, request: pytest.FixtureRequest) -> Hands:
     return Hands(world_dir, request.param)
 
@@ -194,6 +197,7 @@ def test_an_index_in_conflict_is_named_and_the_files_are_kept(hands: Hands, repo
     assert "<<<<<<<" in place.paths.diff.read_text(encoding="utf-8")
 
 
+@each_level
 def test_a_later_turn_finds_the_branches_the_tags_and_the_stash_of_the_run_before(
     hands: Hands, repository: Repository
 ) -> None:
@@ -230,6 +234,7 @@ def test_a_later_turn_finds_it_in_a_repository_whose_configuration_rewrites_addr
 # --- repositories in the checkout --------------------------------------------------------------
 
 
+@each_level
 def test_the_files_of_nested_repositories_are_kept_without_their_git_directories(
     hands: Hands, repository: Repository
 ) -> None:
@@ -248,6 +253,7 @@ def test_the_files_of_nested_repositories_are_kept_without_their_git_directories
     }  # fmt: skip
 
 
+@each_level
 def test_a_work_tree_of_its_own_is_kept_beside_the_branch_with_its_changes(
     hands: Hands, repository: Repository
 ) -> None:
@@ -297,6 +303,7 @@ def with_submodule(repository: Repository) -> Repository:
     return repository
 
 
+@each_level
 def test_a_file_in_the_folder_of_a_submodule_is_kept_beside_the_branch(
     hands: Hands, with_submodule: Repository
 ) -> None:
@@ -334,6 +341,7 @@ def test_the_work_in_a_submodule_is_kept_and_its_moved_commit_is_in_the_diff(
 # --- files that git cannot take, or takes for changes --------------------------------------------
 
 
+@each_level
 def test_a_file_that_git_cannot_encode_costs_no_other_and_is_kept_as_it_is(
     hands: Hands, repository: Repository
 ) -> None:

@@ -53,9 +53,14 @@ class TestLevelBwrap(_Here):
         yield checkouts, errands.sandbox
 
 
-class TestLevelBwrapWithCopies(TestLevelBwrap):
+class _WithoutOverlay(TestLevelBwrap):
     overlay = False
 
 
-class TestLevelBwrapWithClones(TestLevelBwrapWithCopies):
+@pytest.mark.long
+class TestLevelBwrapWithCopies(_WithoutOverlay):
+    """A private copy, which differs from a clone by its objects alone."""
+
+
+class TestLevelBwrapWithClones(_WithoutOverlay):
     shares = True

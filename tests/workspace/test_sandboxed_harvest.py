@@ -61,17 +61,37 @@ TAINTS = {
 }
 
 
-@pytest.mark.parametrize("taint", TAINTS)
+TOGETHER = [
+    "fsmonitor, external diff, gpg, ssh",
+    "hooks, uploadpack, alias",
+    "include, credential helper, alternate refs",
+    "filter",
+]
+"""All of them, as many at once as do not touch each other; one by one in `make test-long`."""
+
+
+def test_each_taint_is_among_those_that_are_tried_together() -> None:
+    assert sorted(each for taint in TOGETHER for each in taint.split(", ")) == sorted(TAINTS)
+
+
+@pytest.mark.parametrize(
+    "taint",
+    [
+        *TOGETHER,
+        *(pytest.param(each, marks=pytest.mark.long) for each in TAINTS if each not in TOGETHER),
+    ],
+)
 def test_a_tainted_git_directory_runs_nothing_outside(
     sealed: SandboxedCheckouts, repository: Repository, world_dir: Path, taint: str
 ) -> None:
+    commands = "\n".join(TAINTS[each] for each in taint.split(", "))
     marks = world_dir / "marks"
     marks.mkdir()
     marks.chmod(0o777)
     # Inside there is no such folder: a mark that comes to be was made by something that ran outside.
     hook = f"printf '#!/bin/sh\\ntouch {marks}/mark 2>/dev/null\\ncat 2>/dev/null\\n' > ~/hook"
     hook += "; chmod +x ~/hook; HOOK=$HOME/hook"
-    script = f"{hook}\necho x > x.txt && git add x.txt\n{TAINTS[taint]}\necho more >> readme.txt"
+    script = f"{hook}\necho x > x.txt && git add x.txt\n{commands}\necho more >> readme.txt"
     place, harvest = run_async(sealed.run_and_harvest(repository.workspace(), script))
     assert harvest.changes is not None
     assert "+more" in diff_of(place)

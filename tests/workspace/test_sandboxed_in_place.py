@@ -90,10 +90,30 @@ TAINTS = {
 }
 
 
-@pytest.mark.parametrize("taint", TAINTS)
+TOGETHER = [
+    "fsmonitor, external diff, alias and pager",
+    "hooks, uploadpack",
+    "filter",
+    "promisor",
+]
+"""All of them, as many at once as do not touch each other; one by one in `make test-long`."""
+
+
+def test_each_taint_is_among_those_that_are_tried_together() -> None:
+    assert sorted(each for taint in TOGETHER for each in taint.split(", ")) == sorted(TAINTS)
+
+
+@pytest.mark.parametrize(
+    "taint",
+    [
+        *TOGETHER,
+        *(pytest.param(each, marks=pytest.mark.long) for each in TAINTS if each not in TOGETHER),
+    ],
+)
 def test_a_tainted_directory_runs_nothing_outside(
     sealed: SandboxedCheckouts, in_place: Repository, world_dir: Path, taint: str
 ) -> None:
+    commands = "\n".join(TAINTS[each] for each in taint.split(", "))
     marks = world_dir / "marks"
     marks.mkdir()
     marks.chmod(0o777)
@@ -103,7 +123,7 @@ def test_a_tainted_directory_runs_nothing_outside(
 
     async def work() -> None:
         first = await sealed.prepare(in_place.workspace(mode="in_place"))
-        await sealed.run_as_agent(first, f"HOOK={hook}\n{TAINTS[taint]}\necho more >> readme.txt")
+        await sealed.run_as_agent(first, f"HOOK={hook}\n{commands}\necho more >> readme.txt")
         await sealed.checkouts.harvest(first)
         await sealed.checkouts.release(first)
         await sealed.checkouts.agent_definitions(in_place.workspace(mode="in_place"))

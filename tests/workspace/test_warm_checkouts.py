@@ -242,9 +242,14 @@ def test_what_an_earlier_life_left_half_made_is_removed_and_the_rest_used_again(
 
 
 CACHES = [
-    ("pip", "~/.cache/pip"), ("npm", "~/.npm"), ("cargo", "~/.cargo/registry"), ("cargo", "~/.cargo/git"),
-    ("go", "~/go/pkg/mod"), ("go", "~/.cache/go-build"),
-]  # fmt: skip
+    ("pip", "~/.cache/pip"),
+    *(
+        pytest.param(*cache, marks=pytest.mark.long)
+        for cache in [("npm", "~/.npm"), ("cargo", "~/.cargo/registry"), ("cargo", "~/.cargo/git")]
+    ),
+    pytest.param("go", "~/go/pkg/mod", marks=pytest.mark.long),
+    ("go", "~/.cache/go-build"),
+]
 
 
 @pytest.mark.parametrize(("cache", "where"), CACHES)

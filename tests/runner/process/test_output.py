@@ -129,10 +129,13 @@ def test_what_a_store_cannot_keep_is_replaced() -> None:
     }
 
 
-def test_a_secret_is_neither_in_what_is_kept_nor_in_the_files_wherever_it_was_cut(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [10, pytest.param(3, marks=pytest.mark.long)])
+def test_a_secret_is_neither_in_what_is_kept_nor_in_the_files_wherever_it_was_cut(
+    tmp_path: Path, step: int
+) -> None:
     secret = b"sk-canary-41Xw9TtR9bLm6"
     redactor = Redactor([secret])
-    for shift in range(0, 2 * len(secret), 3):
+    for shift in range(0, 2 * len(secret), step):
         spool = OutputCapture(tmp_path, redactor)
         row = b"x" * shift + (secret + b".") * 70_000
         for at in range(0, len(row), 65_536):

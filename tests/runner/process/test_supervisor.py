@@ -126,7 +126,7 @@ def _service(command: Command, means: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("means", MEANS)
-@pytest.mark.parametrize("deaf", ["deaf", "mortal"])
+@pytest.mark.parametrize("deaf", ["deaf", pytest.param("mortal", marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_left_after_the_service_was_killed(
     unruly: Python, mark: str, kind: str, deaf: str, means: str
