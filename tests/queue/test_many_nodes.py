@@ -358,6 +358,37 @@ class TestManyNodes:
             finally:
                 await store.close()
 
+    @async_test
+    async def test_a_node_starts_beside_a_transaction_that_changes_its_row_and_then_places(self) -> None:
+        async with (
+            self.cluster() as cluster,
+            cluster.nodes("one"),
+            asyncio.timeout(60),
+            asyncio.TaskGroup() as group,
+        ):
+            async with await psycopg.AsyncConnection.connect(self.url) as other:  # as a node that judges it
+                await other.execute("INSERT INTO queue_nodes (node, capacity) VALUES ('two', 1)")
+                started = asyncio.Event()
+
+                async def start() -> None:
+                    async with cluster.nodes("two"):
+                        started.set()
+
+                group.create_task(start())
+                async with await psycopg.AsyncConnection.connect(self.url, autocommit=True) as looker:
+                    await self.until_one_waits(looker)
+                assert not started.is_set()
+                await other.execute("UPDATE queue_places SET again = again")
+            await started.wait()
+
+    async def until_one_waits(self, connection: psycopg.AsyncConnection) -> None:
+        """Wait until a session waits for the transaction of another one."""
+        query = (
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        while not await (await connection.execute(query)).fetchall():  # noqa: ASYNC110  # it is looked at from outside
+            await asyncio.sleep(0.02)
+
     async def states(self) -> list[tuple[str, str]]:
         """Return the states and the nodes of all places."""
         async with await psycopg.AsyncConnection.connect(self.url) as connection:

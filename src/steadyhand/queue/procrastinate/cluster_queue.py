@@ -156,8 +156,11 @@ class ProcrastinateQueue:
         """Create the tables unless they are there, and take runs until the end of the context."""
         async with await connect(self._url) as connection:
             await install_tables(connection)
+            # Each by itself: a transaction with both would hold one table while it waits for the other.
             await begin(connection, self._node)
+            await connection.commit()
             await self._keeper.announce(connection)
+            await connection.commit()
             self._copy.replace_all(*await read_all(connection))
         self._store.store_with_jobs(self._new_places.insert)
         self._store.check_changes(self._check_change)

@@ -38,20 +38,22 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def install_tables(connection: Connection) -> None:
-    """Create the tables of the queue, or add the columns that they lack, in the connection's transaction.
+    """Create the tables of the queue, or add the columns that they lack, in a transaction of their own.
 
-    Other nodes may be at work.
+    Other nodes may be at work. If nothing is missing, no table is locked: also an index that is there already would be
+    created under a lock of its table, and two transactions could wait for one another.
     """
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_INSTALL_LOCK,))
-    await engine.install(connection)
-    await connection.execute(SCHEMA)
     cursor = await connection.execute(
         "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = %s", _NEWEST_COLUMN
     )
     if await cursor.fetchone() is None:
+        await engine.install(connection)
+        await connection.execute(SCHEMA)
         # After all transactions that change places: two of them must not wait for one another's tables.
         await connection.execute("SELECT change FROM queue_turn FOR UPDATE")
         await connection.execute(_EXPANSION)
+    await connection.commit()
 
 
 @dataclass(frozen=True, slots=True)
