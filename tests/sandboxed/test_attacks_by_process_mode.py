@@ -19,7 +19,7 @@ from tests.sandboxed.recording_server import RecordingServer
 from tests.sandboxed.test_access_to_others import CONNECT, PROCESSES, UNREADABLE, WRITES, walk
 from tests.sandboxed.test_credential_leaks import CALL, KEY, LOOK, everything_told
 from tests.sandboxed.test_egress import BY_PROXY, PAST_IT, ports
-from tests.sandboxed.warm_services import events_of, wait_for_slot
+from tests.sandboxed.warm_services import PATIENCE, events_of, wait_for_slot
 from tests.service_fixtures import make_repository, make_service_root
 
 from steadyhand.testing.model import ScriptedModel
@@ -88,7 +88,7 @@ def service(
         "WORKSPACE_DIR": str(root / "workspace"),
     }
     config = agent_tables(agents, mode) + published
-    made = ModeService(root, stand_in, model=model.url, env=env, config=config)
+    made = ModeService(root, stand_in, model=model.url, env=env, config=config, constants=PATIENCE)
     made.mode = mode
     with made:
         for agent in agents if mode != "cold" else ():

@@ -14,7 +14,7 @@ import pytest
 from tests.memory_groups import MEBIBYTE, holding, limit_file, memory_group, was_killed
 from tests.sandboxed.host_inspection import cgroup_folders, live_agent_processes
 from tests.sandboxed.process_modes import ModeService, agent_tables
-from tests.sandboxed.warm_services import cli, cli_below, events_of, wait_for_slot
+from tests.sandboxed.warm_services import PATIENCE, cli, cli_below, events_of, wait_for_slot
 from tests.service_fixtures import make_service_root
 
 from steadyhand.runner.process.process_tree import descendants
@@ -43,7 +43,8 @@ def small(reachable_tmp: Path, stand_in: Path) -> Iterator[ModeService]:
     """A sealed service with one waiting process that may have 200 MB."""
     root = make_service_root(reachable_tmp)
     env = {"STEADYHAND_ISOLATION": "bwrap", "STEADYHAND_SERVICE__LOG_LEVEL": "debug"}
-    made = ModeService(root, stand_in, env=env, config=agent_tables({"small": SMALL}, "warm"))
+    config = agent_tables({"small": SMALL}, "warm")
+    made = ModeService(root, stand_in, env=env, config=config, constants=PATIENCE)
     made.mode = "warm"
     with made:
         yield made
@@ -117,7 +118,8 @@ def service(reachable_tmp: Path, cli: Path, model_of_now: ScriptedModel) -> Iter
         "STEADYHAND_SERVICE__LOG_LEVEL": "debug",
         "ANTHROPIC_API_KEY": None,
     }
-    made = ModeService(root, cli, model=model_of_now.url, env=env, config=CONFIG.format(root=root))
+    config = CONFIG.format(root=root)
+    made = ModeService(root, cli, model=model_of_now.url, env=env, config=config, constants=PATIENCE)
     made.mode = "warm"
     with made:
         yield made

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.sandboxed.warm_services import cli, cli_below, events_of, wait_for_slot
+from tests.sandboxed.warm_services import PATIENCE, cli, cli_below, events_of, wait_for_slot
 from tests.service_fixtures import make_repository, make_service_root
 
 from steadyhand.testing.model import ScriptedModel
@@ -64,7 +64,7 @@ def service(request: pytest.FixtureRequest, reachable_tmp: Path, cli: Path) -> I
         env["STEADYHAND_DEFAULTS__DISK"] = "64M"
     with (
         ScriptedModel(DO) as model,
-        Service(root, cli, model=model.url, env=env, config=CONFIG) as made,
+        Service(root, cli, model=model.url, env=env, config=CONFIG, constants=PATIENCE) as made,
     ):
         yield made
     shutil.rmtree(root, ignore_errors=True)

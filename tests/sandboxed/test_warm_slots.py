@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.runner.freezing import freezer
-from tests.sandboxed.warm_services import cli, cli_below, events_of, wait_for_slot, warm_service
+from tests.sandboxed.warm_services import PATIENCE, cli, cli_below, events_of, wait_for_slot, warm_service
 from tests.service_fixtures import make_repository, make_service_root
 
 from steadyhand.config.file_schema import ServiceTable
@@ -189,7 +189,7 @@ def repository_service(reachable_tmp: Path, cli: Path) -> Iterator[tuple[Service
     config = "[agents.claude]\nwarm = 1\n"
     with (
         ScriptedModel(LIST_REFS) as model,
-        Service(root, cli, model=model.url, env=env, config=config) as service,
+        Service(root, cli, model=model.url, env=env, config=config, constants=PATIENCE) as service,
     ):
         yield service, model
     shutil.rmtree(root, ignore_errors=True)

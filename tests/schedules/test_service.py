@@ -1,19 +1,13 @@
 """Schedules of real services: the routes, the configuration, and every-second ticks through kills."""
 
-import itertools
 import json
-import time
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from tests.callbacks.receiver import receiving
+from tests.schedules.service_schedules import PATH, check_every_second_through_kills, create, history
 
-from steadyhand.events import format_rfc3339
 from steadyhand.testing.service import MakeService, Service, wait_until
 
-PATH = "/v1/schedules"
 CONFIG = """
 [service]
 concurrency = 8
@@ -27,27 +21,6 @@ prompt = "Look. {{ tick.date }}"
 metadata = { team = "shop" }
 max_usd = 5
 """
-
-
-def create(service: Service, name: str, cron: str, **fields: Any) -> dict[str, Any]:
-    job = {"prompt": "Hello.", "workspace": "scratch", **fields.pop("job", {})}
-    answer = service.client.post(PATH, json={"name": name, "cron": cron, "job": job, **fields})
-    assert answer.status_code == 201, answer.text
-    assert answer.headers["location"] == f"{PATH}/{name}"
-    return dict(answer.json())
-
-
-def history(service: Service, name: str) -> list[dict[str, Any]]:
-    """Return the whole history of a schedule, newest first, read in small pages."""
-    found: list[dict[str, Any]] = []
-    cursor = None
-    while True:
-        params = {"limit": 50} | ({} if cursor is None else {"cursor": cursor})
-        page = service.client.get(f"{PATH}/{name}/history", params=params).json()
-        found += page["data"]
-        cursor = page["next_cursor"]
-        if not page["has_more"]:
-            return found
 
 
 def test_a_schedule_lives_from_its_creation_to_its_removal(make_service: MakeService) -> None:
@@ -162,57 +135,9 @@ def test_a_wrong_schedule_of_the_configuration_stops_the_start_with_its_name(
     assert told in service.log
 
 
-SCHEDULES = 15
-"""Each second is a tick of one of so many schedules, so that a job may take some seconds."""
-
-
-def run_through_kills(services: Sequence[Service], ends_at: datetime) -> None:
-    """Kill one service after another and start it again, until a time of the wall clock."""
-    for service in itertools.cycle(services):
-        rest = (ends_at - datetime.now(UTC)).total_seconds()
-        if rest <= 0:
-            return
-        time.sleep(min(5.0, rest))
-        service.kill()
-        service.restart()
-
-
-def list_jobs(service: Service) -> list[str]:
-    """Return the ids of all jobs."""
-    found: list[str] = []
-    cursor = None
-    while True:
-        params = {"limit": 200} | ({} if cursor is None else {"cursor": cursor})
-        page = service.client.get("/v1/jobs", params=params).json()
-        found += [each["id"] for each in page["data"]]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            return found
-
-
 @pytest.mark.parametrize("seconds", [15, pytest.param(45, marks=pytest.mark.long)])
 def test_each_of_many_every_second_ticks_fires_once_through_kills_of_the_service(
     make_service: MakeService, seconds: int
 ) -> None:
-    # Several services on one store are a longer list here, once a store takes them.
-    config = "[service]\nconcurrency = 4\nmax_queued = 1000\n"
-    services = [make_service(config=config).start()]
-    for number in range(SCHEDULES):
-        create(services[0], f"s{number}", f"{number}-59/{SCHEDULES} * * * * *", overlap="queue", missed="all")
-    began = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
-    last = began + timedelta(seconds=seconds - 1)
-    run_through_kills(services, last + timedelta(seconds=1))
-    service = services[0]
-    expected = {format_rfc3339(began + timedelta(seconds=number)) for number in range(seconds)}
-
-    def fired() -> list[dict[str, Any]]:
-        found = [tick for number in range(SCHEDULES) for tick in history(service, f"s{number}")]
-        assert {each["reason"] for each in found} <= {None, "paused"}
-        return [each for each in found if each["result"] == "fired"]
-
-    wait_until(lambda: expected <= {each["scheduled_at"] for each in fired()}, 120)
-    for number in range(SCHEDULES):
-        service.client.post(f"{PATH}/s{number}/pause")
-    found = fired()
-    assert len(found) == len({each["scheduled_at"] for each in found})
-    assert sorted(list_jobs(service)) == sorted(each["job_id"] for each in found)
+    service = make_service(config="[service]\nconcurrency = 4\nmax_queued = 1000\n").start()
+    check_every_second_through_kills([service], seconds)
