@@ -37,7 +37,7 @@ async def running(data_dir: Path) -> AsyncIterator[Running]:
         service = Running(data_dir, listener)
         async with service.server.listening(data_dir, {"http": listener}):
             yield service
-        service.server.close()
+        await service.server.close()
 
 
 def play(data_dir: Path, scenario: Scenario) -> None:
@@ -63,7 +63,7 @@ def test_the_next_service_gets_the_socket_and_a_connection_with_what_was_sent_me
             service.server.add_connection(accepted)
             client.sendall(b"hello")
             await service.server.send_connections()
-            service.server.close()
+            await service.server.close()
             await taking
             (connection,) = inheritance.take_connections()
             with connection:
@@ -72,6 +72,25 @@ def test_the_next_service_gets_the_socket_and_a_connection_with_what_was_sent_me
         assert inherited is not None
         with inherited, socket.create_connection((host, port)):  # it still listens
             inherited.accept()[0].close()
+        inheritance.close()
+
+    play(tmp_path, scenario)
+
+
+def test_a_connection_that_was_accepted_at_the_last_moment_passes_on_as_well(tmp_path: Path) -> None:
+    async def scenario(service: Running) -> None:
+        inheritance = await inherit(tmp_path)
+        taking = asyncio.create_task(inheritance.take_over())
+        await service.stopped.wait()
+        await service.server.send_connections()
+        ours, theirs = socket.socketpair()
+        ours.sendall(b"hello")
+        service.server.add_connection(theirs)
+        await service.server.close()
+        await taking
+        (connection,) = inheritance.take_connections()
+        with ours, connection:
+            assert connection.recv(100) == b"hello"
         inheritance.close()
 
     play(tmp_path, scenario)
@@ -87,7 +106,7 @@ def test_a_hundred_connections_pass_in_one_go(tmp_path: Path) -> None:
             ours.sendall(b"%d" % ours.fileno())
             service.server.add_connection(theirs)
         await service.server.send_connections()
-        service.server.close()
+        await service.server.close()
         await taking
         got = inheritance.take_connections()
         assert [each.recv(10) for each in got] == [b"%d" % ours.fileno() for ours, _ in pairs]
@@ -122,7 +141,7 @@ def test_a_service_that_ends_before_it_is_ready_changes_nothing_and_another_may_
         assert not service.stopped.is_set()
         taking = asyncio.create_task(inheritance.take_over())
         await service.stopped.wait()
-        service.server.close()
+        await service.server.close()
         await taking
         inheritance.close()
 

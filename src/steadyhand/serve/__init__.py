@@ -126,7 +126,9 @@ async def run_service(
     handover, agent_cli = lifetime.handover, None
     async with AsyncExitStack() as stack:
         if handover is not None:
-            stack.callback(handover.close)  # last: the data directory is then free for the next service
+            stack.push_async_callback(
+                handover.close
+            )  # last: the data directory is then free for the next service
         inheritance = await inherit(settings.data_dir) if lifetime.replace else Inheritance()
         stack.callback(inheritance.close)
         if inheritance.channel is not None:

@@ -225,8 +225,10 @@ class HandoverServer:
             for each in connections:
                 each.close()
 
-    def close(self) -> None:
-        """Let the next service start, if there is one."""
+    async def close(self) -> None:
+        """Let the next service start, if there is one, with the connections that were accepted at the last moment."""
+        if self._connections:
+            await self.send_connections()
         if self._successor is not None:
             self._successor.close()
             self._successor = None
