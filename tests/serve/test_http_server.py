@@ -113,6 +113,30 @@ class App:
         return RequestMiddleware(Starlette(routes=routes), hosts=hosts, redactor=NO_REDACTION)
 
 
+def test_a_connection_that_is_accepted_just_before_the_end_is_passed_on() -> None:
+    async def scene() -> None:
+        passed: list[socket.socket] = []
+        listener = socket.create_server(("127.0.0.1", 0))
+        address = listener.getsockname()
+        server = HttpServer(App().asgi(), PATIENT, on_started=lambda: None)
+        server.pass_connections_to(passed.append)
+        async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
+            serving = group.create_task(server.serve(sockets=[listener]))
+            await server.listening.wait()
+            with socket.create_connection(address, SECONDS) as client:
+                client.sendall(GET)
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # the kernel's connection is accepted, and not one of the server yet
+                await server.shutdown([listener])
+                server.stop()
+                await serving
+                (connection,) = passed
+                with connection:
+                    assert connection.recv(1000) == GET
+
+    asyncio.run(scene())
+
+
 @contextmanager
 def serving(limits: ConnectionLimits) -> Iterator[tuple[int, App]]:
     """Run the server in a thread; yield its port and its app."""
