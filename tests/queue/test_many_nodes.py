@@ -16,6 +16,7 @@ from steadyhand.outcome import StopReason
 from steadyhand.ports import AddResult, Claim, IdempotencyKey, JobFilter
 from steadyhand.queue.procrastinate.cluster_queue import ProcrastinateQueue
 from steadyhand.queue.procrastinate.keeper import LeaseTiming
+from steadyhand.queue.procrastinate.places import PlacesTransaction
 from steadyhand.store import SqlStore, open_store
 from steadyhand.store.postgres.listener import Listener
 from steadyhand.testing.cluster import listening
@@ -380,6 +381,22 @@ class TestManyNodes:
                 assert not started.is_set()
                 await other.execute("UPDATE queue_places SET again = again")
             await started.wait()
+
+    @async_test
+    async def test_a_node_that_was_frozen_in_a_transaction_begins_it_again(self) -> None:
+        attempts = 0
+
+        async def look(turn: PlacesTransaction) -> int:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 1:  # the server ends the session, as after a freeze
+                await turn.connection.execute("SET LOCAL idle_in_transaction_session_timeout = '100ms'")
+                await asyncio.sleep(1)
+            await turn.connection.execute("SELECT 1")
+            return attempts
+
+        async with self.cluster() as cluster, cluster.nodes("one") as (one,), asyncio.timeout(60):
+            assert await one._turns.submit(look) == 2
 
     async def until_one_waits(self, connection: psycopg.AsyncConnection) -> None:
         """Wait until a session waits for the transaction of another one."""

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 import structlog
-from psycopg import AsyncConnection, Error, OperationalError
+from psycopg import AsyncConnection, Error, InterfaceError, OperationalError
+from psycopg.errors import IdleInTransactionSessionTimeout
 from psycopg.rows import dict_row
 
 from steadyhand.errors import StoreError, StoreUnavailable
@@ -44,6 +45,10 @@ class _PlacesOperation:
 class _Look:
     read: Callable[[Connection], Awaitable[Any]]
     future: asyncio.Future[Any]
+
+
+_LOST_CONNECTION = (OperationalError, InterfaceError, IdleInTransactionSessionTimeout)
+"""The last one is of a transaction in which this node was frozen: the server has ended its session."""
 
 
 class Turns:
@@ -168,7 +173,7 @@ class Turns:
                     if self._connection is None:
                         self._connection = await connect(self._url, autocommit=True)
                     return await attempt(self._connection)
-            except (OperationalError, TimeoutError) as error:
+            except (*_LOST_CONNECTION, TimeoutError) as error:
                 if is_first:
                     self._log.warning("queue.outage", error=str(error))
             is_first = False
@@ -203,7 +208,7 @@ class Turns:
             look = self._looks[0]
             try:
                 result = await look.read(connection)
-            except OperationalError:
+            except _LOST_CONNECTION:
                 raise
             except Error as error:
                 if not look.future.done():
