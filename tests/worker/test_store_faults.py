@@ -34,8 +34,8 @@ from steadyhand.ports import ClientToolCall, Emit, RunOutput, RunReport, RunSpec
 
 OUTAGE_SECONDS = 20.0
 BOUND_SECONDS = 60.0
-MIN_WRITES = 4
-"""Each kind has at least so many writes: accepted, started, an event and a call, which may be one write, and ended."""
+MIN_WRITES = 5
+"""Each kind has at least so many writes: accepted, started, an event, a call, ended."""
 SUCCESS = replace(fakes.SUCCESS, output=RunOutput(["a line\n"], ""))
 FAILURE = RunReport(RunEvidence(exit_code=1), RunOutput((), "it broke"))
 RATE_LIMITED = replace(

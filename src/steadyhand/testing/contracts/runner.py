@@ -34,7 +34,7 @@ from steadyhand.testing.processes import pids_with_mark, wait_until_gone
 
 CANCEL_SECONDS = 2.0
 """The longest time to cancel a running job, with nothing left alive."""
-FLOOD_BYTES = "64M"
+FLOOD_BYTES = "128M"
 """The output of a run in which memory must stay within `MAX_MEMORY_GROWTH`."""
 MAX_MEMORY_GROWTH = 50 * 1024 * 1024
 IGNORE_SIGNALS = (
