@@ -16,7 +16,7 @@ from steadyhand.errors import SpawnError
 from steadyhand.job import Job, Run, State
 from steadyhand.ports import Checkout, RunSpec, WarmKey
 from steadyhand.testing.contracts.samples import NOON, make_job
-from steadyhand.worker import warm_plan, warm_pool, warm_records
+from steadyhand.worker import warm_owner, warm_plan, warm_pool, warm_records
 from steadyhand.worker.deps import WorkerDeps
 from steadyhand.worker.parents import Ancestor
 from steadyhand.worker.warm_plan import MIN_AVAILABLE_BYTES
@@ -641,6 +641,41 @@ async def test_a_live_process_is_for_the_turn_after_its_job_alone(tmp_path: Path
         assert await _run(made, _of(made, "k_one", **turn)) is first
         assert made.runner.started[0].resets == 0
         assert made.pool.counts.live_hits == 1
+
+
+@in_loop
+@pytest.mark.parametrize(
+    ("seconds", "tools", "lingers"), [(600.0, (), True), (0.0, (), False), (600.0, ("Bash",), False)]
+)
+async def test_a_live_process_without_tools_goes_on_for_a_while_after_a_turn(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    tools: tuple[str, ...],
+    *,
+    lingers: bool,
+) -> None:
+    monkeypatch.setattr(warm_owner, "LINGER_SECONDS", seconds)
+    async with world(tmp_path, live_seconds=60.0, tools=tools) as made:
+        await made.until(lambda: len(made.pool.waiting) == 1)
+        slot = await _run(made, _of(made, "k_one", id="parent"))
+        assert slot is not None
+        await made.until(lambda: slot.is_ready)
+        if seconds == 0:
+            await made.until(lambda: made.runner.started[0].paused)
+        assert made.runner.started[0].paused is not lingers
+
+
+@in_loop
+async def test_a_live_process_that_does_not_answer_after_its_turn_does_not_stay(tmp_path: Path) -> None:
+    async with world(tmp_path, live_seconds=60.0) as made:
+        await made.until(lambda: len(made.pool.waiting) == 1)
+        async with made.pool.claimed(job := _of(made, "k_one", id="parent")) as slot:
+            assert slot is not None
+            assert await made.pool.hand_over(slot, job) is not None
+            made.runner.started[0].answers = False
+            assert await made.pool.keep(slot, job)
+        await made.until(slot.ended.is_set)
 
 
 @in_loop

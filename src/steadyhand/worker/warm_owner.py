@@ -19,6 +19,10 @@ from steadyhand.worker.warm_records import WarmRecords
 from steadyhand.worker.warm_slot import WarmCounts, WarmSlot, write_supervisor
 from steadyhand.worker.warm_start import open_slot
 
+LINGER_SECONDS = 15.0
+"""The time for which a live process that has left nothing goes on after a turn, so that a message that comes soon does
+not wait for a stopped process to go on. One that is awake takes 1.5 % of a core."""
+
 
 class SlotOwner:
     """Owns the slots of one pool."""
@@ -135,9 +139,13 @@ class SlotOwner:
         slot.is_kept = False
         if self.is_closed or slot.checkout is None:
             return False
-        if slot.live_job is None and not (await agent.wake() and await agent.reset(slot.checkout)):
+        lingers = slot.live_job is not None and slot.left_nothing
+        if (slot.live_job is None or lingers) and not await agent.wake():
             return False
-        agent.pause()
+        if slot.live_job is None and not await agent.reset(slot.checkout):
+            return False
+        if not lingers:
+            agent.pause()
         slot.released.clear()
         slot.is_claimed = False
         self._log.debug(
@@ -159,7 +167,11 @@ class SlotOwner:
         async with asyncio.TaskGroup() as group:
             exited = group.create_task(agent.exited())
             released = group.create_task(slot.released.wait())
-            await asyncio.wait({exited, released}, return_when=asyncio.FIRST_COMPLETED)
+            first = partial(asyncio.wait, {exited, released}, return_when=asyncio.FIRST_COMPLETED)
+            await first(timeout=LINGER_SECONDS)
+            if not exited.done() and not slot.is_claimed and not slot.released.is_set():
+                agent.pause()
+            await first()
             if exited.done() and not slot.is_claimed:
                 slot.released.set()
             await asyncio.wait({released})  # a job that runs in it ends it

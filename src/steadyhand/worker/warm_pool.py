@@ -277,7 +277,8 @@ class WarmPool:
         agent = self._deps.catalog.agent(job.agent)
         slot.checkout, slot.job_id, slot.owner = checkout, None, owner_of(job)
         slot.live_job, slot.live_run = (job.id, job.run) if agent.live_seconds else (None, 0)
-        slot.can_reset = may_reset(agent, job) and checkout.commit is None and slot.stack is None
+        slot.left_nothing = may_reset(agent, job) and checkout.commit is None
+        slot.can_reset = slot.left_nothing and slot.stack is None
         slot.is_kept, slot.kept_at = True, time.monotonic()
         if not slot.initialise:
             # It is initialised now, for jobs with these details alone.

@@ -64,8 +64,10 @@ class WarmSlot:
     """The job whose conversation the process holds."""
     live_run: int = 0
     """The newest run of that job when the process was kept."""
+    left_nothing: bool = False
+    """True if its jobs can have left nothing behind: no files of a repository, and nothing that runs."""
     can_reset: bool = False
-    """True if its jobs can have left nothing behind."""
+    """True if they left nothing, and the process was started for no job."""
     resets_for: Owner | None = None
     """The caller whose next job can have the process soon: its job is answered, and it will be reset."""
     settling: str | None = None
