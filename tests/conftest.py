@@ -11,25 +11,39 @@ from pathlib import Path
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
+from tests.example_counts import examples, note_marks
 
 from steadyhand.testing.cli import cli_path, install_standin
 from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.new_databases import copy_new_databases
 from steadyhand.testing.postgres import Postgres
 from steadyhand.testing.preloaded import Preloaded
 from steadyhand.testing.service import Service
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Make the run the same wherever it is started."""
     # A shell that starts tests in the background has them ignore Ctrl-C, and so would all that they start.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # Most of a service's start is importing; a test of the start itself sets this to None.
     Service.preloaded = Preloaded()
+    # A new database runs each migration, which takes longer than most tests do.
+    copy_new_databases()
     # A test that ends its service ends the runs as well, but for those about runs that outlive it.
     Service.reattach_seconds = 0
+    # A traceback with the values of each frame, which is the default, takes longer than most tests do.
+    *processors, _ = structlog.get_config()["processors"]
+    renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*processors, renderer])
     # How long an example takes says how busy the machine is.
-    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    note_marks(config.option.markexpr)
+    settings.register_profile(
+        "busy",
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        max_examples=examples(100, quick=30),
+    )
     settings.load_profile("busy")
 
 

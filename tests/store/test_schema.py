@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -22,8 +23,17 @@ from steadyhand.ports import DoctorCheck
 from steadyhand.store import check_store, open_store
 from steadyhand.store.schema import METADATA, NEWEST_REVISION
 from steadyhand.testing.contracts.samples import accepted_draft, expect_error, make_job
+from steadyhand.testing.new_databases import copy_new_databases, migrate_new_databases
 
 MIGRATIONS = Path(steadyhand.store.__file__).parent / "migrations"
+
+
+@pytest.fixture(autouse=True)
+def _run_migrations() -> Iterator[None]:
+    """Let a new database run the migrations, of which other tests have a copy."""
+    migrate_new_databases()
+    yield
+    copy_new_databases()
 
 
 def make(path: Path) -> None:

@@ -37,7 +37,7 @@ def parse_sqlite_url(url: str) -> URL:
 def open_sqlite_engines(url: URL) -> tuple[Engine, Engine]:
     """Return the engines for writes and for reads of a database, which is created or migrated if needed."""
     try:
-        _create_private_file(Path(str(url.database)))
+        create_private_file(Path(str(url.database)))
         write_engine = create_sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE")
         with write_engine.begin() as connection:
             migrate(connection)
@@ -47,7 +47,7 @@ def open_sqlite_engines(url: URL) -> tuple[Engine, Engine]:
     return write_engine, read_engine
 
 
-def _create_private_file(path: Path) -> None:
+def create_private_file(path: Path) -> None:
     """Create the file with access for the service only; SQLite copies the mode to the files beside it."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 

@@ -181,6 +181,9 @@ def main(number: int) -> None:
     """Import what a command imports, fork for each message on the socket, and end with the socket."""
     for name in _MODULES:
         importlib.import_module(name)
+    new_databases = importlib.import_module("steadyhand.testing.new_databases")
+    new_databases.copy_new_databases()
+    new_databases.migrated_database()  # here, once for all of them
     gc.collect()
     gc.freeze()  # a service does so, too, once it is up: here it is done once for all of them
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
