@@ -1,5 +1,5 @@
 """Databases of Postgres, for the operations over several nodes."""
 
-from tests.postgres_fixtures import postgres_url, store_template
+from tests.postgres_fixtures import limits_template, limits_url, store_template
 
-__all__ = ["postgres_url", "store_template"]  # fixtures, taken in
+__all__ = ["limits_template", "limits_url", "store_template"]  # fixtures, taken in

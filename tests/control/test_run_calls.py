@@ -102,8 +102,8 @@ class RunCallsWorld:
 
 class TestRunCalls:
     @pytest.fixture(autouse=True)
-    def place(self, postgres_url: str, tmp_path: Path) -> None:
-        self.url, self.root = postgres_url, tmp_path
+    def place(self, limits_url: str, tmp_path: Path) -> None:
+        self.url, self.root = limits_url, tmp_path
 
     @asynccontextmanager
     async def world(self, limits: KeyLimits = NO_LIMITS) -> AsyncIterator[RunCallsWorld]:

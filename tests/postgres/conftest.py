@@ -22,6 +22,7 @@ from tests.blackbox.conftest import (
     service_maker,
     stand_in,
 )
+from tests.postgres_fixtures import queue_template, store_template
 
 from steadyhand.testing.cluster import SplitService
 from steadyhand.testing.postgres import Postgres
@@ -34,30 +35,31 @@ __all__ = [  # fixtures, taken in
     "make_service",
     "model",
     "open_service",
+    "queue_template",
     "reachable_tmp",
     "real_default",
     "root_only",
     "sealed_service",
     "service",
     "stand_in",
+    "store_template",
 ]
 
 HERE = Path(__file__).parent
 QUICK = frozenset(
     {
-        "test_what_is_served_is_as_the_document_says",
         "test_a_completed_job_has_answer_usage_cost_run_and_session",
         "test_after_a_kill_9_queued_jobs_run_and_running_ones_are_interrupted",
         "test_a_kill_9_at_a_random_moment_loses_nothing_and_doubles_nothing",
-        "test_the_same_idempotency_key_and_body_give_the_same_job",
         "test_a_list_is_newest_first_filtered_and_paged_without_a_gap",
-        "test_a_queued_job_is_cancelled_at_once_and_never_runs",
-        "test_a_retry_is_a_new_run_of_the_same_job_and_a_repeat_of_it_is_harmless",
         "test_a_deleted_job_is_gone_with_all_that_was_kept_of_it",
         "test_an_output_schema_gives_an_object",
-        "test_errors_are_as_the_document_says",
     }
 )
+"""Those of one node."""
+
+QUICK_CLASSIC = frozenset({"test_a_completed_job_has_answer_usage_cost_run_and_session"})
+"""Those of `QUICK` that `make test` also runs in the classic profile."""
 
 
 QUICK_APART = frozenset(
@@ -68,7 +70,7 @@ QUICK_APART = frozenset(
         "test_a_retry_is_a_new_run_of_the_same_job_and_a_repeat_of_it_is_harmless",
     }
 )
-"""Those that `make test` also runs with two nodes, of which one serves and the other works."""
+"""Those that `make test` runs with two nodes, of which one serves and the other works."""
 
 OF_SQLITE = frozenset({"test_a_scrape_during_an_outage_of_the_store_answers_and_says_so"})
 """Tests that hold the lock of the SQLite file."""
@@ -80,7 +82,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item for item in items if item.path.parent == HERE and item.path.stem.startswith("test_blackbox_")
     ]
     for item in taken_in:
-        if name_of(item) not in (QUICK_APART if is_apart(item) else QUICK):
+        if not is_quick(item):
             item.add_marker(pytest.mark.long)
     left_out = [item for item in taken_in if name_of(item) in OF_SQLITE]
     # The classic profile behaves as the earlier service, which was one.
@@ -99,6 +101,17 @@ def name_of(item: pytest.Item) -> str:
     return name
 
 
+def is_quick(item: pytest.Item) -> bool:
+    """Return True for a test of `make test`: one of the sets above, with the first seed alone."""
+    if is_apart(item):
+        return name_of(item) in QUICK_APART
+    if "classic" in item.nodeid and name_of(item) not in QUICK_CLASSIC:
+        return False
+    callspec = getattr(item, "callspec", None)
+    is_first = callspec is None or callspec.params.get("seed", 1) == 1
+    return name_of(item) in QUICK and is_first
+
+
 def is_apart(item: pytest.Item) -> bool:
     """Return True for a test with two nodes."""
     callspec = getattr(item, "callspec", None)
@@ -107,7 +120,11 @@ def is_apart(item: pytest.Item) -> bool:
 
 @pytest.fixture(scope="session", params=["alone", "apart"])
 def make_service_in(
-    request: pytest.FixtureRequest, reachable_tmp: Path, stand_in: Path, postgres: Postgres
+    request: pytest.FixtureRequest,
+    reachable_tmp: Path,
+    stand_in: Path,
+    postgres: Postgres,
+    queue_template: str,
 ) -> MakeService:
     """Make a service as the tests of `tests/blackbox` do, on a database of its own: alone, or with another node.
 
@@ -116,8 +133,9 @@ def make_service_in(
     make_one = service_maker(reachable_tmp, stand_in)
 
     def make(**options: object) -> Service:
-        url = postgres.url(postgres.create_database())
-        env: dict[str, str] = {"STEADYHAND_DATABASE_URL": url, **options.pop("env", {})}  # type: ignore[dict-item]
+        env: dict[str, str] = dict(options.pop("env", {}))  # type: ignore[call-overload]  # a mapping, as `Service` takes it
+        if "STEADYHAND_DATABASE_URL" not in env:
+            env["STEADYHAND_DATABASE_URL"] = postgres.url(postgres.create_database(queue_template))
         if request.param == "alone":
             return make_one(env=env, **options)
         front = {"STEADYHAND_SERVICE__NODE": "front", "STEADYHAND_CONCURRENCY": "0"}

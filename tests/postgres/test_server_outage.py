@@ -105,25 +105,31 @@ def test_an_outage_ends_no_run_and_loses_nothing(
         assert "Traceback" not in service.log
 
 
+@pytest.fixture(scope="module")
+def first(postgres: Postgres, make_service_in: MakeService) -> Iterator[tuple[Service, str]]:
+    """A service, and the address of its database."""
+    url = postgres.url(postgres.create_database())
+    with make_service_in(env={"STEADYHAND_DATABASE_URL": url}) as service:
+        yield service, url
+
+
 def test_a_second_service_on_a_database_ends_at_once_and_names_the_first(
-    postgres: Postgres, make_service: MakeService
+    first: tuple[Service, str], make_service: MakeService
 ) -> None:
-    env = {"STEADYHAND_DATABASE_URL": postgres.url(postgres.create_database())}
-    with make_service(env=env) as first:
-        with pytest.raises(RuntimeError, match="the service ended with 75") as refused:
-            make_service(env=env).start()
-        assert f"The database is in use by process {first.pid} on " in str(refused.value)
-        assert "set database_url to another database" in str(refused.value)
+    service, url = first
+    with pytest.raises(RuntimeError, match="the service ended with 75") as refused:
+        make_service(env={"STEADYHAND_DATABASE_URL": url}).start()
+    assert f"The database is in use by process {service.pid} on " in str(refused.value)
+    assert "set database_url to another database" in str(refused.value)
 
 
 def test_no_secret_of_the_address_is_in_the_log_or_in_an_agents_environment(
-    postgres: Postgres, make_service: MakeService
+    postgres: Postgres, first: tuple[Service, str]
 ) -> None:
-    env = {"STEADYHAND_DATABASE_URL": postgres.url(postgres.create_database())}
-    with make_service(env=env) as service:
-        job = service.wait_until_ended(service.submit("[[standin: run=env text=done]]")["id"])
-        assert job["state"] == "completed"
-        events = str(service.events(job["id"]))
-        assert "STEADYHAND_DATABASE_URL" not in events
-        assert postgres.password not in events
-        assert postgres.password not in service.log
+    service, _ = first
+    job = service.wait_until_ended(service.submit("[[standin: run=env text=done]]")["id"])
+    assert job["state"] == "completed"
+    events = str(service.events(job["id"]))
+    assert "STEADYHAND_DATABASE_URL" not in events
+    assert postgres.password not in events
+    assert postgres.password not in service.log

@@ -33,8 +33,8 @@ def test_a_node_that_is_alone_has_no_others_whatever_a_run_says() -> None:
 
 class TestPostgresNodeCalls(NodeCallsContract):
     @pytest.fixture(autouse=True)
-    def place(self, postgres_url: str) -> None:
-        self.url = postgres_url
+    def place(self, limits_url: str) -> None:
+        self.url = limits_url
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[tuple[NodeCalls, NodeCalls]]:
