@@ -9,6 +9,26 @@ from tests.client.client_kinds import MakeClient, make_blocking_async_client
 
 from steadyhand import Client
 
+WAITING = frozenset(
+    {
+        "test_a_full_queue_is_waited_for",
+        "test_a_refusal_is_tried_again_after_the_time_that_the_service_names",
+        "test_a_stream_that_is_cut_in_the_middle_is_whole",
+        "test_waiting_goes_on_with_a_job_that_is_run_again",
+        "test_a_job_that_is_to_run_again_is_returned_if_the_service_stays_away",
+    }
+)
+"""Those that wait for a second or more. `make test` has them with the asynchronous client alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave them to `make test-long` with the other client."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        is_sync = callspec is not None and callspec.params.get("make_client") == "sync"
+        if is_sync and getattr(item, "originalname", item.name) in WAITING:
+            item.add_marker(pytest.mark.long)
+
 
 @pytest.fixture(params=["sync", "async"])
 def make_client(request: pytest.FixtureRequest) -> MakeClient:

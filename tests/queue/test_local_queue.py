@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.example_counts import examples
 
 from steadyhand.errors import RetryLater
 from steadyhand.job import Job
@@ -205,7 +206,7 @@ class ClaimModel:
                 claims.remove(claim)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200, quick=60))
 @given(capacity=st.integers(1, 3), steps=STEPS)
 def test_whatever_happens_the_order_is_that_of_a_heap_and_no_slot_is_given_twice(
     capacity: int, steps: list[tuple[str, int]]

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.example_counts import examples
 
 from steadyhand.redact import Redactor, redactor
 from steadyhand.redact.encodings import is_text
@@ -20,7 +21,7 @@ patterns = st.lists(
 
 
 @given(patterns, patterns, st.lists(words, max_size=4), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300, quick=60), deadline=None)
 def test_the_index_finds_what_an_automaton_finds_whatever_came_and_went(
     kept: list[bytes], gone: list[bytes], around: list[bytes], data: st.DataObject
 ) -> None:

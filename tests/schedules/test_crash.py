@@ -74,7 +74,7 @@ async def check(world: ScheduleWorld) -> None:
     assert schedule.paused.reason == "max_failures"
 
 
-@pytest.mark.parametrize("mode", ["unwritten", "written"])
+@pytest.mark.parametrize("mode", [pytest.param("unwritten", marks=pytest.mark.long), "written"])
 def test_a_fault_at_any_write_loses_and_doubles_nothing(tmp_path: Path, mode: FaultMode) -> None:
     async def every_write() -> None:
         made = tmp_path / "made"

@@ -13,6 +13,7 @@ import pytest
 from croniter import croniter  # type: ignore[import-untyped]  # it has no types
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.example_counts import examples
 
 from steadyhand.schedules.cron import CronExpression, find_zone
 
@@ -24,6 +25,8 @@ ZONES = (
     "Australia/Lord_Howe",  # by half an hour
     "Asia/Kolkata",
 )
+QUICK_ZONES = ("UTC", "Europe/Berlin", "America/Santiago", "Australia/Lord_Howe")
+"""The zones of `make test`: those whose random expressions take long to compare are left to `make test-long`."""
 SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
 FROM = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -82,7 +85,9 @@ def library_ticks(text: str, zone: ZoneInfo, start: datetime, end: datetime) -> 
 
 
 @pytest.mark.parametrize("expected_days", [2_000, pytest.param(10_000, marks=pytest.mark.long)])
-@pytest.mark.parametrize("name", ZONES)
+@pytest.mark.parametrize(
+    "name", [each if each in QUICK_ZONES else pytest.param(each, marks=pytest.mark.long) for each in ZONES]
+)
 def test_days_agree_with_an_independent_library_outside_the_nights_of_change(
     name: str, expected_days: int
 ) -> None:
@@ -194,9 +199,14 @@ CHANGING = (
     "Australia/Lord_Howe",
     "Africa/Casablanca",
 )
+QUICK_CHANGING = ("America/Santiago", "Australia/Lord_Howe")
+"""Those of `make test`: a change at midnight, and one by half an hour."""
 
 
-@pytest.mark.parametrize("name", CHANGING)
+@pytest.mark.parametrize(
+    "name",
+    [each if each in QUICK_CHANGING else pytest.param(each, marks=pytest.mark.long) for each in CHANGING],
+)
 def test_each_night_of_change_follows_the_written_rule_from_any_start(name: str) -> None:
     pick = random.Random(name)  # noqa: S311  # a seed, so that each run is the same
     zone, nights = ZoneInfo(name), 0
@@ -249,7 +259,7 @@ def test_what_is_no_zone_is_refused(name: str) -> None:
         find_zone(name)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300, quick=100), deadline=None)
 @given(st.text("0123456789*/,-#LW @MONSUJANdaily", min_size=1, max_size=40))
 def test_any_text_is_an_expression_with_ticks_or_is_refused(text: str) -> None:
     try:

@@ -192,13 +192,19 @@ def status(data: bytes) -> int:
     ("sent", "expected"),
     [
         (b"", b""),
-        (b"\r\n", b"HTTP/1.1 408 "),
+        pytest.param(b"\r\n", b"HTTP/1.1 408 ", marks=pytest.mark.long),
         (b"GET /health HTTP/1.1\r\nhost: x\r\nx-a: ", b"HTTP/1.1 408 "),
-        (GET + b"\r\n", b"HTTP/1.1 200 "),
+        pytest.param(GET + b"\r\n", b"HTTP/1.1 200 ", marks=pytest.mark.long),
         (GET + b"GET /hea", b"HTTP/1.1 200 "),
-        (b"POST /health HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc", b"HTTP/1.1 200 "),
+        pytest.param(
+            b"POST /health HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc",
+            b"HTTP/1.1 200 ",
+            marks=pytest.mark.long,
+        ),
         (b"POST /refuse HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc", b"HTTP/1.1 401 "),
-        (b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc", b""),
+        pytest.param(
+            b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc", b"", marks=pytest.mark.long
+        ),
         (b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n", b""),
     ],
 )

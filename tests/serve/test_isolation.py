@@ -1,7 +1,9 @@
 import asyncio
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -62,16 +64,57 @@ def a_place(world_dir: Path) -> Checkout:
     return Checkout(Workspace("w"), files, files.checkout, files.home, files.config_dir, 64_000, None)
 
 
+@dataclass(frozen=True)
+class ChosenLevel:
+    """A level that was tried: its settings, and what was in the data directory and mounted before and after."""
+
+    settings: Settings
+    key: Path
+    level: IsolationLevel
+    mounts: tuple[str, str]
+    folders: list[str]
+    staged: list[str]
+
+
+@pytest.fixture(scope="module")
+def chosen(standin: Path) -> Iterator[ChosenLevel]:
+    """The level of a service with limits, and with a secret that only root may read."""
+    root = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
+    root.chmod(0o755)
+    key = root / "deep" / "key"
+    key.parent.mkdir(mode=0o700)
+    key.write_text("secret")
+    key.chmod(0o600)
+    text = f"""
+    [defaults]
+    memory = "1G"
+    processes = 99
+    [agents.small]
+    memory = "64M"
+    [agents.a]
+    secrets = ["{key}"]
+    """
+    settings = settings_of(root, standin, text)
+    before = Path("/proc/self/mountinfo").read_text()
+    found = level(settings, standin)
+    after = Path("/proc/self/mountinfo").read_text()
+    folders, staged = (
+        sorted(path.name for path in folder.iterdir())
+        for folder in (settings.data_dir, settings.data_dir / "stage")
+    )
+    yield ChosenLevel(settings, key, found, (before, after), folders, staged)
+    shutil.rmtree(root, ignore_errors=True)
+
+
 @AS_ROOT
-def test_the_level_is_tried_and_leaves_nothing_behind(world_dir: Path, standin: Path) -> None:
-    mounts = Path("/proc/self/mountinfo").read_text()
-    found = level(settings_of(world_dir, standin), standin)
+def test_the_level_is_tried_and_leaves_nothing_behind(chosen: ChosenLevel) -> None:
+    found = chosen.level
     assert found.is_sandboxed
     assert found.missing_protections == ()
     assert (found.overlay, found.no_overlay_reason) == (True, None)
-    assert sorted(path.name for path in (world_dir / "data").iterdir()) == ["etc", "stage"]
-    assert not list((world_dir / "data" / "stage").iterdir())
-    assert Path("/proc/self/mountinfo").read_text() == mounts
+    assert chosen.folders == ["etc", "stage"]
+    assert chosen.staged == []
+    assert chosen.mounts[1] == chosen.mounts[0]
 
 
 def test_a_machine_without_a_filter_of_system_calls_is_refused(
@@ -116,6 +159,7 @@ def another_bwrap(
     return f"{fake.parent}:/usr/bin:/bin"
 
 
+@pytest.mark.long
 def test_the_bwrap_of_these_tests_is_one_when_it_leaves_nothing_out(world_dir: Path, standin: Path) -> None:
     assert level(settings_of(world_dir, standin, PATH=another_bwrap(world_dir)), standin).is_sandboxed
 
@@ -123,8 +167,12 @@ def test_the_bwrap_of_these_tests_is_one_when_it_leaves_nothing_out(world_dir: P
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        ([[b"--unshare-uts"], [b"--hostname", b"sandbox"]], "no uts namespace of its own"),
-        ([[b"--unshare-ipc"]], "no ipc namespace of its own"),
+        pytest.param(
+            [[b"--unshare-uts"], [b"--hostname", b"sandbox"]],
+            "no uts namespace of its own",
+            marks=pytest.mark.long,
+        ),
+        pytest.param([[b"--unshare-ipc"]], "no ipc namespace of its own", marks=pytest.mark.long),
         ([[b"--seccomp", b"11"]], "system calls are not filtered"),
         ([[b"--remount-ro", b"/"]], "it can write to /"),
     ],
@@ -303,12 +351,10 @@ def test_the_placeholder_is_of_the_kind_of_the_credential(world_dir: Path, stand
 
 
 @AS_ROOT
-def test_limits_of_the_settings_reach_the_sandbox(world_dir: Path, standin: Path) -> None:
-    text = "[defaults]\nmemory = '1G'\nprocesses = 99\n[agents.small]\nmemory = '64M'\n"
-    settings = settings_of(world_dir, standin, text)
-    sandbox = level(settings, standin).sandbox
+def test_limits_of_the_settings_reach_the_sandbox(chosen: ChosenLevel) -> None:
+    sandbox = chosen.level.sandbox
     assert isinstance(sandbox, BwrapSandbox)
-    catalogue = settings.build_catalog()
+    catalogue = chosen.settings.build_catalog()
     assert sandbox.resource_limits(catalogue.agent("claude")).memory == 1024**3
     assert sandbox.resource_limits(catalogue.agent("small")).memory == 64 * 1024**2
     assert sandbox.resource_limits(catalogue.agent("small")).processes == 99
@@ -395,22 +441,21 @@ def test_the_whole_doctor_passes_on_this_machine_when_sealed(world_dir: Path, st
 
 @AS_ROOT
 def test_a_secret_that_only_root_may_read_is_shown_to_the_agent_that_was_granted_it(
-    world_dir: Path, standin: Path
+    chosen: ChosenLevel,
 ) -> None:
-    key = world_dir / "deep" / "key"
-    key.parent.mkdir(mode=0o700)
-    key.write_text("secret")
-    key.chmod(0o600)
-    text = f"[agents.a]\nsecrets = ['{key}']\n"
-    settings = settings_of(world_dir, standin, text)
-    sandbox = level(settings, standin).sandbox
-    place = a_place(world_dir)
+    sandbox = chosen.level.sandbox
+    place = a_place(chosen.settings.data_dir.parent)
     place.paths.root.mkdir(parents=True)
     for folder in (place.paths.checkout, place.paths.home, place.paths.config_dir):
         folder.mkdir()
         os.chown(folder, 64_000, 64_000)
-    granted = settings.build_catalog().agent("a")
-    for agent, reads in ((granted, True), (replace(granted, secrets=()), False)):
-        command = Command(["/bin/cat", str(key)], {"PATH": "/usr/bin"}, Path("/workspace"), 64_000)
-        refused = asyncio.run(try_command(sandbox.wrap(command, place, agent)))
-        assert (refused is None) is reads, refused
+    granted = chosen.settings.build_catalog().agent("a")
+    command = Command(["/bin/cat", str(chosen.key)], {"PATH": "/usr/bin"}, Path("/workspace"), 64_000)
+
+    async def read() -> list[str | None]:
+        agents = (granted, replace(granted, secrets=()))
+        return [await try_command(sandbox.wrap(command, place, agent)) for agent in agents]
+
+    shown, refused = asyncio.run(read())
+    assert shown is None
+    assert refused is not None

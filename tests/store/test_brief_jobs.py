@@ -127,7 +127,13 @@ async def test_what_a_transaction_is_about_to_commit_is_not_kept_as_unchanged(tm
 
 
 @pytest.mark.parametrize(
-    ("most_changed", "most_transactions"), [(10_000, 1_000), (2, 1_000), (10_000, 2), (1, 1)]
+    ("most_changed", "most_transactions"),
+    [
+        pytest.param(10_000, 1_000, marks=pytest.mark.long),
+        pytest.param(2, 1_000, marks=pytest.mark.long),
+        (10_000, 2),
+        (1, 1),
+    ],
 )
 @in_loop
 async def test_lists_in_any_snapshots_are_as_without_memory_however_little_is_remembered(

@@ -14,6 +14,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.example_counts import examples
 
 from steadyhand.errors import StoreError
 from steadyhand.events import EVENT_TYPES, EventDraft, event_data
@@ -210,7 +211,7 @@ def run_with_copy(database: Path, scenario: Callable[[str], Coroutine[Any, Any, 
         asyncio.run(scenario(f"sqlite:///{shutil.copy(database, directory)}"))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40, quick=12))
 @given(jobs=st.lists(JOBS, min_size=2, max_size=3, unique_by=lambda job: job.id))
 def test_a_job_comes_back_exactly_after_being_added_and_after_being_changed(
     empty_database: Path, jobs: list[Job]
@@ -236,7 +237,7 @@ def test_a_job_comes_back_exactly_after_being_added_and_after_being_changed(
     run_with_copy(empty_database, scenario)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=examples(20, quick=8))
 @given(
     times=st.lists(TIMES, min_size=1, max_size=5),
     data=st.data(),

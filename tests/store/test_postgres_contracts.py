@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import cast
 
 import pytest
+from tests.example_counts import examples
 
 from steadyhand.ports import Ledger, Store, UsageQuery, UsageTotal
 from steadyhand.store import open_store
@@ -18,6 +19,8 @@ from steadyhand.testing.contracts.store import StoreContract
 
 
 class TestPostgresStore(StoreContract):
+    filters = examples(120, quick=40)
+
     @pytest.fixture(autouse=True)
     def place(self, postgres_url: str) -> None:
         self.url = postgres_url
@@ -32,6 +35,8 @@ class TestPostgresStore(StoreContract):
 
 
 class TestPostgresLedger(LedgerContract):
+    questions = examples(250, quick=80)
+
     @pytest.fixture(autouse=True)
     def place(self, postgres_url: str) -> None:
         self.url = postgres_url

@@ -130,13 +130,13 @@ def test_the_doctor_says_that_a_newer_release_made_the_schema(
 @pytest.mark.parametrize(
     "setting",
     [
-        "timezone = 'Asia/Kathmandu'",
-        "datestyle = 'German'",
+        pytest.param("timezone = 'Asia/Kathmandu'", marks=pytest.mark.long),
+        pytest.param("datestyle = 'German'", marks=pytest.mark.long),
         "standard_conforming_strings = off",
         "default_transaction_isolation = 'serializable'",
-        "lock_timeout = '10ms'",
+        pytest.param("lock_timeout = '10ms'", marks=pytest.mark.long),
         "client_encoding = 'LATIN1'",
-        "bytea_output = 'escape'",
+        pytest.param("bytea_output = 'escape'", marks=pytest.mark.long),
     ],
 )
 def test_the_settings_of_a_database_change_no_answer(

@@ -34,6 +34,8 @@ HOSTILE = (
     "\x00\ue000\udfff",
     "\U0001f600 ok",
 )
+QUICK = (HOSTILE[0], HOSTILE[4])
+"""Those of `make test`."""
 SECONDS = 60
 
 
@@ -66,7 +68,9 @@ def message(text: str) -> EventDraft:
 # --- texts ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize(
+    "text", [each if each in QUICK else pytest.param(each, marks=pytest.mark.long) for each in HOSTILE]
+)
 def test_a_text_that_postgres_refuses_comes_back_as_it_was(postgres_url: str, text: str) -> None:
     async def scenario() -> None:
         store = await open_store(postgres_url)
@@ -162,7 +166,7 @@ def test_a_service_whose_lock_another_one_took_writes_nothing(postgres: Postgres
 # --- outages --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGQUIT])
 def test_a_restart_of_the_server_between_two_operations_fails_none(
     own_postgres: Postgres, own_url: str, how: signal.Signals
 ) -> None:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from tests.example_counts import examples
 
 from steadyhand.ports import Ledger, UsageQuery, UsageTotal
 from steadyhand.store import open_store
@@ -14,6 +15,8 @@ from steadyhand.testing.contracts.samples import accepted_draft, make_call, make
 
 
 class TestSqliteLedger(LedgerContract):
+    questions = examples(250, quick=80)
+
     @pytest.fixture(autouse=True)
     def place(self, tmp_path: Path) -> None:
         self.url = f"sqlite:///{tmp_path}/jobs.db"

@@ -4,6 +4,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from tests.example_counts import examples
 
 from steadyhand.ports import Store
 from steadyhand.store import open_store
@@ -12,6 +13,8 @@ from steadyhand.testing.contracts.store import StoreContract
 
 
 class TestSqliteStore(StoreContract):
+    filters = examples(120, quick=40)
+
     @pytest.fixture(autouse=True)
     def place(self, tmp_path: Path) -> None:
         self.url = f"sqlite:///{tmp_path}/jobs.db"

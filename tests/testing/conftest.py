@@ -3,9 +3,12 @@
 import json
 import os
 import select
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 
 from steadyhand.testing.cli import isolated_env
+from steadyhand.testing.model import ScriptedModel
 
 ROOT = os.geteuid() == 0
 AGENT_UID = 64000 if ROOT else os.geteuid()
@@ -173,6 +177,20 @@ class AgentHarness:
             for stream in (process.stdin, process.stdout, process.stderr):
                 if stream:
                     stream.close()
+
+
+@contextmanager
+def agent_world() -> Iterator[tuple[AgentHarness, ScriptedModel]]:
+    """Yield a world with a scripted model of its own, for a scene that several tests look at."""
+    root = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
+    root.chmod(0o755)
+    with ScriptedModel() as model:
+        world = AgentHarness(root, model.url)
+        try:
+            yield world, model
+        finally:
+            world.close()
+            shutil.rmtree(root, ignore_errors=True)
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def test_it_asks_for_its_password(postgres: Postgres) -> None:
         psycopg.connect(postgres.url().replace(postgres.password, "guessed"))
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGQUIT])
 def test_what_was_committed_is_there_after_a_restart(own_postgres: Postgres, how: signal.Signals) -> None:
     name = own_postgres.create_database()
     own_postgres.execute("CREATE TABLE here AS SELECT 7 AS number", name)

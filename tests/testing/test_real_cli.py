@@ -3,6 +3,8 @@
 import json
 import os
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,57 @@ from steadyhand.testing import scenario
 from steadyhand.testing.cli import DUMMY_API_KEY, isolated_env
 from steadyhand.testing.example import make_repository
 from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.request import ModelRequest
 
-from .conftest import AGENT_UID, ROOT, AgentHarness, kind_of
+from .conftest import AGENT_UID, ROOT, AgentHarness, Conversation, agent_world, kind_of
 
 SCHEMA = json.dumps({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
+
+
+@dataclass(frozen=True, slots=True)
+class StreamScene:
+    """One process that was talked to: a history and a question, a greeting, then a prompt whose model is limited."""
+
+    greeting: dict[str, Any]
+    receipts: list[dict[str, Any]]
+    remembered: dict[str, Any]
+    requests_of_history: list[ModelRequest]
+    answered: list[dict[str, Any]]
+    limited: list[dict[str, Any]]
+    calls_of_limited: int
+    code: int
+
+
+@pytest.fixture(scope="module")
+def stream(real_cli: Path) -> Iterator[StreamScene]:
+    """A conversation with the real CLI in JSON lines, with an agent that nobody defined."""
+    with agent_world() as (world, model):
+        yield play_stream(world.start_conversation(real_cli, "--agent", "nobody"), model)
+
+
+def play_stream(talk: Conversation, model: ScriptedModel) -> StreamScene:
+    greeting = talk.control("initialize")
+    receipts = []
+    for asked, answered in (("first question", "first answer"), ("second question", "second answer")):
+        talk.say("user", asked, shouldQuery=False)
+        receipts.append(talk.until("result"))
+        talk.say("assistant", answered)
+    remembered = talk.ask("third question")
+    requests = list(model.requests)
+    start = len(talk.seen)
+    talk.ask("hello")
+    middle, calls = len(talk.seen), model.calls
+    talk.ask("[[scenario:rate-limited-once]]")
+    return StreamScene(
+        greeting,
+        receipts,
+        remembered,
+        requests,
+        talk.seen[start:middle],
+        talk.seen[middle:],
+        model.calls - calls,
+        talk.finish(),
+    )
 
 
 def test_a_plain_prompt_is_answered_with_one_json_result(
@@ -29,19 +78,19 @@ def test_a_plain_prompt_is_answered_with_one_json_result(
     assert len(scripted_model.requests) == 1
 
 
-def test_stream_json_gives_the_text_in_pieces_and_then_whole(world: AgentHarness, real_cli: Path) -> None:
-    talk = world.start_conversation(real_cli)
-    talk.control("initialize")
-    result = talk.ask("hello")
+def test_stream_json_gives_the_text_in_pieces_and_then_whole(stream: StreamScene) -> None:
     pieces = [
-        m["event"]["delta"].get("text", "") for m in talk.seen if kind_of(m).endswith("content_block_delta")
+        m["event"]["delta"].get("text", "")
+        for m in stream.answered
+        if kind_of(m).endswith("content_block_delta")
     ]
-    whole = [m["message"]["content"][0]["text"] for m in talk.seen if m["type"] == "assistant"]
+    whole = [m["message"]["content"][0]["text"] for m in stream.answered if m["type"] == "assistant"]
     assert len(pieces) > 1
-    assert "".join(pieces) == whole[0] == result["result"]
-    assert talk.finish() == 0
+    assert "".join(pieces) == whole[0] == stream.answered[-1]["result"]
+    assert stream.code == 0
 
 
+@pytest.mark.long  # the example's agent runs commands and changes files, too
 def test_a_bash_call_really_runs_as_the_agents_user(world: AgentHarness, real_cli: Path) -> None:
     answer = world.run(real_cli, "[[scenario:bash]]")
     made = world.work / "made-by-bash.txt"
@@ -50,6 +99,7 @@ def test_a_bash_call_really_runs_as_the_agents_user(world: AgentHarness, real_cl
     assert made.stat().st_uid == AGENT_UID
 
 
+@pytest.mark.long
 def test_write_and_edit_change_the_file(world: AgentHarness, real_cli: Path) -> None:
     answer = world.run(real_cli, "[[scenario:edit]]")
     assert "updated successfully" in answer.result["result"]
@@ -72,7 +122,7 @@ def test_the_example_repositorys_test_fails_until_the_scenario_has_fixed_it(
     assert "item.price_cents * item.quantity" in (world.work / "shop.py").read_text()
 
 
-@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("streaming", [pytest.param(False, marks=pytest.mark.long), True])
 def test_a_schema_gives_a_structured_output(world: AgentHarness, real_cli: Path, *, streaming: bool) -> None:
     if streaming:
         result = world.start_conversation(real_cli, "--json-schema", SCHEMA).ask("hello")
@@ -90,14 +140,10 @@ def test_a_rate_limit_that_says_no_retry_stops_it_after_one_call(
     assert (answer.code, answer.result["api_error_status"]) == (1, 429)
 
 
-def test_a_rate_limit_with_retry_after_is_waited_for(
-    world: AgentHarness, real_cli: Path, scripted_model: ScriptedModel
-) -> None:
-    talk = world.start_conversation(real_cli)
-    result = talk.ask("[[scenario:rate-limited-once]]")
-    assert result["result"] == "ok, after waiting."
-    assert scripted_model.calls == 2
-    retry = next(m for m in talk.seen if m.get("subtype") == "api_retry")
+def test_a_rate_limit_with_retry_after_is_waited_for(stream: StreamScene) -> None:
+    assert stream.limited[-1]["result"] == "ok, after waiting."
+    assert stream.calls_of_limited == 2
+    retry = next(m for m in stream.limited if m.get("subtype") == "api_retry")
     assert retry["error_status"] == 429
 
 
@@ -110,17 +156,10 @@ def test_a_stream_that_is_cut_is_asked_for_again_and_never_a_success(
     assert answer.result["is_error"] is True
 
 
-def test_a_history_goes_in_as_turns_when_each_receipt_is_waited_for(
-    world: AgentHarness, real_cli: Path, scripted_model: ScriptedModel
-) -> None:
-    talk = world.start_conversation(real_cli)
-    talk.control("initialize")
-    for asked, answered in (("first question", "first answer"), ("second question", "second answer")):
-        talk.say("user", asked, shouldQuery=False)
-        assert talk.until("result")["num_turns"] == 0
-        talk.say("assistant", answered)
-    assert talk.ask("third question")["num_turns"] == 1
-    [request] = scripted_model.requests
+def test_a_history_goes_in_as_turns_when_each_receipt_is_waited_for(stream: StreamScene) -> None:
+    assert [receipt["num_turns"] for receipt in stream.receipts] == [0, 0]
+    assert stream.remembered["num_turns"] == 1
+    [request] = stream.requests_of_history
     turns = [(role, text.rsplit("\n", 1)[-1]) for role, text in request.turns if role != "system"]
     assert turns == [
         ("user", "first question"),
@@ -131,11 +170,9 @@ def test_a_history_goes_in_as_turns_when_each_receipt_is_waited_for(
     ]
 
 
-def test_an_unknown_agent_is_passed_over_in_stream_mode(world: AgentHarness, real_cli: Path) -> None:
-    talk = world.start_conversation(real_cli, "--agent", "nobody")
-    known = [agent["name"] for agent in talk.control("initialize")["response"]["agents"]]
-    assert "nobody" not in known
-    assert talk.ask("hello")["is_error"] is False
+def test_an_unknown_agent_is_passed_over_in_stream_mode(stream: StreamScene) -> None:
+    assert "nobody" not in [agent["name"] for agent in stream.greeting["response"]["agents"]]
+    assert stream.answered[-1]["is_error"] is False
 
 
 def test_the_agents_environment_holds_nothing_of_this_shell_and_only_loopback_addresses(

@@ -3,6 +3,7 @@
 import json
 import re
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import wait_until
 from steadyhand.testing.standin.frames import VERSION
 
-from .conftest import STREAM_OPTIONS, AgentHarness, Conversation, kind_of
+from .conftest import STREAM_OPTIONS, AgentHarness, Conversation, agent_world, kind_of
 
 ANSWER = "ok: the scripted model has read the prompt."
 PROMPT = f'hello [[standin: text="{ANSWER}" chunk=12]]'
@@ -29,6 +30,21 @@ def keys_by_kind(messages: list[dict[str, Any]]) -> dict[str, set[str]]:
 
 def without_repeats(kinds: list[str]) -> list[str]:
     return [kind for at, kind in enumerate(kinds) if at == 0 or kinds[at - 1] != kind]
+
+
+@pytest.fixture(scope="module")
+def plain_talks(real_cli: Path, standin: Path) -> Iterator[list[list[dict[str, Any]]]]:
+    """All that the real CLI, then the stand-in, says in a conversation of one prompt."""
+    with agent_world() as (world, _):
+        yield [talk_of(world, cli, PROMPT) for cli in (real_cli, standin)]
+
+
+def talk_of(world: AgentHarness, cli: Path, prompt: str) -> list[dict[str, Any]]:
+    talk = world.start_conversation(cli)
+    talk.control("initialize")
+    talk.ask(prompt)
+    assert talk.finish() == 0
+    return talk.seen
 
 
 def test_a_plain_json_result_has_the_same_keys_at_every_depth(
@@ -54,15 +70,15 @@ def test_a_plain_json_result_has_the_same_keys_at_every_depth(
 
 @pytest.mark.parametrize("prompt", [PROMPT, TOOL])
 def test_a_conversation_has_the_same_messages_in_the_same_order_with_the_same_keys(
-    world: AgentHarness, real_cli: Path, standin: Path, prompt: str
+    world: AgentHarness,
+    real_cli: Path,
+    standin: Path,
+    plain_talks: list[list[dict[str, Any]]],
+    prompt: str,
 ) -> None:
-    seen = []
-    for cli in (real_cli, standin):
-        talk = world.start_conversation(cli)
-        talk.control("initialize")
-        talk.ask(prompt)
-        assert talk.finish() == 0
-        seen.append(talk.seen)
+    seen = plain_talks
+    if prompt != PROMPT:
+        seen = [talk_of(world, cli, prompt) for cli in (real_cli, standin)]
     real, ours = seen
     wanted, found = keys_by_kind(real), keys_by_kind(ours)
     assert set(found) <= set(wanted)
@@ -132,14 +148,12 @@ def written(world: AgentHarness, session: str, name: str, value: str) -> dict[st
 
 
 def test_the_state_of_a_session_is_told_alike_and_only_if_it_is_read(
-    world: AgentHarness, real_cli: Path, standin: Path
+    world: AgentHarness, real_cli: Path, standin: Path, plain_talks: list[list[dict[str, Any]]]
 ) -> None:
+    for quiet in plain_talks:
+        assert not any(each.get("subtype") == "session_state_changed" for each in quiet)
     seen = []
     for cli in (real_cli, standin):
-        quiet = world.start_conversation(cli)
-        quiet.ask(PROMPT)
-        assert quiet.finish() == 0
-        assert not any(each.get("subtype") == "session_state_changed" for each in quiet.seen)
         talk = world.start_conversation(cli, **READS_STATE)
         talk.say("user", PROMPT)
         turn = [each for each in until_idle(talk) if each["type"] != "command_lifecycle"]
@@ -250,13 +264,11 @@ def test_a_second_initialize_changes_nothing(world: AgentHarness, standin: Path)
 
 
 def test_the_command_lines_name_their_version_and_leave_their_own_sandbox_off(
-    world: AgentHarness, real_cli: Path, standin: Path
+    plain_talks: list[list[dict[str, Any]]],
 ) -> None:
-    for cli in (real_cli, standin):
-        talk = world.start_conversation(cli)
-        answer = talk.control("initialize")["response"]
-        talk.say("user", PROMPT)
-        start = talk.until("system")
+    for messages in plain_talks:
+        answer = next(each for each in messages if each["type"] == "control_response")["response"]["response"]
+        start = next(each for each in messages if each["type"] == "system")
         for told in (answer, start):
             assert told["claude_code_version"] == VERSION
             assert told["sandbox_enabled"] is False

@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import httpx2
-import jsonschema
 import pytest
 from jsonschema import Draft202012Validator
 from tests.api.api_service import LIMITED, OTHER, SUBMITTER, RunningService, run_job
@@ -35,7 +34,7 @@ def tools(client: httpx2.Client, **query: Any) -> dict[str, Any]:
     assert reply.status_code == 200, reply.text
     document = client.get("/openapi.json").json()
     schema = {"$ref": "#/components/schemas/ToolList", "components": document["components"]}
-    jsonschema.validate(reply.json(), schema, cls=Draft202012Validator)
+    Draft202012Validator(schema).validate(reply.json())
     found: dict[str, Any] = reply.json()
     return found
 

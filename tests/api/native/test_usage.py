@@ -5,7 +5,6 @@ import itertools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import jsonschema
 import pytest
 from jsonschema import Draft202012Validator
 from tests.api.api_service import ADMIN, LIMITED, OTHER, SUBMITTER, RunningService
@@ -47,7 +46,7 @@ def rows(service: RunningService, token: str = ADMIN, **query: Any) -> list[dict
         assert reply.status_code == 200, reply.text
         document = client.get("/openapi.json").json()
     schema = {"$ref": "#/components/schemas/UsageList", "components": document["components"]}
-    jsonschema.validate(reply.json(), schema, cls=Draft202012Validator)
+    Draft202012Validator(schema).validate(reply.json())
     found: list[dict[str, Any]] = reply.json()["data"]
     return found
 

@@ -113,19 +113,19 @@ def resolve(document: dict[str, Any], reference: str) -> Any:
 
 def fits(document: dict[str, Any], name: str, value: Any) -> None:
     schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
-    jsonschema.validate(value, schema, cls=Draft202012Validator)
+    Draft202012Validator(schema).validate(value)
 
 
 def fit_each(document: dict[str, Any], schema: dict[str, Any], stream: str) -> None:
     """Check each event of a stream, and what its data holds, which a validator leaves alone."""
     for written in stream.strip().split("\n\n"):
         event = dict(line.split(": ", 1) for line in written.split("\n"))
-        jsonschema.validate(event, schema, cls=Draft202012Validator)
+        Draft202012Validator(schema).validate(event)
         data = schema["properties"]["data"]
         if event["data"] != data.get("anyOf", [{}])[0].get("const"):
             inner = data["anyOf"][1] if "anyOf" in data else data
             whole = {**inner["contentSchema"], "components": document["components"]}
-            jsonschema.validate(json.loads(event["data"]), whole, cls=Draft202012Validator)
+            Draft202012Validator(whole).validate(json.loads(event["data"]))
 
 
 def test_every_route_is_there_with_id_summary_tags_and_key(document: dict[str, Any]) -> None:
@@ -200,7 +200,7 @@ def test_every_example_fits_its_schema(document: dict[str, Any]) -> None:
                     fit_each(document, content["itemSchema"], value)
                     continue
                 schema = {**content["schema"], "components": document["components"]}
-                jsonschema.validate(value, schema, cls=Draft202012Validator)
+                Draft202012Validator(schema).validate(value)
     assert used <= set(examples())
 
 

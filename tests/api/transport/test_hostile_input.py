@@ -8,12 +8,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.api.api_service import RunningService
+from tests.example_counts import examples
 
 from steadyhand.api.schemas.requests import JobRequest
 from steadyhand.api.transport.body import fingerprint, parse_json
 from steadyhand.errors import InvalidRequest
 
-FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FAST = settings(
+    max_examples=examples(60, quick=20),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 SCALARS = (
     st.none()
     | st.booleans()

@@ -117,8 +117,15 @@ def test_a_token_file_that_changed_is_read_again_and_one_that_is_gone_is_not_mis
 # --- with the real CLI ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sealed", [True, False])
-@pytest.mark.parametrize("kind", ["bedrock", "vertex"])
+@pytest.mark.parametrize(
+    ("kind", "sealed"),
+    [
+        pytest.param("bedrock", True, marks=pytest.mark.long),
+        ("bedrock", False),
+        ("vertex", True),
+        pytest.param("vertex", False, marks=pytest.mark.long),
+    ],
+)
 def test_the_real_cli_reaches_it_by_the_gateway_which_puts_the_token_on_and_counts(
     world_dir: Path, real_cli: Path, kind: str, *, sealed: bool
 ) -> None:
@@ -177,7 +184,7 @@ def test_the_real_cli_reaches_it_by_the_gateway_which_puts_the_token_on_and_coun
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("kind", ["bedrock", "vertex"])
+@pytest.mark.parametrize("kind", ["bedrock", pytest.param("vertex", marks=pytest.mark.long)])
 def test_a_token_that_has_expired_ends_the_real_cli_after_two_calls(
     world_dir: Path, real_cli: Path, kind: Literal["bedrock", "vertex"]
 ) -> None:

@@ -62,7 +62,7 @@ def run(
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-@pytest.mark.parametrize("kind", ["api_key", "oauth"])
+@pytest.mark.parametrize("kind", ["api_key", pytest.param("oauth", marks=pytest.mark.long)])
 def test_the_real_key_is_on_every_call_and_nowhere_in_the_agent(
     world_dir: Path, real_cli: Path, kind: str
 ) -> None:

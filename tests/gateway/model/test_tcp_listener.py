@@ -202,7 +202,15 @@ def run_cli(
     return done.returncode, json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", ["x-litellm-api-key", "Authorization", None, "oauth"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x-litellm-api-key",
+        pytest.param("Authorization", marks=pytest.mark.long),
+        pytest.param(None, marks=pytest.mark.long),
+        "oauth",
+    ],
+)
 def test_the_real_cli_by_loopback_holds_a_token_of_its_run_and_the_model_gets_the_key(
     world_dir: Path, real_cli: Path, name: str | None
 ) -> None:

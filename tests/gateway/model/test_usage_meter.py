@@ -11,6 +11,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.example_counts import examples
 from tests.gateway.model_responses import (
     BLOCK_START,
     BLOCK_STOP,
@@ -83,7 +84,7 @@ def test_an_answer_that_came_whole_is_read_to_the_token(
 
 
 @each_body
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60, quick=20), deadline=None)
 @given(at=st.lists(st.integers(0, 10_000), max_size=30))
 def test_the_reading_does_not_depend_on_how_the_bytes_were_cut_into_pieces(
     body: bytes, headers: list[tuple[bytes, bytes]], form: ResponseFormat, at: list[int]
@@ -607,7 +608,7 @@ def assert_not_too_low(reading: MeasuredUsage) -> None:
 
 
 @each_body
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150, quick=40), deadline=None)
 @given(seed=st.integers(0, 1 << 32), at=st.lists(st.integers(0, 10_000), max_size=5))
 def test_a_harmed_answer_never_raises_never_depends_on_pieces_and_is_never_zero_without_a_mark(
     body: bytes, headers: list[tuple[bytes, bytes]], form: ResponseFormat, seed: int, at: list[int]
@@ -618,7 +619,7 @@ def test_a_harmed_answer_never_raises_never_depends_on_pieces_and_is_never_zero_
     assert read_with_meter(parted(broken, at), headers, form=form) == reading
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150, quick=40), deadline=None)
 @given(
     body=st.binary(max_size=400) | st.text(max_size=200).map(str.encode),
     status=st.sampled_from([200, 201, 400, 429, 529]),

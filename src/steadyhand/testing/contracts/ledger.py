@@ -18,6 +18,9 @@ MIDNIGHT = NOON.replace(hour=0, minute=0, second=0, microsecond=0)
 class LedgerContract:
     """Keeping calls, settling what was left, and adding up."""
 
+    questions = 250
+    """The random questions that are asked, each with its own sums."""
+
     def open(self) -> AbstractAsyncContextManager[Ledger]:
         """Open an empty ledger for one test, closed at its end."""
         raise NotImplementedError
@@ -211,7 +214,7 @@ class LedgerContract:
                 else replace(call, settled=True, complete=False, micros=call.reserved_micros)
                 for call in calls
             ]
-            for _ in range(250):
+            for _ in range(self.questions):
                 query = _random_query(chance)
                 found = [(tuple(row.group.values()), row.total) for row in await ledger.usage(query)]
                 assert found == _expected_sums(calls, query), query

@@ -14,7 +14,6 @@ from steadyhand.testing.contracts.samples import NOON, accepted_draft, async_tes
 from steadyhand.testing.contracts.store.harness import QUEUED, StoreFactory
 
 JOBS = 260
-FILTERS = 120
 MOST_PAGES = 15
 """About as many pages are read of a list."""
 _WORDS = ("apple", "pear", "plum", "quince")
@@ -24,13 +23,15 @@ class StoreFilterContract(StoreFactory):
     """Lists by several filters at once, and full-text search."""
 
     seed = 1
+    filters = 120
+    """The lists that are compared, each with filters of its own."""
 
     @async_test
     async def test_any_filters_together_list_the_jobs_that_match_each_of_them(self) -> None:
         chance = random.Random(self.seed)  # noqa: S311  # the same jobs in each run
         async with self.open() as store:
             jobs = await _history(store, chance)
-            for _ in range(FILTERS):
+            for _ in range(self.filters):
                 job_filter = _random_filter(chance, jobs)
                 expected = [job.id for job in reversed(jobs) if _matches(job, job_filter)]
                 size = max(chance.choice((1, 3, 50)), len(expected) // MOST_PAGES)
