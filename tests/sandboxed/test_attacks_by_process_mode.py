@@ -48,7 +48,6 @@ waiting_modes_alone = pytest.mark.parametrize(
     "service", [*(each for each in LONG_MODES if each.values[0] in WAITING_MODES), "live"], indirect=True
 )
 """For attacks that take long, and are made in new processes elsewhere."""
-new_ones_in_the_long_run = pytest.mark.parametrize("service", [LONG_MODES[0], *WAITING_MODES], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +115,6 @@ def each_in_one(commands: dict[str, str]) -> str:
     return python_command(program)
 
 
-@new_ones_in_the_long_run
 def test_each_job_goes_the_way_of_its_mode_and_health_counts_it(service: ModeService) -> None:
     def counts() -> list[int]:
         warm = service.client.get("/health").json().get("warm", {})
@@ -207,7 +205,14 @@ def test_nothing_of_others_is_written_and_the_next_job_begins_with_what_was_comm
     assert Path("/etc/passwd").read_text().startswith("root:")
 
 
-@pytest.mark.parametrize("taints", TOGETHER, ids=" ".join)
+# test_hostile_repository.py has each group in new processes.
+@pytest.mark.parametrize(
+    "taints",
+    [
+        pytest.param(taints, id=" ".join(taints), marks=[] if "hooks" in taints else [pytest.mark.long])
+        for taints in TOGETHER
+    ],
+)
 def test_a_taint_runs_nothing_outside_in_harvest_publish_and_the_next_job(
     service: ModeService, marks: AttackMarks, taints: tuple[str, ...]
 ) -> None:
@@ -250,7 +255,7 @@ def none_alive(uid: int) -> bool:
 
 
 @waiting_modes_alone
-@pytest.mark.parametrize("ending", ["itself", "timeout", "cancel"])
+@pytest.mark.parametrize("ending", ["itself", pytest.param("timeout", marks=pytest.mark.long), "cancel"])
 def test_no_child_of_any_kind_outlives_its_job(service: ModeService, ending: str) -> None:
     kinds = " ".join(f"spawn={kind}:deaf" for kind in ("child", "setsid", "daemon", "refork"))
     stay = "sleep=0.5" if ending == "itself" else "deaf sleep=90"
@@ -289,6 +294,8 @@ def test_each_limit_of_the_agent_holds(service: ModeService) -> None:
     assert run(service, "echo well", agent="small") == "well"
 
 
+# test_resource_limits.py has floods of new processes.
+@pytest.mark.long
 @waiting_modes_alone
 def test_a_flood_of_output_is_cut_and_the_next_job_is_well(service: ModeService) -> None:
     for kind in ("flood", "flood_raw", "flood_line"):
@@ -334,7 +341,6 @@ def new_key(service: ModeService, name: str) -> str:
     return str(service.client.post("/v1/keys", json=body).json()["secret"])
 
 
-@new_ones_in_the_long_run
 def test_nothing_of_one_keys_job_is_seen_by_the_job_of_the_next_key(service: ModeService) -> None:
     leave = f"printf %s {base64.b64encode(LEAVE.encode()).decode()} | base64 -d | bash"
     with (

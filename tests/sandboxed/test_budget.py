@@ -59,6 +59,8 @@ def test_a_job_of_50_turns_with_a_budget_of_ten_stops_within_one_of_it(
         assert 20 <= model.calls <= 22, model.calls
 
 
+# gateway/money/test_spending.py and control/test_control.py have both rules, and the test above a resume.
+@pytest.mark.long
 def test_a_retry_begins_the_budget_anew_and_a_resume_goes_on_with_what_is_left(
     make_service: MakeService, reachable_tmp: Path
 ) -> None:
@@ -89,6 +91,8 @@ def test_a_retry_begins_the_budget_anew_and_a_resume_goes_on_with_what_is_left(
         assert model.calls > first + second
 
 
+# The contract of the ledger has the rule, and blackbox/test_reattach.py a budget over a kill.
+@pytest.mark.long
 def test_a_call_under_way_when_the_service_is_killed_costs_what_it_had_reserved(
     make_service: MakeService, model: ScriptedModel
 ) -> None:
@@ -133,16 +137,10 @@ model = "claude-haiku-4-5"
 """
 
 
-@pytest.mark.parametrize(
-    "whose",
-    [
-        "service",
-        "month",
-        # The agent's is kept as the service's is, and the day's as the month's.
-        pytest.param("agent", marks=pytest.mark.long),
-        pytest.param("day", marks=pytest.mark.long),
-    ],
-)
+# The service's is a wall, also after a restart, in the last test here; those of agents and keys are walls in
+# gateway/money/test_spending.py and api/native/test_usage.py.
+@pytest.mark.long
+@pytest.mark.parametrize("whose", ["service", "month", "agent", "day"])
 def test_a_budget_of_many_jobs_is_a_wall_for_each_of_them_also_after_a_restart(
     make_service: MakeService, reachable_tmp: Path, whose: str
 ) -> None:
@@ -196,6 +194,8 @@ def test_a_budget_of_many_jobs_is_a_wall_for_each_of_them_also_after_a_restart(
         assert service.run_job("go on", agent="other")["state"] == state
 
 
+# blackbox/test_real_cli.py holds that each of three turns has its own cost.
+@pytest.mark.long
 def test_the_cost_of_a_turn_is_its_own_and_not_the_sessions(
     make_service: MakeService, model: ScriptedModel
 ) -> None:

@@ -154,6 +154,8 @@ def test_a_new_credential_is_that_of_the_next_job_and_the_next_turn(
         assert not any(secret in told for secret in (FIRST, SECOND, THIRD))
 
 
+# test_rejected_credential.py has it in a process of its own, and the test above a change under one that waited.
+@pytest.mark.long
 def test_a_rejected_credential_ends_one_job_and_the_next_has_a_process_that_waited(
     service: ModeService, model_of_now: ScriptedModel
 ) -> None:
@@ -211,7 +213,9 @@ def test_the_limits_of_the_key_of_a_job_hold_in_a_process_that_waited_for_anybod
     assert Decimal(rich["budget_usd"]) > Decimal("0.01")
 
 
-@pytest.mark.parametrize("way", [pytest.param("stop", marks=pytest.mark.long), "crash"])
+# test_warm_slots.py holds that nothing is left over, and test_budget.py that the configured prices hold.
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["stop", "crash"])
 def test_new_prices_hold_after_a_start_and_no_process_of_the_old_service_is_left(
     service: ModeService, way: str
 ) -> None:

@@ -99,7 +99,6 @@ def workspace_of(service: tuple[Service, str]) -> str:
     return str(service[0].root / "workspace")
 
 
-@pytest.mark.parametrize("service", ["key", "token"], indirect=True)
 def test_the_model_sees_the_key_on_every_call_and_the_agent_never(
     service: tuple[Service, str], model: ScriptedModel, workspace_of: str
 ) -> None:
@@ -152,7 +151,11 @@ text = "It is {{last_result}}."
 
 
 @pytest.mark.parametrize(
-    ("before", "found"), [("", "It is nowhere."), ("echo sk-ant-can''ary > ~/there.txt; ", "there.txt")]
+    ("before", "found"),
+    [
+        ("", "It is nowhere."),
+        pytest.param("echo sk-ant-can''ary > ~/there.txt; ", "there.txt", marks=pytest.mark.long),
+    ],
 )
 def test_with_the_real_cli_the_key_is_on_the_calls_and_nowhere_that_its_tools_can_look(
     make_service: MakeService, reachable_tmp: Path, before: str, found: str

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.sandboxed.host_inspection import host_mounts, leftover_job_files, live_agent_processes
 from tests.sandboxed.process_modes import Mode, ModeService, agent_tables
-from tests.sandboxed.warm_services import wait_for_slot
+from tests.sandboxed.warm_services import PATIENCE, wait_for_slot
 from tests.service_fixtures import make_repository, make_service_root
 
 from steadyhand.testing.live_folders import paths_in
@@ -21,10 +21,7 @@ STAYS_SECONDS = 30
 WORK = f'[[standin: run="echo more >> greeting.txt" hang={STAYS_SECONDS} text="{ANSWER}"]]'
 
 
-LONG_COLD, LONG_WARM = (pytest.param(mode, marks=pytest.mark.long) for mode in ("cold", "warm"))
-
-
-@pytest.fixture(scope="module", params=["cold", "warm"])
+@pytest.fixture(scope="module", params=[pytest.param("cold", marks=pytest.mark.long), "warm"])
 def service(
     request: pytest.FixtureRequest, reachable_tmp: Path, stand_in: Path, model: ScriptedModel
 ) -> Iterator[ModeService]:
@@ -35,7 +32,7 @@ def service(
     config = agent_tables({"worker": 'workspace = "work"'}, mode)
     config += f'[workspaces.work]\nrepository = "{root / "repository"}"\n'
     env = {"STEADYHAND_ISOLATION": "bwrap", "STEADYHAND_SERVICE__LOG_LEVEL": "debug"}
-    made = ModeService(root, stand_in, model=model.url, env=env, config=config)
+    made = ModeService(root, stand_in, model=model.url, env=env, config=config, constants=PATIENCE)
     made.mode = mode
     with made:
         yield made
@@ -82,7 +79,6 @@ def test_the_answer_and_the_changes_are_kept_after_a_crash(service: ModeService)
     assert (following["answer"], following["warnings"]) == ("hello", [])
 
 
-@pytest.mark.parametrize("service", ["cold", LONG_WARM], indirect=True)
 def test_changes_that_are_gone_are_told_and_the_answer_is_kept(service: ModeService) -> None:
     job_id = _answer_and_crash(service)
     wait_until(lambda: not live_agent_processes(service))
@@ -97,7 +93,6 @@ def test_changes_that_are_gone_are_told_and_the_answer_is_kept(service: ModeServ
     _is_reclaimed(service, job)
 
 
-@pytest.mark.parametrize("service", [LONG_COLD, "warm"], indirect=True)
 def test_a_second_crash_during_the_recovery_loses_nothing(service: ModeService) -> None:
     job_id = _answer_and_crash(service)
     service.spawn()

@@ -87,9 +87,21 @@ def test_who_shares_the_network_reaches_this_machine_and_each_start_says_so(
 # This machine's address is on the list of the one agent; of the rest, two are enough for the one without a list.
 CASES = [("alone" if host == "127.0.0.1:PORT" else "reaching", what) for what, (_, host) in BY_PROXY.items()]
 CASES += [("alone", "a name with TLS"), ("alone", "an address")]
+NOW = {
+    ("alone", "this machine in hex"),
+    ("alone", "an address"),
+    ("reaching", "this machine by name"),
+    ("reaching", "a tunnel to mail"),
+    ("reaching", "git"),
+    ("reaching", "a user that looks like a host"),
+}
+"""The others are for the long run: test_attacks_by_process_mode.py tries all of them in two jobs."""
 
 
-@pytest.mark.parametrize(("agent", "what"), CASES)
+@pytest.mark.parametrize(
+    ("agent", "what"),
+    [pytest.param(*case, marks=[] if case in NOW else [pytest.mark.long]) for case in CASES],
+)
 def test_what_is_not_listed_is_refused_and_told(
     service: Service, listener: RecordingServer, agent: str, what: str
 ) -> None:
@@ -101,7 +113,13 @@ def test_what_is_not_listed_is_refused_and_told(
     assert listener.requests == []
 
 
-@pytest.mark.parametrize("what", PAST_IT)
+PAST_IT_NOW = {"this machine", "the service", "a datagram"}
+"""The same for those past the proxy."""
+
+
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=[] if what in PAST_IT_NOW else [pytest.mark.long]) for what in PAST_IT]
+)
 def test_there_is_no_way_past_the_proxy(service: Service, listener: RecordingServer, what: str) -> None:
     listener.requests.clear()
     code = (
@@ -113,7 +131,10 @@ def test_there_is_no_way_past_the_proxy(service: Service, listener: RecordingSer
     assert listener.requests == []
 
 
-@pytest.mark.parametrize(("path", "host"), [("/redirect", "attacker.example"), ("/inside", "localhost:PORT")])
+@pytest.mark.parametrize(
+    ("path", "host"),
+    [pytest.param("/redirect", "attacker.example", marks=pytest.mark.long), ("/inside", "localhost:PORT")],
+)
 def test_a_redirect_is_refused_where_it_leads(
     service: Service, listener: RecordingServer, path: str, host: str
 ) -> None:

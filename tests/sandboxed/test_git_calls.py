@@ -6,8 +6,9 @@ left of them, and a directory in place. Sealed off, nothing at all may run outsi
 be seen by what runs inside. At level `none`, where git in an agent's own files runs as the agent's user and what it
 left may run with it, nothing runs as the service.
 
-Here each group has sealed checkouts of one kind, and one group is played at level `none`; `make test-long` plays each
-group, and each taint alone, with every kind and at both levels.
+Here one group is played with sealed checkouts over a layer; test_hostile_repository.py and
+test_attacks_by_process_mode.py have each group in whole jobs, and tests/workspace/test_harvest.py at level `none`.
+`make test-long` plays each group, and each taint alone, with every kind and at both levels.
 """
 
 import ast
@@ -403,16 +404,17 @@ def play(taints: Sequence[str], kinds: Sequence[str]) -> Mapping[str, set[int]]:
 
 LONG_SCENES = [pytest.param((taint,), id=taint, marks=pytest.mark.long) for taint in ATTACKS]
 SCENES = [
-    # Hooks are run by most of the calls that are made at level `none` alone.
-    *(
-        pytest.param(taints, id=", ".join(taints), marks=[] if "hooks" in taints else [pytest.mark.long])
-        for taints in TOGETHER
-    ),
+    *(pytest.param(taints, id=", ".join(taints)) for taints in TOGETHER),
     *LONG_SCENES,
 ]
 SEALED_SCENES = [
     *(
-        pytest.param(taints, (kind,), id=f"{', '.join(taints)}-{kind}")
+        pytest.param(
+            taints,
+            (kind,),
+            id=f"{', '.join(taints)}-{kind}",
+            marks=[] if kind == "overlay" else [pytest.mark.long],
+        )
         for taints, kind in zip(TOGETHER, KINDS, strict=True)
     ),
     *(
@@ -456,8 +458,8 @@ def _alone_and_together(taint: str) -> Sequence[Sequence[str]]:
             taint,
             command,
             id=f"{', '.join(taints)}-{command}",
-            # As in the scenes: alone in the long run.
-            marks=[pytest.mark.long] if taints not in TOGETHER else [],
+            # In a group it has to run by one command; by each, and alone, in the long run.
+            marks=[] if taints in TOGETHER and command == UNSAFE_COMMANDS[taint][0] else [pytest.mark.long],
         )
         for taint in ATTACKS
         for taints in _alone_and_together(taint)
@@ -493,6 +495,7 @@ def test_sealed_a_taint_runs_nothing_outside(taints: Sequence[str], kinds: Seque
     assert {call: users for call, users in ran.items() if users} == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("taints", SCENES)
 def test_without_a_boundary_a_taint_runs_nothing_or_as_the_agents_user_in_its_own_directory(
     taints: Sequence[str],

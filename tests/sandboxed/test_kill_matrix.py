@@ -82,9 +82,10 @@ def kept(service: Service, job_id: str, groups: set[Path]) -> dict[str, Any]:
 
 
 def each_kind(ending: int) -> pytest.MarkDecorator:
-    """Return the kinds at the levels as parameters: each at one of them, in turn by the ending; all in the long run."""
+    """Return the kinds at the levels as parameters: one of each, in turn by the ending; all in the long run."""
+    now = (ending % len(LEVELS), (-1 - ending) % len(KINDS))
     cases = [
-        pytest.param(level, kind, marks=[] if (ending + level_at + kind_at) % 2 == 0 else [pytest.mark.long])
+        pytest.param(level, kind, marks=[] if (level_at, kind_at) == now else [pytest.mark.long])
         for level_at, level in enumerate(LEVELS)
         for kind_at, kind in enumerate(KINDS)
     ]
@@ -143,7 +144,10 @@ class TestOfARunThatEndedBy:
         assert reclaimed(service, job_id, groups)["state"] == "cancelled"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [*(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS if kind != "reforking"), "reforking"],
+)
 def test_of_a_sealed_run_that_ended_by_its_memory_limit(sealed: Service, kind: str) -> None:
     hog = f'run="{HOG}" die={signal.SIGKILL:d}'
     job_id = sealed.submit(unruly(kind, stay=False, more=hog), agent="small")["id"]

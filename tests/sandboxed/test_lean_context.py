@@ -96,7 +96,6 @@ def test_a_turn_without_tools_is_small_and_two_jobs_share_all_but_the_prompt(wir
     assert first.system.endswith(f"Today's date is {day}.")
 
 
-@pytest.mark.parametrize("wire", ["bwrap", "none"], indirect=True)
 def test_an_agent_of_a_repository_without_tools_keeps_its_instructions(wire: Wire) -> None:
     first, again = wire.ask("summary"), wire.ask("summary")
     assert size(first) < MOST_BYTES

@@ -47,7 +47,6 @@ LOOK = (
 
 
 LONG_IMAGE = pytest.param("image", marks=pytest.mark.long)
-in_both = pytest.mark.parametrize("service", ["overlay", "image"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=["overlay", LONG_IMAGE])
@@ -147,7 +146,8 @@ def test_nothing_that_a_turn_has_started_goes_on_after_it(service: Service) -> N
     assert "sleep" not in second["answer"]
 
 
-@in_both
+# The next one ends with a process that died.
+@pytest.mark.long
 def test_a_live_process_that_died_costs_a_resume_and_none_of_its_work(service: Service) -> None:
     supervisor = wait_for_slot(service)
     first = _start(service, "printf 'kept\\n' > kept.txt; git stash list")
@@ -160,7 +160,7 @@ def test_a_live_process_that_died_costs_a_resume_and_none_of_its_work(service: S
     assert second["changes"]["files"] == 1
 
 
-@pytest.mark.parametrize("workspace", ["default", "scratch"])
+@pytest.mark.parametrize("workspace", ["default", pytest.param("scratch", marks=pytest.mark.long)])
 def test_a_process_that_a_job_has_started_stays_for_the_next_turn(service: Service, workspace: str) -> None:
     first = _ended(
         service,

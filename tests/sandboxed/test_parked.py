@@ -104,12 +104,9 @@ def world(request: pytest.FixtureRequest, reachable_tmp: Path) -> Iterator[World
         yield World(settings, Clock(), model, str(root / "workspace"))
 
 
-# Each is parked in the same way at both levels; one of them finishes here with layers, and one without.
+# Each is parked in the same way at both levels.
 sealed_or_long = pytest.mark.parametrize(
     "world", ["bwrap", pytest.param("none", marks=pytest.mark.long)], indirect=True
-)
-bare_or_long = pytest.mark.parametrize(
-    "world", [pytest.param("bwrap", marks=pytest.mark.long), "none"], indirect=True
 )
 
 
@@ -163,7 +160,9 @@ def test_a_parked_job_can_be_cancelled_and_leaves_nothing(running: Running) -> N
     assert "mark" in running.until_state(job_id, "completed")["answer"]
 
 
-@bare_or_long
+# blackbox/test_reattach.py has one that is still parked after a kill, and worker/test_recovery.py the rest of its wait.
+@pytest.mark.long
+@pytest.mark.parametrize("world", ["bwrap", "none"], indirect=True)
 def test_a_parked_job_waits_on_over_a_restart_and_finishes_when_it_may(world: World) -> None:
     with world.running() as before:
         job_id = before.submit(MIDWAY, workspace=world.workspace)

@@ -62,6 +62,7 @@ def test_two_jobs_in_two_slots_share_what_the_model_is_sent(repository: Path, re
     assert shared(first, second) >= 0.99, (first, second)
 
 
+@pytest.mark.long
 def test_two_bare_runs_in_two_directories_share_less(repository: Path, real_cli: Path) -> None:
     """The control: what is measured tells runs apart that the model's cache does not take for one."""
     with ScriptedModel() as model:

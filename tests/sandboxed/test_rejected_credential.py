@@ -120,6 +120,8 @@ def test_a_wrong_credential_ends_one_run_and_the_jobs_that_wait_go_on_when_its_f
         assert readiness(running) == {"status": "ok"}
 
 
+# The file alone ends the wait above, and blackbox/test_reattach.py has a parked job over a start.
+@pytest.mark.long
 @pytest.mark.parametrize("world", [("api_key", "none")], ids="-".join, indirect=True)
 def test_a_start_with_a_new_credential_ends_the_wait_at_once(world: World) -> None:
     with world.running() as running:

@@ -69,7 +69,7 @@ def open_files(service: Service) -> Counter[bool]:
     return Counter(link.startswith(database) for link in links)
 
 
-@pytest.mark.parametrize("jobs", [8, *(pytest.param(jobs, marks=pytest.mark.long) for jobs in (20, 50))])
+@pytest.mark.parametrize("jobs", [4, *(pytest.param(jobs, marks=pytest.mark.long) for jobs in (8, 20, 50))])
 def test_many_jobs_leave_everything_where_it_was(make_service: MakeService, jobs: int) -> None:
     service = make_service().start()
     workspace = str(service.root / "workspace")

@@ -86,7 +86,9 @@ def test_a_file_comes_to_its_limit(service: Service) -> None:
     assert sum(about.st_size for _, about in stats_below(service.data_dir, "big")) <= 64 * MEBIBYTE
 
 
-@pytest.mark.parametrize("kind", ["flood", "flood_raw", "flood_line"])
+@pytest.mark.parametrize(
+    "kind", ["flood", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("flood_raw", "flood_line"))]
+)
 def test_a_flood_of_output_leaves_the_memory_where_it_was(service: Service, kind: str) -> None:
     flood(service, kind, "100M")
 

@@ -77,8 +77,15 @@ def spellings() -> list[bytes]:
     return [core(text, how) for text in (SECRET, LINES, *LINES.split("\n")) for how in WRITTEN]
 
 
-@pytest.mark.parametrize("chunk", [3, 1000])
-@pytest.mark.parametrize("more", ["", "stderr='{last}'", "stderr='{last}' exit=3 result=error"])
+@pytest.mark.parametrize("chunk", [3, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        pytest.param("stderr='{last}'", marks=pytest.mark.long),
+        "stderr='{last}' exit=3 result=error",
+    ],
+)
 def test_no_spelling_of_a_granted_secret_is_told_or_kept(service: Service, more: str, chunk: int) -> None:
     text = shell_prompt(tell(service), f"{tell(service)}; exit 1", options=f"{more} chunk={chunk} pace=1")
     job_id = service.submit(text, agent="granted")["id"]

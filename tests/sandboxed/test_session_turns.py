@@ -41,7 +41,7 @@ def said(job: dict[str, Any]) -> list[str]:
     return [text for role, text in json.loads(job["answer"]) if role == "user"]
 
 
-@levels("sealed", "limited")
+@levels("sealed")
 def test_a_turn_is_a_job_that_knows_what_was_said_and_finds_what_was_done(service: Service) -> None:
     first = service.run_job(FIRST, workspace=workspace_of(service), metadata={"a": "b"})
     accepted = turn(service, first["id"], LOOK)
@@ -78,7 +78,7 @@ def test_two_turns_on_one_job_are_two_sessions_from_there_on(service: Service) -
     assert [read(service, job["id"]) for job in ends] == [["left"], ["right"]]
 
 
-@levels("none")
+@levels("sealed")
 def test_a_turn_on_a_job_that_runs_waits_for_its_end(service: Service) -> None:
     script = "[[standin: say=here sleep=1 write=a.txt:one write=left.txt:two text=done]]"
     first = service.submit(script, workspace=workspace_of(service))["id"]
@@ -92,7 +92,7 @@ def test_a_turn_on_a_job_that_runs_waits_for_its_end(service: Service) -> None:
     assert read(service, second) == ["onetwohello"]
 
 
-@levels("none")
+@levels("sealed")
 def test_what_would_be_another_session_is_refused(service: Service) -> None:
     first = service.run_job(FIRST, workspace=workspace_of(service))
     assert turn(service, first["id"], "x", 422, agent="chat")["code"] == "unknown_field"

@@ -81,7 +81,6 @@ def make_repository(folder: Path, thief: str) -> None:
 
 
 LONG_BARE = pytest.param("none", marks=pytest.mark.long)
-at_both_levels = pytest.mark.parametrize("world", ["bwrap", "none"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=["bwrap", LONG_BARE])
@@ -96,7 +95,6 @@ def world(request: pytest.FixtureRequest, real_cli: Path) -> Iterator[World]:
     shutil.rmtree(root, ignore_errors=True)
 
 
-@at_both_levels
 def test_without_trust_nothing_of_the_repository_reaches_the_model_or_runs(world: World) -> None:
     sent, diff = world.run("nothing")
     assert "quetzal" not in sent

@@ -27,7 +27,7 @@ CONFIG = """\
 warm = 1
 """
 LONG_NONE = pytest.param("none", marks=pytest.mark.long)
-at_both_levels = pytest.mark.parametrize("service", ["bwrap", "none"], indirect=True)
+"""Without a boundary: in `make test` it is in test_kept_processes.py."""
 __all__ = ["cli"]  # a fixture, taken in
 
 
@@ -51,7 +51,6 @@ def _without_identity(body: dict[str, Any]) -> dict[str, Any]:
     return {**json.loads(text), "system": system}
 
 
-@at_both_levels
 def test_the_model_gets_the_same_request_as_from_a_new_process(
     service: Service, model: ScriptedModel
 ) -> None:
@@ -90,6 +89,8 @@ def test_the_rehearsal_is_in_no_record_and_costs_nothing(service: Service, model
     assert not any(REHEARSAL_PROMPT in text for text in texts)
 
 
+# test_kept_processes.py has turns that resume.
+@pytest.mark.long
 def test_a_later_turn_resumes_the_session_of_a_job_that_a_waiting_process_ran(
     service: Service, model: ScriptedModel
 ) -> None:
@@ -107,7 +108,6 @@ def test_a_later_turn_resumes_the_session_of_a_job_that_a_waiting_process_ran(
     assert "The second prompt." in text
 
 
-@at_both_levels
 def test_a_waiting_process_has_a_user_that_no_job_in_a_process_of_its_own_can_have(service: Service) -> None:
     slots = ServiceTable().slots
     assert slots > ServiceTable().concurrency
@@ -118,7 +118,6 @@ def test_a_waiting_process_has_a_user_that_no_job_in_a_process_of_its_own_can_ha
         assert uid == os.geteuid()  # all share the user of the service
 
 
-@at_both_levels
 def test_a_process_that_was_killed_while_it_waited_costs_the_next_job_nothing(service: Service) -> None:
     supervisor = wait_for_slot(service)
     os.kill(cli_below(supervisor), signal.SIGKILL)
@@ -246,6 +245,8 @@ def test_a_job_in_a_repository_finds_the_commit_of_now_and_invents_no_change(
     assert (fourth["commit"], "good morning" in fourth["answer"]) == (third["commit"], True)
 
 
+# test_live_repositories.py has the harvests, and test_attacks_by_process_mode.py the next job.
+@pytest.mark.long
 def test_the_work_of_a_job_in_a_waiting_process_is_harvested_and_goes_on_in_a_turn(
     repository_service: tuple[Service, ScriptedModel],
 ) -> None:
