@@ -205,6 +205,8 @@ def test_the_command_line_and_the_page_send_demands_and_show_why_a_job_waits(
     with PageClient(browser) as page:
         page.sign_in(ADMIN_KEY)
         assert reason in page.get(f"/ui/jobs/{waiting}").text
+        for path in ("/ui/jobs?state=queued", "/"):
+            assert f'title="{reason}">waits: no node</span>' in page.get(path).text
     assert service.client.post(f"/v1/jobs/{waiting}/cancel").status_code in {200, 202}
     assert "waits" not in steadyhand("show", waiting).out.split()
     demands = ("--label", "gpu", "--not-on-node", "build-2")

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
+from steadyhand.api.native.nodes import queue_reasons
 from steadyhand.clock import utc_now
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import Job, State
@@ -37,9 +38,9 @@ async def start_page(visit: Visit) -> Response:
     done = await control.list_jobs(caller, JobFilter(states=frozenset({State.COMPLETED})), _DONE_SIZE, None)
     return visit.page(
         "start.html",
-        active=_rows(visit, active.jobs),
-        failed=_rows(visit, failed.jobs),
-        done=_rows(visit, done.jobs),
+        active=await _rows(visit, active.jobs),
+        failed=await _rows(visit, failed.jobs),
+        done=await _rows(visit, done.jobs),
         load=control.load(),
         names=_names(visit),
         prompts=prompts,
@@ -66,7 +67,7 @@ async def jobs_page(visit: Visit) -> Response:
     next_pairs = [*list_filter.pairs, ("cursor", next_cursor or "")]
     return visit.page(
         "jobs.html",
-        rows=_rows(visit, jobs),
+        rows=await _rows(visit, jobs),
         states=list(State),
         list_filter=list_filter,
         filters=list_filter.texts,
@@ -97,12 +98,13 @@ def key_names(visit: Visit) -> Mapping[str, str]:
     return {visit.key.id: visit.key.name}
 
 
-def _rows(visit: Visit, jobs: Sequence[Job]) -> Sequence[Mapping[str, Any]]:
-    names = key_names(visit)
+async def _rows(visit: Visit, jobs: Sequence[Job]) -> Sequence[Mapping[str, Any]]:
+    names, reasons = key_names(visit), await queue_reasons(visit.context, jobs)
     return [
         {
             "job": job,
             "position": visit.control.position(job),
+            "queue_reason": reasons.get(job.id),
             "key_name": names.get(job.api_key_id, job.api_key_id),
         }
         for job in jobs
