@@ -3,9 +3,9 @@
 import asyncio
 import functools
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from steadyhand.store.postgres.connections import parse_postgres_url
 from steadyhand.store.postgres.limits_connection import LimitsConnection
 from steadyhand.testing.cluster import listening
 from steadyhand.testing.postgres import Postgres
+from steadyhand.testing.reserved_port import ReservedPort
 from steadyhand.testing.service import wait_until
 
 _SCHEMA = """
@@ -215,36 +216,29 @@ async def _create_queue(url: str) -> None:
 @pytest.fixture
 def pgbouncer_url(postgres: Postgres, postgres_url: str, world_dir: Path) -> Iterator[str]:
     """The address of a PgBouncer in transaction mode before that database."""
-    yield from _pgbouncer(postgres, postgres_url, world_dir)
+    with pgbouncer(postgres, postgres_url, world_dir) as url:
+        yield url
 
 
-def _pgbouncer(postgres: Postgres, url: str, directory: Path) -> Iterator[str]:
-    name, port = url.rpartition("/")[2], _free_port()
-    settings = directory / "pgbouncer.ini"
-    settings.write_text(
-        f"[databases]\n{name} = host=127.0.0.1 port={postgres.port} user=steadyhand password={postgres.password}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
-        "pool_mode = transaction\nmax_client_conn = 50\ndefault_pool_size = 8\n"
-    )
+@contextmanager
+def pgbouncer(postgres: Postgres, url: str, directory: Path) -> Iterator[str]:
+    """Run a PgBouncer in transaction mode before a database for the length of the block, and yield its address."""
+    name = url.rpartition("/")[2]
+    settings, log = directory / "pgbouncer.ini", directory / "pgbouncer.log"
     account = ["-u", "postgres"] if os.geteuid() == 0 else []
-    with subprocess.Popen(
-        ["/usr/sbin/pgbouncer", *account, str(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
-        try:
-            wait_until(lambda: _is_listening(port))
-            yield f"postgresql://steadyhand@127.0.0.1:{port}/{name}"
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def _is_listening(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+    with ReservedPort() as port, log.open("wb") as output:
+        settings.write_text(
+            f"[databases]\n{name} = host=127.0.0.1 port={postgres.port} user=steadyhand password={postgres.password}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port.number}\nunix_socket_dir =\nauth_type = any\n"
+            "pool_mode = transaction\nmax_client_conn = 50\ndefault_pool_size = 8\n"
+        )
+        with subprocess.Popen(
+            ["/usr/sbin/pgbouncer", *account, str(settings)], stdout=subprocess.DEVNULL, stderr=output
+        ) as process:
+            try:
+                wait_until(lambda: port.is_served() or process.poll() is not None)
+                assert process.poll() is None, log.read_text()
+                yield f"postgresql://steadyhand@127.0.0.1:{port.number}/{name}"
+            finally:
+                process.terminate()
+                process.wait(20)

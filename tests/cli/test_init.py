@@ -19,6 +19,7 @@ from steadyhand.config.settings import load_settings
 from steadyhand.config.starter_file import starter_file
 from steadyhand.errors import ConfigError
 from steadyhand.testing.cli import DUMMY_API_KEY
+from steadyhand.testing.reserved_port import ReservedPort
 from steadyhand.testing.service import UNUSED_MODEL_URL
 
 
@@ -43,13 +44,18 @@ def wide_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if len(line) > 80]
 
 
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that nobody else gets."""
+    with ReservedPort() as reserved:
+        yield reserved.number
+
+
 def test_a_service_runs_on_what_it_wrote_and_knows_the_key_that_it_printed(
-    tmp_path: Path, world_dir: Path, standin: Path, manager: socket.socket
+    tmp_path: Path, world_dir: Path, standin: Path, manager: socket.socket, port: int
 ) -> None:
     command = CommandLine(world_dir, None, None)
     del command.env["STEADYHAND_DATA_DIR"]
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     done = command("init", "--port", str(port), "--data-dir", "data")
     assert (done.code, done.err) == (0, "")
     (key,) = [word for word in done.out.split() if word.startswith("sh_admin_")]

@@ -1,7 +1,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import pytest
 from steadyhand.ports import Checkout, Harvest
 from steadyhand.testing.contracts.checkouts import Repository, run_as_agent, run_shell
 from steadyhand.testing.contracts.samples import make_job
+from steadyhand.testing.reserved_port import ReservedPort
 from steadyhand.testing.service import wait_until
 from steadyhand.workspace import GitCheckouts, harvest_context
 
@@ -20,30 +20,23 @@ from steadyhand.workspace import GitCheckouts, harvest_context
 @contextmanager
 def git_daemon(folder: Path) -> Iterator[str]:
     """Serve the repositories of a folder by git's own protocol on loopback, hooks and all, and give its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        "git",
-        "-c",
-        "safe.directory=*",
-        "daemon",
-        "--listen=127.0.0.1",
-        f"--port={port}",
-        "--export-all",
-    ]
-    command += ["--reuseaddr", "--enable=receive-pack", f"--base-path={folder}", str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as daemon:
-        try:
-            wait_until(lambda: _accepts(port), 20)
-            yield f"git://127.0.0.1:{port}"
-        finally:
-            os.killpg(daemon.pid, signal.SIGKILL)
-
-
-def _accepts(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    with ReservedPort() as port:
+        command = [
+            "git",
+            "-c",
+            "safe.directory=*",
+            "daemon",
+            "--listen=127.0.0.1",
+            f"--port={port.number}",
+            "--export-all",
+        ]
+        command += ["--reuseaddr", "--enable=receive-pack", f"--base-path={folder}", str(folder)]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as daemon:
+            try:
+                wait_until(port.is_served, 20)
+                yield f"git://127.0.0.1:{port.number}"
+            finally:
+                os.killpg(daemon.pid, signal.SIGKILL)
 
 
 def published(

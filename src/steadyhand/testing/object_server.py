@@ -1,7 +1,6 @@
 """A real object store for tests: `rclone serve s3` over a directory, on the loopback interface."""
 
 import contextlib
-import socket
 import subprocess
 import sys
 import time
@@ -9,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from steadyhand.testing.live_folders import files_below
+from steadyhand.testing.reserved_port import ReservedPort
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
@@ -21,7 +21,8 @@ class ObjectServer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "bucket").mkdir(parents=True)
-        self.port = _free_port()
+        self._port = ReservedPort()
+        self.port = self._port.number
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -50,16 +51,11 @@ class ObjectServer:
         command += ["--auth-key", f"{_KEY},{_SECRET}", "--config", "/dev/null", str(self.folder)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + _START_SECONDS
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                if time.monotonic() > deadline or self._process.poll() is not None:
-                    self.stop()
-                    raise
-                time.sleep(0.02)
-            else:
-                return
+        while not self._port.is_served():
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                self.stop()
+                raise RuntimeError("rclone did not start")
+            time.sleep(0.02)
 
     def stop(self) -> None:
         """End it at once, as if its machine had failed."""
@@ -68,12 +64,10 @@ class ObjectServer:
             self._process.wait(_STOP_SECONDS)
             self._process = None
 
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    def close(self) -> None:
+        """End it for good."""
+        self.stop()
+        self._port.close()
 
 
 @contextlib.contextmanager
@@ -84,4 +78,4 @@ def object_server(folder: Path) -> Iterator[ObjectServer]:
     try:
         yield server
     finally:
-        server.stop()
+        server.close()

@@ -14,17 +14,18 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from steadyhand.testing.cli import SYSTEM_PATH
+from steadyhand.testing.reserved_port import ReservedPort
 from steadyhand.text_lines import split_lines
 
 USER: Final = "steadyhand"
@@ -33,7 +34,6 @@ _INSTALLED_IN = Path("/usr/lib/postgresql")
 _START_SECONDS = 60.0
 _STOP_SECONDS = 60.0
 _PAUSE_SECONDS = 0.01
-_PORTS_TO_TRY = 5
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SETTINGS = {
@@ -58,10 +58,6 @@ class PostgresMissing(RuntimeError):
             f"These tests need Postgres {_OLDEST_VERSION} or newer. As root, `make test` installs it; "
             "else: sudo apt-get install postgresql"
         )
-
-
-class _PortTaken(RuntimeError):
-    """Somebody took the port between its choice and the start."""
 
 
 def find_binaries() -> Path:
@@ -93,7 +89,8 @@ class Postgres:
         self.data_directory = self._root / "data"
         self.log_path = self._root / "log"
         self.password = secrets.token_hex(16)
-        self.port = _free_port()
+        self._port = ReservedPort()
+        self.port = self._port.number
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
 
@@ -111,18 +108,6 @@ class Postgres:
         """Start the server and return once it answers; a first start creates its data."""
         if not self.data_directory.exists():
             self._create()
-        for tries_left in reversed(range(_PORTS_TO_TRY)):
-            try:
-                self._start()
-            except _PortTaken:
-                if not tries_left:
-                    raise
-                self.port = _free_port()
-            else:
-                break
-        return self
-
-    def _start(self) -> None:
         log_begin = self.log_path.stat().st_size if self.log_path.exists() else 0
         # The kernel ends a child with the thread that started it, and only the main one lives as long as the process.
         is_main = threading.current_thread() is threading.main_thread()
@@ -138,6 +123,7 @@ class Postgres:
                 **self._as_account(),
             )
         self._wait_until_ready(log_begin)
+        return self
 
     @property
     def pid(self) -> int:
@@ -160,10 +146,27 @@ class Postgres:
         self.stop(signal_number)
         self.start()
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Freeze all processes of the server for the length of the block; what they get waits in the kernel."""
+        pids = [self.pid]
+        os.kill(self.pid, signal.SIGSTOP)  # first: it starts no more of them
+        try:
+            for pid in _children_of(self.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+                    pids.append(pid)
+            yield
+        finally:
+            for pid in reversed(pids):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
     def close(self) -> None:
         """Stop the server and remove its data."""
         if self._process is not None:
             self.stop(signal.SIGQUIT)
+        self._port.close()
         shutil.rmtree(self._root, ignore_errors=True)
 
     def log(self) -> str:
@@ -257,8 +260,7 @@ class Postgres:
             if process.poll() is not None:
                 self._process = None
                 told = self.log_path.read_bytes()[log_begin:].decode("utf-8", "replace")
-                kind = _PortTaken if "could not bind" in told else RuntimeError
-                raise kind(f"Postgres ended at once: {told}")
+                raise RuntimeError(f"Postgres ended at once: {told}")
             with suppress(OSError):
                 lines = split_lines(state.read_text("utf-8"))
                 if lines[:1] == [str(process.pid)] and lines[7:8] and lines[7].strip() == "ready":
@@ -267,6 +269,15 @@ class Postgres:
                 self.close()
                 raise RuntimeError("Postgres did not start in time")
             time.sleep(_PAUSE_SECONDS)
+
+
+def _children_of(parent: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if path.read_text("utf-8", "replace").rpartition(")")[2].split()[1] == str(parent):
+                found.append(int(path.parent.name))
+    return found
 
 
 def _unprivileged_account() -> pwd.struct_passwd | None:
@@ -282,10 +293,3 @@ def _unprivileged_account() -> pwd.struct_passwd | None:
 def _end_with_parent() -> None:
     # A crash is good enough: the data goes, too.
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
