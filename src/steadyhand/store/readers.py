@@ -5,6 +5,7 @@ is not enough, it is interrupted and runs again on a thread for long queries, up
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine
 
 from steadyhand.errors import QueryTooSlow, StoreError, StoreUnavailable
+from steadyhand.read_patience import read_patience
 from steadyhand.store.driver import (
     HAS_TIMEOUT,
     POSTGRES,
@@ -71,6 +73,7 @@ class Readers:
         self._queries = ThreadPoolExecutor(QUERY_THREADS, thread_name_prefix="store-query")
         self._long_queries = ThreadPoolExecutor(1, thread_name_prefix="store-long-query")
         self._waiting_long = 0
+        self._answered_at = -math.inf
 
     async def read(self, read: Read[T]) -> T:
         """Run a read that takes about the same time however much is stored. It has no limit of its own."""
@@ -113,13 +116,37 @@ class Readers:
         seconds: float | None,
     ) -> T:
         loop = asyncio.get_running_loop()
+        answer = loop.run_in_executor(threads, _translated, run, self._engine, read, seconds)
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
-                return await loop.run_in_executor(threads, _translated, run, self._engine, read, seconds)
+                patience = read_patience() if self._engine.dialect.name == POSTGRES else None
+                if patience is not None:
+                    await self._wait_while_server_answers(answer, patience)
+                result = await answer
+        except OutOfTime:
+            self._answered_at = loop.time()
+            raise
         except TimeoutError as error:
             raise StoreUnavailable(
                 f"The store did not answer within {COMMIT_TIMEOUT_SECONDS:.0f} s."
             ) from error
+        finally:
+            answer.cancel()  # one that no thread has begun is not needed any more
+        self._answered_at = loop.time()
+        return result
+
+    async def _wait_while_server_answers(self, answer: asyncio.Future[T], seconds: float) -> None:
+        """Wait for a read. Raise `StoreUnavailable` if the server answers nothing at all for so long.
+
+        A server that is frozen refuses no connection and ends no statement. One that is busy answers other reads.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while not answer.done():
+            left = max(began, self._answered_at) + seconds - loop.time()
+            if left <= 0:
+                raise unavailable("the database does not answer", verb="read")
+            await asyncio.wait((answer,), timeout=left)
 
 
 def _read_in_transaction(engine: Engine, read: Read[T], seconds: float | None) -> T:

@@ -23,6 +23,7 @@ from steadyhand.api.transport.errors import (
 )
 from steadyhand.errors import CallerError, Forbidden, RetryLater, Unauthenticated
 from steadyhand.log_context import set_log_fields
+from steadyhand.read_patience import set_read_patience
 from steadyhand.redact import Redactor
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -154,6 +155,7 @@ class RequestMiddleware:
         request_id = f"req_{self._id_source.getrandbits(64):016x}"
         scope[REQUEST_ID_SCOPE_KEY] = request_id
         set_log_fields({"request_id": request_id})
+        set_read_patience(scope["method"])
         scope[REDACTOR_SCOPE_KEY] = self._redactor
         if self._is_classic:
             scope[CLASSIC_SCOPE_KEY] = True
