@@ -78,6 +78,8 @@ class Result:
     faults: Sequence[str]
     calls: int
     seconds: float
+    logs: Sequence[str] = ()
+    """The ends of the logs of all nodes, if anything was wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,8 @@ def run_chaos(seed: int, form: Form, directory: Path) -> Result:
                 wrong += _check_long(cluster, around, faults, files, last_answers(history.calls()))
                 wrong += leftovers.find_lost_files(cluster, kinds, last_answers(history.calls()), seed)
             wrong += leftovers.probe(cluster, token, directory, has_in_place=form.is_long)
-    return Result(seed, wrong, faults.log, len(history.calls()), time.monotonic() - began)
+            logs = cluster.log_tails() if wrong else []
+    return Result(seed, wrong, faults.log, len(history.calls()), time.monotonic() - began, logs)
 
 
 def last_answers(calls: Sequence[Call]) -> dict[int, Mapping[str, Any]]:
@@ -202,20 +205,22 @@ def _run_seed(seed: int, name: str, results: Path) -> bool:
         raise
     except Exception as error:  # noqa: BLE001  # such as a node that did not come back: it is a result, and the next seed runs
         traceback.print_exc()
-        result = Result(seed, [f"the run broke off: {error!r}"], [], 0, 0.0)
+        logs = getattr(error, "__notes__", [])
+        result = Result(seed, [f"the run broke off: {error!r}"], [], 0, 0.0, logs)
     summary = {
         "seed": seed,
         "wrong": list(result.wrong),
         "faults": list(result.faults),
         "calls": result.calls,
         "seconds": round(result.seconds, 1),
+        "logs": list(result.logs),
     }
     part = path.with_suffix(".part")
     part.write_text(json.dumps(summary, indent=1))
     part.replace(path)  # an interruption leaves no half of it
     if result.wrong:
         print(f"seed {seed}, {name}: WRONG, see {path} and {directory}")  # noqa: T201  # a program
-        for text in result.wrong:
+        for text in (*result.wrong, *result.logs):
             print(f"  {text}")  # noqa: T201  # a program
         return False
     shutil.rmtree(directory, ignore_errors=True)

@@ -1,6 +1,6 @@
 """Clusters of real services on one database of Postgres."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -30,15 +30,31 @@ __all__ = [  # fixtures, taken in
 ]
 
 MakeCluster = Callable[..., Cluster]
+_CLUSTERS = pytest.StashKey[list[Cluster]]()
 
 
 @pytest.fixture
-def make_cluster(make_service: MakeService, postgres_url: str) -> Iterator[MakeCluster]:
+def make_cluster(
+    request: pytest.FixtureRequest, make_service: MakeService, postgres_url: str
+) -> Iterator[MakeCluster]:
     """Start the nodes of one cluster; keywords are those of `Cluster`, and `url`. They are ended with the test."""
+    clusters = request.node.stash.setdefault(_CLUSTERS, [])
     with ExitStack() as stack:
 
         def make(**options: object) -> Cluster:
             url = options.pop("url", postgres_url)
-            return stack.enter_context(Cluster(make_service, url, **options))  # type: ignore[arg-type]
+            cluster = Cluster(make_service, url, **options)  # type: ignore[arg-type]
+            clusters.append(cluster)
+            return stack.enter_context(cluster)
 
         yield make
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the ends of the logs of all nodes to the report of a test that failed."""
+    report = yield
+    if report.failed:
+        for cluster in item.stash.get(_CLUSTERS, []):
+            report.sections += [("logs of the nodes", text) for text in cluster.log_tails()]
+    return report

@@ -75,6 +75,9 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, Exception):
+            for text in self.log_tails():
+                error.add_note(text)
         self.close()
 
     def __getitem__(self, name: str) -> Service:
@@ -85,6 +88,10 @@ class Cluster:
     def front(self) -> Service:
         """The first node, which serves."""
         return next(iter(self.nodes.values()))
+
+    def log_tails(self) -> list[str]:
+        """Return for each node whether it runs, and the end of its log."""
+        return [f"node {name}: {node.describe_end()}" for name, node in self.nodes.items()]
 
     def close(self) -> None:
         """End all nodes."""

@@ -43,6 +43,8 @@ _ENDED_STATES = frozenset({"completed", "failed", "timeout", "cancelled", "inter
 PLAIN_HTTP = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients that only ask on loopback, without TLS: reading the machine's certificates takes longer than a test."""
 _LONGEST_PAUSE = 0.15
+LOG_TAIL_BYTES = 8_000
+"""The bytes of a log that the message about a failure has."""
 _service_numbers = itertools.count()
 
 
@@ -229,7 +231,7 @@ class Service:
 
         def is_ready() -> bool:
             if process.poll() is not None:
-                raise RuntimeError(f"the service ended with {process.returncode}:\n{self.log}")
+                raise RuntimeError(f"the service ended with {process.returncode}:\n{self.log_tail()}")
             match = _URL_PATTERN.search(self.log_since_start)
             if match is None:
                 return False
@@ -244,7 +246,7 @@ class Service:
             wait_until(is_ready, START_SECONDS)
         except TimeoutError as error:
             self.kill()
-            raise RuntimeError(f"the service did not answer:\n{self.log}") from error
+            raise RuntimeError(f"the service did not answer:\n{self.log_tail()}") from error
 
     @property
     def process(self) -> Process:
@@ -305,6 +307,20 @@ class Service:
     def log_since_start(self) -> str:
         """Return the log since the last start."""
         return self.log_path.read_bytes()[self._log_offset :].decode("utf-8", errors="replace")
+
+    def log_tail(self) -> str:
+        """Return the last lines of the log; empty before the first start."""
+        data = self.log.encode() if self.log_path.exists() else b""
+        tail = data[-LOG_TAIL_BYTES:]
+        return (tail if tail == data else tail.partition(b"\n")[2]).decode("utf-8", "replace")
+
+    def describe_end(self) -> str:
+        """Return whether it runs, and the last lines of its log."""
+        code = None if self._process is None else self._process.poll()
+        state = (
+            "was not started" if self._process is None else "runs" if code is None else f"ended with {code}"
+        )
+        return f"It {state}. The end of its log:\n{self.log_tail()}"
 
     @property
     def resident_bytes(self) -> int:
