@@ -50,6 +50,7 @@ from steadyhand.gateway.model.shared_credentials import SharedCredentials
 from steadyhand.gateway.model.tcp_listener import TcpListener, TokenHolder
 from steadyhand.gateway.model.unix_listener import SocketHolder, UnixListener, slot_dir
 from steadyhand.gateway.money.budgets import NEAR_SHARE, BudgetAccount, Budgets
+from steadyhand.gateway.money.call_journal import CallJournal
 from steadyhand.gateway.money.ledger_writer import LedgerWriter
 from steadyhand.gateway.money.prices import Prices
 from steadyhand.gateway.run_events import RunEvents
@@ -241,7 +242,7 @@ class ModelGateway:
             self._shared_parts.append(self._budgets)
         if self._rejected_credentials.shared is not None:
             self._shared_parts.append(self._rejected_credentials.shared)
-        self._ledger_writer = LedgerWriter(billing.ledger)
+        self._ledger_writer = LedgerWriter(billing.ledger, journal=CallJournal(data_dir))
         self._billing = BillingContext(
             self._budgets,
             self._ledger_writer,
@@ -278,6 +279,9 @@ class ModelGateway:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
         """Listen for the length of the block; see `ports.Gateway.serving`."""
+        recovered = await self._ledger_writer.recover()
+        if recovered:
+            structlog.get_logger("steadyhand.gateway").warning("ledger.recovered", calls=recovered)
         if self._repeated_runs:
             await self._ledger.settle_repeated_calls(self._repeated_runs)
         open_calls = await self._ledger.settle_open_calls()

@@ -3,6 +3,8 @@
 A new call is handed to the writer a moment later, when it is on its way: the writing thread would otherwise take the
 interpreter from it. A call that has ended by then is written once.
 
+A call that has ended is in a journal until it is stored (`call_journal.py`), so that a kill loses none.
+
 During an outage of the store calls are held here. They count against budgets, which have their own account. At
 `max_held` calls a new call waits.
 """
@@ -14,6 +16,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from steadyhand.errors import StoreError
+from steadyhand.gateway.money.call_journal import CallJournal
 from steadyhand.ports import Ledger, ModelCall
 
 WRITE_DELAY_SECONDS = 0.05
@@ -26,8 +29,12 @@ CLOSE_SECONDS = 30.0
 class LedgerWriter:
     """Keeps calls, each in the order in which it was handed in."""
 
-    def __init__(self, ledger: Ledger, *, max_held: int = MAX_HELD_CALLS) -> None:
+    def __init__(
+        self, ledger: Ledger, *, max_held: int = MAX_HELD_CALLS, journal: CallJournal | None = None
+    ) -> None:
         self._ledger = ledger
+        self._journal = journal
+        self._has_failed = False
         self._max_held = max_held
         self._open = False
         self._last_write: dict[str, tuple[asyncio.Task[None], ModelCall]] = {}
@@ -39,6 +46,8 @@ class LedgerWriter:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Accept calls for the length of the block; all are stored when it ends, also after an error."""
+        if self._journal is not None:
+            self._journal.open()
         self._open = True
         try:
             yield
@@ -50,6 +59,24 @@ class LedgerWriter:
             await self._wait_for(task for task, _ in self._last_write.values())
             if self._last_write:
                 self._log.error("ledger.lost", calls=len(self._last_write))
+            if self._journal is not None:
+                self._journal.close()
+
+    async def recover(self) -> int:
+        """Store the calls that an earlier process settled and did not store; return their number."""
+        if self._journal is None:
+            return 0
+        calls = await asyncio.to_thread(self._journal.read)
+        stored = set()
+        for job_id in {call.job_id for call in calls}:
+            newest = await self._ledger.list_calls(job_id, MAX_HELD_CALLS)
+            stored |= {each.id for each in newest if each.settled}
+        missing = [call for call in calls if call.id not in stored]
+        await asyncio.gather(*(self._ledger.save_call(call) for call in missing))
+        self._journal.open()
+        self._journal.clear()
+        self._journal.close()
+        return len(missing)
 
     async def wait_for_room(self) -> None:
         """Wait until one more call can be held; the caller bounds the wait."""
@@ -60,6 +87,8 @@ class LedgerWriter:
         if not self._open:
             self._log.error("ledger.closed", call=call.id)
         elif call.settled:
+            if self._journal is not None:
+                self._journal.add(call)
             self._enqueue(call, on_stored)
             # In the same commit, which costs more than their rows.
             for _, other in list(self._delayed.values()):
@@ -85,8 +114,13 @@ class LedgerWriter:
         newest, _ = self._last_write.get(call_id, (None, None))
         if newest is task:
             del self._last_write[call_id]
+            self._clear_journal()
             if len(self._last_write) < self._max_held:
                 self._has_room.set()
+
+    def _clear_journal(self) -> None:
+        if self._journal is not None and not self._last_write and not self._has_failed:
+            self._journal.clear()
 
     async def _write(
         self,
@@ -99,6 +133,7 @@ class LedgerWriter:
         try:
             await self._ledger.save_call(call)
         except StoreError as error:  # what it cost is still counted here, until the service ends
+            self._has_failed = True
             self._log.error("ledger.failed", call=call.id, error=error.detail)
             return
         if on_stored is not None:
