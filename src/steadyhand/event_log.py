@@ -337,6 +337,8 @@ class EventLog:
         expected: frozenset[State],
         update: Callable[[Job], Job],
         drafts: Sequence[EventDraft] = (),
+        *,
+        as_new: bool = False,
     ) -> Job:
         """Change a job and publish the events. Raise as `Store.update_job` does."""
         redactor = self.redactor
@@ -346,6 +348,7 @@ class EventLog:
             lambda old: _without_new_secrets(redactor, old, update(old)),
             self._redact(drafts),
             hold=self._hold,
+            as_new=as_new,
         )
         self._feed.publish(job_id, events)
         self.observer.events_stored(events)

@@ -33,7 +33,7 @@ class NoStore:
     def store_with_jobs(self, insert: Callable[[sqlalchemy.Connection, Sequence[Job]], None]) -> None:
         pass
 
-    def check_changes(self, check: Callable[[sqlalchemy.Connection, Job, Job], None]) -> None:
+    def check_changes(self, check: Callable[[bool, sqlalchemy.Connection, Job, Job], None]) -> None:
         pass
 
     async def get(self, job_id: str) -> Job | None:

@@ -13,7 +13,7 @@ from steadyhand.control.deps import ControlDeps
 from steadyhand.control.queries import JobQueries
 from steadyhand.control.requests import Caller, ResumeOptions, unchanged
 from steadyhand.control.submit import JobSubmitter
-from steadyhand.errors import Conflict, InvalidRequest, StoreUnavailable, WorkspaceError
+from steadyhand.errors import Conflict, InvalidRequest, RetryLater, StoreUnavailable, WorkspaceError
 from steadyhand.events import EventBody, EventDraft, StateChanged
 from steadyhand.job import (
     ENDED,
@@ -210,7 +210,7 @@ class JobLifecycle:
         _require_ended(job)
         ceilings = self._submitter.ceilings(caller, self._deps.catalog.agent(job.agent))
         model = ceilings.default_model(job.spec.model)
-        await self._submitter.charge_request(caller, job.agent, job.workspace)
+        charge = await self._submitter.charge_request(caller, job.agent, job.workspace)
         now = self._deps.clock()
 
         def changed(old: Job) -> Job:
@@ -218,7 +218,13 @@ class JobLifecycle:
 
         bodies = [*earlier_events, StateChanged(job.state, State.QUEUED, reason=reason)]
         drafts = [EventDraft(job.run, now, body) for body in bodies]
-        job = await self._deps.event_log.update_job(job.id, ENDED, changed, drafts)
+        # The limit on waiting jobs is that of the caller: an admin may run the job of another key again.
+        as_new = job.api_key_id == caller.key_id
+        try:
+            job = await self._deps.event_log.update_job(job.id, ENDED, changed, drafts, as_new=as_new)
+        except RetryLater:
+            charge.undo()
+            raise
         if caller.traceparent is not None:
             self._deps.tracing.queued_again(job.id, caller.traceparent)
         await self._deps.queue.requeue(job, goes_on=goes_on)

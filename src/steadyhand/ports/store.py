@@ -214,11 +214,15 @@ class Store(Protocol):
         drafts: Sequence[EventDraft] = (),
         *,
         hold: bool = False,
+        as_new: bool = False,
     ) -> tuple[Job, Sequence[Event]]:
         """Replace a job by `update(job)` and append events, if its state is one of `expected`.
 
         `update` is pure and runs inside the transaction. Raise `Conflict` (`invalid_state`) if the job is in
         another state, `NotFound` if it does not exist.
+
+        With `as_new` the job counts against the limit of its key on waiting jobs, as a new one does, if several nodes
+        share the database; raise `RetryLater` (`too_many_jobs`) if it is one too many.
         """
         ...
 

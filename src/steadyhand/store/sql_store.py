@@ -123,7 +123,7 @@ class SqlStore:
         self.schedules = SqlScheduleStore(self._writer.submit, self._read, self._read_alone, clock)
         self.drained_nodes = SqlDrainedNodes(self._writer.submit, self._read)
         self._insert_with_jobs: Callable[[Connection, Sequence[Job]], None] = lambda _connection, _jobs: None
-        self._check_change: Callable[[Connection, Job, Job], None] | None = None
+        self._check_change: Callable[[bool, Connection, Job, Job], None] | None = None
         self._monotonic = monotonic
         self._optimized_at = monotonic()
 
@@ -156,10 +156,10 @@ class SqlStore:
         """Call this function with new jobs in the transaction that stores them, in the writer's thread."""
         self._insert_with_jobs = insert
 
-    def check_changes(self, check: Callable[[Connection, Job, Job], None]) -> None:
+    def check_changes(self, check: Callable[[bool, Connection, Job, Job], None]) -> None:
         """Call this function with a job before and after each change, in its transaction, in the writer's thread.
 
-        It raises an error to refuse the change.
+        Its first argument is True if the job counts as a new one. It raises an error to refuse the change.
         """
         self._check_change = check
 
@@ -226,13 +226,13 @@ class SqlStore:
         drafts: Sequence[EventDraft] = (),
         *,
         hold: bool = False,
+        as_new: bool = False,
     ) -> tuple[Job, Sequence[Event]]:
         """Replace a job and append events, if its state is one of `expected`."""
         hook = self._new_hook()
+        check = None if self._check_change is None else partial(self._check_change, as_new)
         written = await self._writer.submit(
-            lambda at: writes.update_job(
-                at, job_id, expected, update, drafts, hook=hook, check_change=self._check_change
-            ),
+            lambda at: writes.update_job(at, job_id, expected, update, drafts, hook=hook, check_change=check),
             hold=hold,
         )
         self._report_added(hook)

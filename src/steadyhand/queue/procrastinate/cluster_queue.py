@@ -204,8 +204,20 @@ class ProcrastinateQueue:
         if await self._turns.look(list_unplaced):
             await self._turns.submit(self._new_places.put_unplaced)
 
-    def _check_change(self, connection: sqlalchemy.Connection, before: Job, after: Job) -> None:
-        """Refuse the begin of a run that this node may not start any more, in the transaction that would store it."""
+    def _check_change(
+        self,
+        as_new: bool,  # noqa: FBT001  # a callback's signature
+        connection: sqlalchemy.Connection,
+        before: Job,
+        after: Job,
+    ) -> None:
+        """Refuse a change in the transaction that would store it.
+
+        That is the begin of a run that this node may not start any more, and a job that counts as a new one if it is
+        one too many of its key.
+        """
+        if as_new and after.state is State.QUEUED:
+            self._new_places.check(connection, [after])
         if (before.state, after.state) == (State.QUEUED, State.RUNNING):
             held = connection.exec_driver_sql(HELD, (after.id, self._node)).first()
             if held is None:

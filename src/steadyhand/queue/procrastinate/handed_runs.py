@@ -24,8 +24,11 @@ class PlacesStore(NewJobStore, Protocol):
         """Call this function with new jobs in the transaction that stores them."""
         ...
 
-    def check_changes(self, check: Callable[[sqlalchemy.Connection, Job, Job], None]) -> None:
-        """Call this function with a job before and after each change, in its transaction; its error refuses it."""
+    def check_changes(self, check: Callable[[bool, sqlalchemy.Connection, Job, Job], None]) -> None:
+        """Call this function with a job before and after each change, in its transaction; its error refuses it.
+
+        Its first argument is True if the job counts as a new one.
+        """
         ...
 
     async def get(self, job_id: str) -> Job | None:

@@ -77,6 +77,11 @@ class NewPlaces:
 
     def insert(self, connection: sqlalchemy.Connection, jobs: Sequence[Job]) -> None:
         """Insert the places of new jobs in the store's transaction, in its thread."""
+        self.check(connection, jobs)
+        connection.exec_driver_sql(INSERT, [values_of(self.place_of(job)) for job in jobs])
+
+    def check(self, connection: sqlalchemy.Connection, jobs: Sequence[Job]) -> None:
+        """Raise `RetryLater` if one of these jobs, which have no places yet, is one too many of its key."""
         check_queued(
             connection,
             jobs,
@@ -84,7 +89,6 @@ class NewPlaces:
             running_limit=self._running_limit,
             retry_after=self.retry_after,
         )
-        connection.exec_driver_sql(INSERT, [values_of(self.place_of(job)) for job in jobs])
 
     async def put_unplaced(self, turn: PlacesTransaction) -> None:
         """Queue the jobs that are stored as queued and have no place: their node died between the two."""
