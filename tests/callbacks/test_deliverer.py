@@ -494,7 +494,9 @@ async def tell_a_bad_receiver(path: Path, receiver: Receiver, events: int) -> Ba
         return bad
 
 
-@pytest.mark.parametrize("events", [300, pytest.param(1_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "events", [100, pytest.param(300, marks=pytest.mark.long), pytest.param(1_000, marks=pytest.mark.long)]
+)
 def test_a_bad_receiver_has_all_events_in_order_with_good_signatures(tmp_path: Path, events: int) -> None:
     with receiving() as receiver:
         bad = asyncio.run(tell_a_bad_receiver(tmp_path, receiver, events))

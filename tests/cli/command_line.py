@@ -297,8 +297,12 @@ class CommandLine:
         stderr: int = subprocess.PIPE,
         fresh: bool = False,
         more_env: Mapping[str, str] | None = None,
+        constants: Mapping[str, str] | None = None,
     ) -> Iterator[RunningCommand]:
-        """The command under way; killed at the end of the block if it is still there. `fresh` starts an interpreter."""
+        """The command under way; killed at the end of the block if it is still there.
+
+        `fresh` starts an interpreter. `constants` are values for constants of modules, which only a fork can have.
+        """
         env = self.env | dict(more_env or {})
         with ExitStack() as theirs:
             opened = [
@@ -308,8 +312,9 @@ class CommandLine:
             streams = opened[0][0], opened[1][0], opened[2][0]
             process: Process
             if not fresh and Service.preloaded is not None and Service.preloaded.can_start(env):
-                process = Service.preloaded.start([PROGRAM, *arguments], self.home, env, streams)
+                process = Service.preloaded.start([PROGRAM, *arguments], self.home, env, streams, constants)
             else:
+                assert not constants
                 process = subprocess.Popen(
                     [*COMMAND, *arguments],
                     env=env,

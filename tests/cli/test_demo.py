@@ -5,9 +5,11 @@ import re
 import signal
 from pathlib import Path
 
+import pytest
 from tests.cli.command_line import CommandLine, read_until
 
 
+@pytest.mark.long  # `package/test_release.py` has it of an installed wheel, and the next test its steps
 def test_the_demo_fixes_the_test_and_leaves_nothing_when_told_so(world_dir: Path) -> None:
     ran = CommandLine(world_dir, None, None)("demo", "--clean", timeout=170)
     assert ran.code == 0, ran.out + ran.err

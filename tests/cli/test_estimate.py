@@ -4,7 +4,9 @@ import json
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.cli.command_line import CommandLine, ScriptedAnswer, ScriptedService
+from tests.cli.command_line import CommandLine, RealService, ScriptedAnswer, ScriptedService
+
+from steadyhand.client import Client
 
 BURN = {"usd_per_day": "1.302857", "since": "2026-01-01T00:00:00Z", "priced": True}
 
@@ -117,11 +119,14 @@ def test_json_is_the_forecast_itself(steadyhand: CommandLine, service: ScriptedS
     assert "\x1b" not in ran.out
 
 
-def test_a_real_service_estimates_from_its_jobs_and_tells_the_budget_of_the_key(live: CommandLine) -> None:
+def test_a_real_service_estimates_from_its_jobs_and_tells_the_budget_of_the_key(
+    live: CommandLine, real_service: RealService
+) -> None:
     secret = json.loads(live("keys", "create", "estimated", "--budget-per-day", "2", "--json").out)["secret"]
     prompt = '[[standin: text="Done." cost=0.01]]'
-    for _ in range(5):
-        assert live("run", "--quiet", prompt, STEADYHAND_TOKEN=secret).code == 0
+    with Client(real_service.url, secret) as client:
+        jobs = [client.submit(prompt) for _ in range(5)]
+        assert {client.wait(job, timeout_seconds=60).state for job in jobs} == {"completed"}
     ran = live("run", "--estimate", "--json", STEADYHAND_TOKEN=secret)
     assert ran.code == 0, ran.err
     found = json.loads(ran.out)

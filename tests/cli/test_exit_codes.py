@@ -224,9 +224,7 @@ def test_doctor_names_each_wrong_setting_with_what_was_meant(world_dir: Path) ->
 
 def test_serve_tells_where_it_listens_as_json(world_dir: Path, standin: Path) -> None:
     command = CommandLine(world_dir, None, None)
-    with command.running(
-        "serve", "--port", "0", "--json", fresh=True, more_env=with_agent(standin)
-    ) as process:
+    with command.running("serve", "--port", "0", "--json", more_env=with_agent(standin)) as process:
         told = json.loads(read_until(process.stdout, "\n", 60))
         assert told["object"] == "service"
         token = (world_dir / "data" / "admin.key").read_text().strip()

@@ -225,6 +225,7 @@ def test_usage_goes_through_all_pages_and_groups_as_told(
     assert steadyhand("usage").err == "Nothing was spent.\n"
 
 
+@pytest.mark.long  # `docs/test_how_to.py` has its commands, and `api/native/test_keys.py` what they come to
 def test_a_key_s_life_on_a_real_service(live: CommandLine, real_service: RealService) -> None:
     made = live("keys", "create", "night", "--per-minute", "1", "--scope", "submit", "--scope", "read")
     assert (made.code, made.err.count("\n")) == (0, 1)

@@ -4,12 +4,14 @@ import json
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
+import pytest
 from tests.cli.command_line import CommandLine, read_until
 
+from steadyhand.testing.cli import DUMMY_API_KEY
 from steadyhand.testing.example import make_repository
+from steadyhand.testing.service import UNUSED_MODEL_URL
 
 
 def test_a_run_tells_what_happens_and_ends_with_the_answer(live: CommandLine) -> None:
@@ -54,6 +56,7 @@ def test_an_ended_job_can_be_run_once_more_and_deleted(live: CommandLine) -> Non
     assert live("show", job_id).code == 3
 
 
+@pytest.mark.long  # the tutorial does it with the real CLI, see `docs/test_how_to.py`
 def test_a_diff_from_the_repository_here_can_be_applied_to_it(live: CommandLine, world_dir: Path) -> None:
     repository = world_dir / "shop"
     make_repository(repository)
@@ -105,28 +108,18 @@ def test_a_terminal_sees_the_text_grow_and_the_progress(live: CommandLine) -> No
 
 def test_without_a_service_run_brings_its_own(standin: Path, world_dir: Path) -> None:
     command = CommandLine(world_dir, None, None)
+    agent = {
+        "STEADYHAND_RUNNER__CLAUDE__PATH": str(standin),
+        "ANTHROPIC_API_KEY": DUMMY_API_KEY,
+        "ANTHROPIC_BASE_URL": UNUSED_MODEL_URL,
+    }
     # The default address is one where nobody listens: another service of this machine is none of ours.
-    script = (
-        "import steadyhand.cli.run as run\nfrom steadyhand.cli import main\n"
-        "run.DEFAULT_URL = 'http://127.0.0.1:9'\nmain()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, "run", "hello"],
-        env=command.env
-        | {
-            "STEADYHAND_RUNNER__CLAUDE__PATH": str(standin),
-            "ANTHROPIC_API_KEY": "sk-ant-none",
-            "ANTHROPIC_BASE_URL": "http://127.0.0.1:9",
-        },
-        cwd=world_dir,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "ok: hello\n"), done.stderr
-    assert "running one in this process" in done.stderr
-    assert re.search(r"steadyhand serve &  then  steadyhand show [0-9a-f]{12}", done.stderr)
+    address = {"steadyhand.cli.run.DEFAULT_URL": UNUSED_MODEL_URL}
+    with command.running("run", "hello", more_env=agent, constants=address) as process:
+        out, err = (text.decode() for text in process.communicate(timeout=120))
+    assert (process.returncode, out) == (0, "ok: hello\n"), err
+    assert "running one in this process" in err
+    assert re.search(r"steadyhand serve &  then  steadyhand show [0-9a-f]{12}", err)
 
 
 def test_a_second_service_on_the_same_data_is_refused(live: CommandLine) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Mapping
 
 import pytest
 from tests.cli.command_line import (
@@ -36,28 +37,42 @@ def lay_out_everything(service: ScriptedService) -> None:
         service.respond("GET", f"/v1/{name}", ScriptedAnswer.of(examples()[name.upper()]))
 
 
+COMMANDS: Mapping[tuple[str, ...], int] = {
+    ("run", "-"): 1,
+    ("jobs",): 0,
+    ("show", JOB_ID): 0,
+    ("wait", JOB_ID): 1,
+    ("logs", "-f", "--json", JOB_ID): 0,
+    ("cancel", JOB_ID): 0,
+    ("retry", JOB_ID): 0,
+    ("resume", JOB_ID): 0,
+    ("diff", JOB_ID): 0,
+    ("transcript", JOB_ID): 0,
+    ("delete", JOB_ID): 0,
+    ("agents",): 0,
+    ("workspaces",): 0,
+    ("keys", "list"): 0,
+    ("usage",): 0,
+    ("config", "--json"): 0,
+    ("doctor",): 1,
+    ("--version",): 0,
+    ("nonsense",): 2,
+}
+KINDS = {
+    ("run", "-"),
+    ("logs", "-f", "--json", JOB_ID),
+    ("diff", JOB_ID),
+    ("doctor",),
+    ("nonsense",),
+}
+"""What they do differs: stdin and a job, a stream, bytes as they are, the service's code, and a wrong use."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (("run", "-"), 1),
-        (("jobs",), 0),
-        (("show", JOB_ID), 0),
-        (("wait", JOB_ID), 1),
-        (("logs", "-f", "--json", JOB_ID), 0),
-        (("cancel", JOB_ID), 0),
-        (("retry", JOB_ID), 0),
-        (("resume", JOB_ID), 0),
-        (("diff", JOB_ID), 0),
-        (("transcript", JOB_ID), 0),
-        (("delete", JOB_ID), 0),
-        (("agents",), 0),
-        (("workspaces",), 0),
-        (("keys", "list"), 0),
-        (("usage",), 0),
-        (("config", "--json"), 0),
-        (("doctor",), 1),
-        (("--version",), 0),
-        (("nonsense",), 2),
+        pytest.param(arguments, code, marks=[] if arguments in KINDS else [pytest.mark.long])
+        for arguments, code in COMMANDS.items()
     ],
 )
 def test_a_command_does_the_same_in_a_fresh_interpreter_as_in_a_forked_one(

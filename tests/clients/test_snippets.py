@@ -1,6 +1,6 @@
 """The programs of docs/clients.md, each taken out of the page and run as it stands.
 
-`make test` runs one for each library: the rest of what it has is done by the cases of `test_matrix.py`.
+`make test` runs those of different libraries: the rest of what these have is done by the cases of `test_matrix.py`.
 """
 
 import re
@@ -20,8 +20,8 @@ ANSWER = "ok: Why is the build red?"
 """What the stand-in says to the page's question."""
 TELLS_ON_STDERR = {"codex"}
 """Programs that tell of their progress there."""
-LONG = {"langchain", "openai", "openai-responses", "pydantic-ai-chat"}
-"""Programs whose library another one has, the cases of the same client, or a how-to (`tests/docs/test_how_to.py`)."""
+LONG = {"instructor", "langchain", "litellm", "llama-index", "openai", "pydantic-ai", "pydantic-ai-chat"}
+"""Programs that ask by the library of another one here, or of a client whose cases `make test` runs."""
 SAMPLE = "stand-in"
 """What the stand-in puts where a schema wants a string."""
 

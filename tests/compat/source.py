@@ -1,7 +1,6 @@
 """The source of the service as syntax trees: its words, wherever the modules that hold them have moved."""
 
 import ast
-from collections.abc import Iterator
 from functools import cache
 
 from tests.source_trees import source_trees
@@ -14,10 +13,11 @@ def trees() -> tuple[ast.Module, ...]:
     return tuple(tree for path, tree in source_trees().items() if path.parts[0] != "testing")
 
 
-def nodes() -> Iterator[ast.AST]:
-    """Return every node of every module."""
-    for tree in trees():
-        yield from ast.walk(tree)
+@cache
+def nodes() -> tuple[ast.AST, ...]:
+    """Return every node of the kinds that are looked at, of every module."""
+    kinds = ast.ClassDef, ast.Call, ast.Expr, ast.Constant
+    return tuple(node for tree in trees() for node in ast.walk(tree) if isinstance(node, kinds))
 
 
 def text_of(node: ast.AST | None) -> str | None:

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import yaml
 from tests.docs.pages import PROJECT
@@ -71,6 +72,9 @@ def matches(expected: str, printed: str) -> bool:
 @dataclass
 class PageRun:
     """A page that is carried out in a directory, with the service that it is about once that has started."""
+
+    commands_dir: ClassVar[Path | None] = None
+    """A directory with a `steadyhand` that goes before the one that is installed."""
 
     page: Path
     folder: Path
@@ -168,8 +172,9 @@ class PageRun:
         """Return the environment of the page's commands; nothing of this process's own goes in."""
         home = self.folder / "home"
         home.mkdir(exist_ok=True)
+        programs = [self.commands_dir, Path(sys.executable).parent, SYSTEM_PATH]
         found = {
-            "PATH": f"{Path(sys.executable).parent}:{SYSTEM_PATH}",
+            "PATH": ":".join(str(each) for each in programs if each is not None),
             "HOME": str(home),
             "LANG": "C.UTF-8",
             "API_BEARER_TOKEN": CLASSIC_KEY,

@@ -18,6 +18,7 @@ import yaml
 from tests.callbacks.receiver import Receiver, receiving
 from tests.clients.client_programs import client_command, client_environment
 from tests.compat.sample import EXPECTED, unpack
+from tests.docs.forked_commands import forked_commands
 from tests.docs.page_run import SECONDS, PageRun, blocks_of, matches, pages
 from tests.docs.pages import PROJECT, names_in, table
 from tests.service_fixtures import make_repository
@@ -32,6 +33,14 @@ PAGES = {path.stem: path for path in pages()}
 KINDS = {"run", "file", "start", "stop", "output", "read"}
 AGENT = "---\nname: {name}\ndescription: Answers questions.\n---\nYou answer questions.\n"
 OpenPage = Callable[..., PageRun]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forked_commands() -> Iterator[None]:
+    """Let the pages' commands be forked instead of started."""
+    with forked_commands() as PageRun.commands_dir:
+        yield
+    PageRun.commands_dir = None
 
 
 @pytest.fixture
@@ -146,6 +155,7 @@ def test_page_voice(open_page: OpenPage) -> None:
     assert (answer.status_code, answer.json()["session_id"]) == (200, "home")
 
 
+@pytest.mark.long  # another client of the library that `tests/clients` has in `make test`
 def test_page_langchain(open_page: OpenPage) -> None:
     page = open_page("langchain")
     page.programs["langchain"] = lambda program: (

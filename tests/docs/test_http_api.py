@@ -3,12 +3,14 @@
 import ast
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from tests.docs.pages import PROJECT, by_name, names_in, table, text_of
+from tests.docs.pages import by_name, names_in, table, text_of
+from tests.source_trees import trees_with
 
 from steadyhand import errors
 from steadyhand.api import ApiOptions, create_app
@@ -38,7 +40,6 @@ from steadyhand.runner.claude.tool_names import TOOL_NAMES
 from steadyhand.testing.contracts.samples import NOON
 
 PAGE = text_of("http-api.md")
-SOURCES = PROJECT / "src" / "steadyhand"
 NOT_SERVED = ("cli", "client", "gateway", "runner", "sandbox", "testing", "workspace")
 """Rooms whose errors reach no caller of the HTTP API as they are."""
 NAME = re.compile(r"[a-z]+(_[a-z]+)*")
@@ -162,8 +163,8 @@ def test_the_page_has_each_code_of_a_warning_with_its_meaning_and_no_other() -> 
 
 def test_the_page_says_which_warnings_stand_in_the_job() -> None:
     events = set()
-    for path in SOURCES.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for _, tree in trees_with(WarningEvent.__name__):
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == WarningEvent.__name__:
                 events |= set(re.findall(r"WarningCode\.(\w+)", ast.unparse(node)))
     shown = {code: where for code, (where, _) in documented_warnings().items()}
@@ -216,14 +217,16 @@ def test_the_usage_on_the_page_has_the_keys_of_a_row() -> None:
 # --- errors --------------------------------------------------------------------------------------
 
 
-def calls_with_codes() -> Iterator[tuple[str, str]]:
-    """Yield what is called with a code and the code itself, for each place in the rooms that answer callers."""
+@cache
+def calls_with_codes() -> Sequence[tuple[str, str]]:
+    """Return what is called with a code and the code itself, for each place in the rooms that answer callers."""
     trees: dict[Path, ast.Module] = {}
     constants: dict[str, str] = {}
-    for path in sorted(SOURCES.rglob("*.py")):
-        if path.relative_to(SOURCES).parts[0] in NOT_SERVED:
+    found: list[tuple[str, str]] = []
+    for path, tree in trees_with(r"\bcode=|^\w+ = \(?[\"']"):  # a call with a code, or a constant
+        if path.parts[0] in NOT_SERVED:
             continue
-        trees[path] = tree = ast.parse(path.read_text("utf-8"))
+        trees[path] = tree
         for statement in tree.body:
             if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
                 constants |= {
@@ -241,7 +244,8 @@ def calls_with_codes() -> Iterator[tuple[str, str]]:
                 if isinstance(value, ast.Name):
                     code = constants.get(value.id)
                 if keyword.arg == "code" and isinstance(code, str) and NAME.fullmatch(code):
-                    yield ast.unparse(node.func).partition(".")[0], code
+                    found.append((ast.unparse(node.func).partition(".")[0], code))
+    return found
 
 
 def kinds_of_error() -> list[type[CallerError]]:

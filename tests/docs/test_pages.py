@@ -4,7 +4,7 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -50,14 +50,13 @@ def prose(source: str) -> Iterator[str]:
             yield node.value.value
 
 
-@cache
 def words_of(path: Path) -> str:
-    """Return what a file says to people: all of it, but of a test its prose alone; its other texts are made up."""
+    """Return what a file says to people of pages: of a test its prose alone, as its other texts are made up."""
     text = path.read_text("utf-8")
     made_up = path.suffix == ".py" and (PROJECT / "tests") in path.parents
-    if not made_up:
-        return text
-    return "\n".join(prose(text)) if ".md" in text else ""
+    if made_up:
+        text = "\n".join(prose(text)) if ".md" in text else ""
+    return "\n".join(line for line in text.splitlines() if ".md" in line)
 
 
 def page_at(path: Path, name: str) -> Path | None:
@@ -66,15 +65,20 @@ def page_at(path: Path, name: str) -> Path | None:
     return next((place for place in (PROJECT / name, beside / name) if place.is_file()), None)
 
 
-def named_pages(path: Path) -> Iterator[tuple[str, str | None]]:
-    """Yield each page that a file names and the anchor in it, if one is named."""
-    for name, anchor in PAGE_NAME.findall(words_of(path)):
-        if OF_REPOSITORIES.search(name) is None:
-            yield name, anchor or None
+@cache
+def named_pages(path: Path) -> Sequence[tuple[str, str | None]]:
+    """Return each page that a file names and the anchor in it, if one is named."""
+    pages = [found for found in PAGE_NAME.findall(words_of(path)) if OF_REPOSITORIES.search(found[0]) is None]
     if path.suffix == ".md":
-        for name, anchor in LINK.findall(path.read_text("utf-8")):
-            if "://" not in name:
-                yield name or path.name, anchor or None
+        links = LINK.findall(path.read_text("utf-8"))
+        pages += [(name or path.name, anchor) for name, anchor in links if "://" not in name]
+    return [(name, anchor or None) for name, anchor in pages]
+
+
+@cache
+def anchors_of(path: Path) -> set[str]:
+    """Return the anchors of a page."""
+    return anchors(path.read_text("utf-8"))
 
 
 FILES = {str(path.relative_to(PROJECT)): path for path in files()}
@@ -113,7 +117,7 @@ def test_every_heading_that_is_named_is_there() -> None:
             if anchor is None or place is None:
                 continue
             named += 1
-            if anchor not in anchors(place.read_text("utf-8")):
+            if anchor not in anchors_of(place):
                 lost.append(f"{name}: {page}#{anchor}")
     assert named
     assert lost == []

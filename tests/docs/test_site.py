@@ -85,6 +85,7 @@ def test_the_pages_are_built_and_no_link_is_broken(site: Path) -> None:
         assert (site / page).with_suffix(".html").is_file()
 
 
+@pytest.mark.long  # `test_pages.py` finds such links, too
 def test_a_broken_link_fails_the_build(site: Path, project: Path) -> None:
     page = project / "docs" / "index.md"
     text = page.read_text("utf-8")

@@ -4,7 +4,7 @@ import asyncio
 import json
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -38,16 +38,33 @@ def delivery(name: str = "phone") -> Delivery:
     )  # fmt: skip
 
 
-def send(url: str, *allow: str, seconds: float = 30, times: int = 1) -> list[SendResult]:
-    """Send a notification so many times by one process."""
+async def send_by(process: AppriseProcess, url: str, *allow: str, times: int = 1) -> list[SendResult]:
+    """Send a notification so many times by a process."""
+    courier = NotificationCourier([Notifier("phone", url, EVENTS)], {"phone": process}, allow)
+    return [await courier.send(delivery()) for _ in range(times)]
+
+
+Send = Callable[..., list[SendResult]]
+
+
+@pytest.fixture(scope="module")
+def send() -> Iterator[Send]:
+    """Send by one process for a whole file, as starting it takes longer than sending."""
+    with asyncio.Runner() as runner:
+        process = AppriseProcess()
+        yield lambda url, *allow, times=1: runner.run(send_by(process, url, *allow, times=times))
+        runner.run(process.close())
+
+
+def send_by_a_new_process(url: str, *allow: str) -> list[SendResult]:
+    """Send by a process that is started with the variables of now."""
 
     async def run() -> list[SendResult]:
-        notifier = Notifier("phone", url, EVENTS)
-        courier = NotificationCourier([notifier], {"phone": AppriseProcess(seconds)}, allow)
+        process = AppriseProcess()
         try:
-            return [await courier.send(delivery()) for _ in range(times)]
+            return await send_by(process, url, *allow)
         finally:
-            await courier.close()
+            await process.close()
 
     return asyncio.run(run())
 
@@ -56,7 +73,7 @@ def here(receiver: Receiver) -> str:
     return f"127.0.0.1:{receiver.port}"
 
 
-def test_ntfy_takes_a_title_and_a_text_and_nothing_from_elsewhere() -> None:
+def test_ntfy_takes_a_title_and_a_text_and_nothing_from_elsewhere(send: Send) -> None:
     with receiving() as receiver:
         (result,) = send(f"ntfy://{here(receiver)}/topic", here(receiver))
         assert result == SendResult(200)
@@ -79,7 +96,7 @@ MATRIX_ANSWER = {
         ("matrix://user:password@@HERE@/%23room", MATRIX_ANSWER),
     ],
 )
-def test_other_services_take_it_too(url: str, answer: dict[str, str]) -> None:
+def test_other_services_take_it_too(send: Send, url: str, answer: dict[str, str]) -> None:
     with receiving() as receiver:
         body = json.dumps(answer).encode()
         receiver.reply = lambda _number, _message: Reply(200, {"content-type": "application/json"}, body)
@@ -121,7 +138,7 @@ def mail_server() -> Iterator[MailServer]:
         thread.join(10)
 
 
-def test_a_mail_is_sent_over_a_connection_that_is_checked() -> None:
+def test_a_mail_is_sent_over_a_connection_that_is_checked(send: Send) -> None:
     with mail_server() as server:
         url = f"mailto://127.0.0.1:{server.port}?from=a@steady.example&to=b@steady.example&mode=insecure"
         (taken,) = send(url, f"127.0.0.1:{server.port}")
@@ -132,7 +149,7 @@ def test_a_mail_is_sent_over_a_connection_that_is_checked() -> None:
         assert (refused.refused, len(server.mails)) == (True, 1)
 
 
-def test_the_answers_of_a_service_decide_about_the_next_attempt() -> None:
+def test_the_answers_of_a_service_decide_about_the_next_attempt(send: Send) -> None:
     with receiving() as receiver:
         replies = [Reply(429, {"retry-after": "77"}), Reply(500), Reply(403), Reply(200)]
         receiver.reply = lambda number, _message: replies[number - 1]
@@ -145,7 +162,7 @@ def test_the_answers_of_a_service_decide_about_the_next_attempt() -> None:
     ]
 
 
-def test_a_receiver_that_is_not_listed_is_not_reached_and_no_redirect_leads_to_one() -> None:
+def test_a_receiver_that_is_not_listed_is_not_reached_and_no_redirect_leads_to_one(send: Send) -> None:
     with receiving() as receiver, receiving() as inner:
         (refused,) = send(f"ntfy://{here(receiver)}/topic")
         assert refused.refused
@@ -209,7 +226,7 @@ def test_no_variable_of_the_service_reaches_the_process(monkeypatch: pytest.Monk
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     with receiving() as receiver:
-        assert send(f"ntfy://{here(receiver)}/topic", here(receiver)) == [SendResult(200)]
+        assert send_by_a_new_process(f"ntfy://{here(receiver)}/topic", here(receiver)) == [SendResult(200)]
     assert not {name for name in apprise_process._PASSED_VARIABLES if "PROXY" in name}
 
 
@@ -222,7 +239,7 @@ def test_a_service_over_tls_needs_a_right_certificate(
     for authority, is_taken in ((trusted, True), (other, False)):
         with receiving(authority.server_context("localhost")) as receiver:
             listed = f"localhost:{receiver.port}"
-            (result,) = send(f"ntfys://{listed}/topic", listed)
+            (result,) = send_by_a_new_process(f"ntfys://{listed}/topic", listed)
             assert (result == SendResult(200), len(receiver.messages)) == (is_taken, int(is_taken))
 
 

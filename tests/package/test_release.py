@@ -26,6 +26,7 @@ from tools.try_release import (
 )
 
 from steadyhand import __version__
+from steadyhand.cli.app import COMMAND_MODULES
 from steadyhand.testing.cli import SYSTEM_PATH
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,11 @@ def python() -> Path:
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, python: Path, reachable_dir: Path) -> Environment:
-    return install(wheel, python, reachable_dir / "environment")
+    made = install(wheel, python, reachable_dir / "environment")
+    # As pip compiles what it installs: each command of another user would do so again, who cannot write the files.
+    modules = ["steadyhand.serve", *(f"steadyhand.cli.{name}" for name in COMMAND_MODULES)]
+    run([str(made.python), "-I", "-c", f"import {', '.join(modules)}"])
+    return made
 
 
 def test_the_demo_of_an_installed_wheel_works_in_an_empty_folder_without_rights(

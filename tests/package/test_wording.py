@@ -7,7 +7,8 @@ import ast
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from tests.source_trees import source_trees
@@ -33,7 +34,7 @@ _RIDDLES = frozenset(
 )
 """Openings that leave it to the reader to find out what a thing is or does."""
 _WORD = re.compile(r"[A-Za-z']+")
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 FILE_NAMES: dict[str, tuple[list[str], str]] = {
     "app": (["api", "cli"], "the usual name of the module that builds a FastAPI or a Typer application"),
@@ -130,9 +131,15 @@ CLASS_NAMES: dict[str, tuple[list[str], str]] = {
 """Names that more than one class has, with the rooms of these classes and the reason."""
 
 
-def parsed_modules() -> Iterator[tuple[Path, ast.Module]]:
-    """Yield each module of the package with its path relative to it."""
-    yield from source_trees().items()
+@cache
+def documented_nodes() -> Sequence[tuple[Path, Documented]]:
+    """Return what can have a docstring in the package, each with the path of its module relative to it."""
+    return [
+        (path, node)
+        for path, tree in source_trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, Documented)
+    ]
 
 
 def room(path: Path) -> str:
@@ -140,13 +147,9 @@ def room(path: Path) -> str:
     return path.parts[0] if len(path.parts) > 1 else ""
 
 
-def docstring_words(tree: ast.Module) -> Counter[str]:
-    """Count the words in the docstrings of a module, in lower case."""
-    words: Counter[str] = Counter()
-    for node in ast.walk(tree):
-        if isinstance(node, _DOCUMENTED):
-            words.update(_WORD.findall((ast.get_docstring(node) or "").lower()))
-    return words
+def docstring_words(node: Documented) -> list[str]:
+    """Return the words of a docstring, in lower case."""
+    return _WORD.findall((ast.get_docstring(node) or "").lower())
 
 
 def per_thousand(words: Counter[str], *wanted: str) -> float:
@@ -157,9 +160,9 @@ def per_thousand(words: Counter[str], *wanted: str) -> float:
 def product_words(*, by_file: bool = False) -> dict[str, Counter[str]]:
     """Count the words of each room without `testing`, or of each file."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for path, tree in parsed_modules():
+    for path, node in documented_nodes():
         if room(path) != "testing":
-            counts[path.as_posix() if by_file else room(path)].update(docstring_words(tree))
+            counts[path.as_posix() if by_file else room(path)].update(docstring_words(node))
     return counts
 
 
@@ -185,18 +188,16 @@ def test_docstrings_use_the_words_of_a_reference() -> None:
     assert per_thousand(words, "return", "returns") >= 5
 
 
-def opening(node: ast.AST) -> str:
+def opening(node: Documented) -> str:
     """Return the first word of a docstring; it is empty if there is none."""
-    docstring = (ast.get_docstring(node) if isinstance(node, _DOCUMENTED) else None) or ""
-    word = _WORD.match(docstring)
+    word = _WORD.match(ast.get_docstring(node) or "")
     return word[0] if word else ""
 
 
 def test_no_docstring_opens_with_a_riddle() -> None:
     found = [
         f"{path}:{getattr(node, 'lineno', 1)}: {opening(node)}"
-        for path, tree in parsed_modules()
-        for node in ast.walk(tree)
+        for path, node in documented_nodes()
         if opening(node) in _RIDDLES
     ]
     assert found == []
@@ -205,8 +206,7 @@ def test_no_docstring_opens_with_a_riddle() -> None:
 def test_no_method_is_called_take() -> None:
     found = [
         f"{path}:{node.lineno}"
-        for path, tree in parsed_modules()
-        for node in ast.walk(tree)
+        for path, node in documented_nodes()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == "take"
     ]
     assert found == []
@@ -214,7 +214,7 @@ def test_no_method_is_called_take() -> None:
 
 def test_only_listed_files_share_a_name() -> None:
     rooms: defaultdict[str, list[str]] = defaultdict(list)
-    for path, _ in parsed_modules():
+    for path in source_trees():
         if path.stem not in ("__init__", "__main__"):
             rooms[path.stem].append(room(path))
     assert repeated(rooms) == without_reasons(FILE_NAMES)
@@ -222,10 +222,9 @@ def test_only_listed_files_share_a_name() -> None:
 
 def test_only_listed_classes_share_a_name() -> None:
     rooms: defaultdict[str, list[str]] = defaultdict(list)
-    for path, tree in parsed_modules():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                rooms[node.name].append(room(path))
+    for path, node in documented_nodes():
+        if isinstance(node, ast.ClassDef):
+            rooms[node.name].append(room(path))
     assert repeated(rooms) == without_reasons(CLASS_NAMES)
 
 

@@ -116,6 +116,7 @@ def test_a_receiver_that_refuses_has_one_line_of_the_log_and_what_comes_later_on
     assert otlp.url not in service.log
 
 
+@pytest.mark.long  # one that hangs is worse, and one that refuses has the same wiring
 def test_a_receiver_that_is_not_there_holds_nothing(make_service: MakeService) -> None:
     nobody = OtlpReceiver(url="http://127.0.0.1:9")
     service = start(make_service, nobody, "stop_seconds = 1")

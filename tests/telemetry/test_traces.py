@@ -1,4 +1,4 @@
-"""The trace of a job of a real service with the real CLI, as a receiver of OTLP gets it."""
+"""The trace of a job of a real service, as a receiver of OTLP gets it; that of a whole run is with the real CLI."""
 
 import json
 from collections.abc import Iterator
@@ -51,6 +51,14 @@ def service(
     make_repository(repository, {"a.txt": "a\n"})
     made.config_path.write_text(CONFIG.format(url=otlp.url, port=receiver.port, repository=repository))
     with made as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def cheap_service(make_service_in: MakeService, otlp: OtlpReceiver) -> Iterator[Service]:
+    """A service with the stand-in, for what the agent has no part in."""
+    config = f'[telemetry]\nendpoint = "{otlp.url}"\n'
+    with make_service_in(config=config, env=QUICK | {"STEADYHAND_ISOLATION": "none"}) as started:
         yield started
 
 
@@ -118,8 +126,9 @@ def test_the_trace_of_a_job_is_whole_from_its_caller_to_its_callback(
 
 
 def test_a_resumed_job_goes_on_in_its_trace_with_a_link_to_the_run_before(
-    service: Service, otlp: OtlpReceiver
+    cheap_service: Service, otlp: OtlpReceiver
 ) -> None:
+    service = cheap_service
     job_id = submit(service, "Say ok.")
     service.wait_until_ended(job_id)
     first = spans_until(otlp, job_id, "job")
@@ -141,8 +150,9 @@ def test_a_resumed_job_goes_on_in_its_trace_with_a_link_to_the_run_before(
 
 
 def test_a_later_turn_has_a_trace_of_its_own_with_a_link_to_the_turn_before(
-    service: Service, otlp: OtlpReceiver
+    cheap_service: Service, otlp: OtlpReceiver
 ) -> None:
+    service = cheap_service
     first = submit(service, "Say ok.")
     service.wait_until_ended(first)
     answer = service.client.post(f"/v1/jobs/{first}/turns", json={"prompt": "And again."})
@@ -157,7 +167,10 @@ def test_a_later_turn_has_a_trace_of_its_own_with_a_link_to_the_turn_before(
     assert turn[0].trace_id != root.trace_id
 
 
-def test_the_lines_of_the_log_have_the_trace_that_is_exported(service: Service, otlp: OtlpReceiver) -> None:
+def test_the_lines_of_the_log_have_the_trace_that_is_exported(
+    cheap_service: Service, otlp: OtlpReceiver
+) -> None:
+    service = cheap_service
     job_id = submit(service, "Say ok.", {"traceparent": f"00-{TRACE_ID}-{CALLER}-01-"})
     service.wait_until_ended(job_id)
     spans = spans_until(otlp, job_id, "job")

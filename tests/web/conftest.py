@@ -12,7 +12,7 @@ from steadyhand.ports import DoctorCheck
 from steadyhand.web import create_routes
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, StorageState
     from tests.web.browser_fixtures import WatchedContext
 
 
@@ -55,13 +55,27 @@ def browser() -> "Iterator[Browser]":
         yield found
 
 
+@pytest.fixture(scope="module")
+def signed_in(browser: "Browser", service: RunningService) -> "StorageState":
+    """The cookie of a session, for the profiles of a whole file."""
+    from tests.web.browser_fixtures import WatchedContext  # noqa: PLC0415
+
+    first = WatchedContext(browser, service.url)
+    first.sign_in(ADMIN)
+    state = first.context.storage_state()
+    first.context.close()
+    first.check()
+    return state
+
+
 @pytest.fixture
-def profile(browser: "Browser", service: RunningService) -> "Iterator[WatchedContext]":
+def profile(
+    browser: "Browser", service: RunningService, signed_in: "StorageState"
+) -> "Iterator[WatchedContext]":
     """A browser's profile that is signed in; at its end nothing may have been complained of."""
     from tests.web.browser_fixtures import WatchedContext  # noqa: PLC0415
 
-    found = WatchedContext(browser, service.url)
-    found.sign_in(ADMIN).close()
+    found = WatchedContext(browser, service.url, storage_state=signed_in)
     yield found
     found.context.close()
     found.check()

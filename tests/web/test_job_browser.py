@@ -204,7 +204,11 @@ async def emit_tools(emit: Emit) -> None:
 
 
 @pytest.mark.parametrize(
-    ("play", "size"), [(emit_messages, DESKTOP), (emit_tools, PHONE)], ids=["desktop", "phone"]
+    ("play", "size"),
+    [
+        pytest.param(emit_messages, DESKTOP, id="desktop", marks=pytest.mark.long),
+        pytest.param(emit_tools, PHONE, id="phone"),
+    ],
 )
 def test_a_hostile_transcript_runs_no_script_and_moves_no_layout(
     service: RunningService, profile: WatchedContext, play: Any, size: Any

@@ -1,4 +1,7 @@
-"""Keys and costs in a real browser: a key is made, spends, and ends; its costs and budgets are read."""
+"""Keys and costs in a real browser: a key is made, spends, and ends; its costs and budgets are read.
+
+`make test` has the same forms and figures without a browser, in `test_other_pages.py` and `test_cost_page.py`.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -25,7 +28,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
     ("scheme", "size"),
     [
         pytest.param("light", DESKTOP, id="desktop", marks=pytest.mark.long),
-        pytest.param("dark", PHONE, id="phone"),
+        pytest.param("dark", PHONE, id="phone", marks=pytest.mark.long),
     ],
 )
 def test_a_key_is_made_and_replaced_its_costs_are_read_and_it_ends(

@@ -19,7 +19,7 @@ async (source) => {
   const scope = {};
   new Function("fetch", "scope", source.replace("onconnect =", "scope.onconnect =")) (fetch, scope);
   const until = async (met) => {  // what does not come is seen by the test
-    for (let left = 1000; left > 0 && !met(); left--) await new Promise((done) => setTimeout(done, 2));
+    for (let left = 10_000; left > 0 && !met(); left--) await new Promise((done) => setTimeout(done, 2));
   };
   const say = (text) => bodies.at(-1).enqueue(new TextEncoder().encode(text + "\\n\\n"));
   const tab = (name, topic) => {

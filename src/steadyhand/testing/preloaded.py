@@ -127,11 +127,12 @@ class Preloaded:
         folder: Path,
         environment: Mapping[str, str],
         streams: tuple[int, int, int],
-        constants: Mapping[str, float] | None = None,
+        constants: Mapping[str, float] | Mapping[str, str] | None = None,
     ) -> ForkedProcess:
         """Fork a command with these descriptors as its stdin, stdout and stderr.
 
-        `constants` are values for constants of modules, by their full names: bounds that hold on a machine at rest.
+        `constants` are values for constants of modules, by their full names, such as bounds that hold on a machine at
+        rest.
         """
         reader, writer = os.pipe()
         asked = json.dumps(
