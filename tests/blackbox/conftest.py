@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.service_fixtures import (
@@ -39,6 +40,16 @@ FILES = {
 
 
 UNSANDBOXED = {"STEADYHAND_ISOLATION": "none"}
+
+
+def long(*values: Any) -> Any:
+    """Return a parameter set that is left to `make test-long`."""
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
+# For what is the same in both profiles, as the routes are: `make test` has it in one of them.
+LONG_DEFAULT = pytest.mark.parametrize("service", [long("default"), "classic"], indirect=True)
+LONG_CLASSIC = pytest.mark.parametrize("service", ["default", long("classic")], indirect=True)
 
 
 def isolation_for(request: pytest.FixtureRequest) -> dict[str, str]:

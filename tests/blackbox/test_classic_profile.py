@@ -4,12 +4,14 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
 import pytest
+from tests.blackbox.conftest import long
 
 from steadyhand.testing.service import ADMIN_KEY, CLASSIC_KEY, MakeService, Service, run_git, wait_until
 
@@ -31,6 +33,31 @@ def user(text: Any) -> dict[str, Any]:
     return {"role": "user", "content": text}
 
 
+@pytest.fixture(scope="module")
+def plain_report(classic_service: Service) -> dict[str, Any]:
+    """What an agent found itself to be that was asked for with nothing but what is required."""
+    return report(classic_service)
+
+
+@pytest.fixture(scope="module")
+def customized(make_service_in: MakeService) -> Iterator[Service]:
+    """A service whose profile comes from the command line, with a variable and a setting of its own."""
+    with make_service_in(
+        classic=True,
+        env={"STEADYHAND_PROFILE": None, "TEAM_SETTING": "from the service", "STEADYHAND_CONCURRENCY": "1"},
+        arguments=["--classic"],
+        config='[openai]\ndefault_agent = "issue-responder"\n',
+    ) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def own_remote(make_service_in: MakeService) -> Iterator[Service]:
+    """A service whose workspace and remote may be changed, as long as the next pull succeeds."""
+    with make_service_in(classic=True) as started:
+        yield started
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 
@@ -49,11 +76,12 @@ def test_the_command_line_is_the_earlier_services_to_the_letter(classic_service:
     ]
 
 
-def test_the_default_budget_is_on_the_command_line(classic_service: Service) -> None:
-    argv = report(classic_service)["argv"]
+def test_the_default_budget_is_on_the_command_line(plain_report: dict[str, Any]) -> None:
+    argv = plain_report["argv"]
     assert float(argv[argv.index("--max-budget-usd") + 1]) == 5.0
 
 
+@pytest.mark.long  # as in `tests/runner/claude/test_plain`
 def test_a_model_is_added_when_a_job_names_one(classic_service: Service) -> None:
     job = classic_service.run_job(
         "[[standin: report]]", agent="issue-responder", workspace="default", model="haiku"
@@ -62,11 +90,8 @@ def test_a_model_is_added_when_a_job_names_one(classic_service: Service) -> None
     assert argv[argv.index("--model") + 1] == "haiku"
 
 
-def test_the_agent_inherits_the_services_environment_but_for_its_keys(make_service: MakeService) -> None:
-    service = make_service(
-        classic=True, env={"TEAM_SETTING": "from the service", "STEADYHAND_CONCURRENCY": "1"}
-    )
-    service.start()
+def test_the_agent_inherits_the_services_environment_but_for_its_keys(customized: Service) -> None:
+    service = customized
     environment = report(service)["environment"]
     assert environment["TEAM_SETTING"] == "from the service"
     key = service.environment()["ANTHROPIC_API_KEY"]
@@ -85,28 +110,30 @@ def test_the_agent_inherits_the_services_environment_but_for_its_keys(make_servi
     assert [name for name, value in environment.items() if "[redacted]" in value] == ["ANTHROPIC_API_KEY"]
 
 
-def test_the_agent_has_the_services_home_and_works_in_the_workspace_itself(classic_service: Service) -> None:
-    found = report(classic_service)
-    assert found["environment"]["HOME"] == str(classic_service.home)
-    assert found["cwd"] == str(classic_service.root / "workspace")
-    assert "greeting.txt" in found["files"]
+def test_the_agent_has_the_services_home_and_works_in_the_workspace_itself(
+    classic_service: Service, plain_report: dict[str, Any]
+) -> None:
+    assert plain_report["environment"]["HOME"] == str(classic_service.home)
+    assert plain_report["cwd"] == str(classic_service.root / "workspace")
+    assert "greeting.txt" in plain_report["files"]
 
 
-def test_the_agent_runs_as_an_unprivileged_user(classic_service: Service, root_only: None) -> None:
-    found = report(classic_service)
-    assert found["uid"] == found["gid"] == classic_service.uid_base
-    assert found["groups"] in ([], [classic_service.uid_base])
+def test_the_agent_runs_as_an_unprivileged_user(
+    classic_service: Service, plain_report: dict[str, Any], root_only: None
+) -> None:
+    assert plain_report["uid"] == plain_report["gid"] == classic_service.uid_base
+    assert plain_report["groups"] in ([], [classic_service.uid_base])
 
 
-def test_what_the_agent_writes_stays_in_the_workspace(make_service: MakeService) -> None:
-    service = make_service(classic=True).start()
+def test_what_the_agent_writes_stays_in_the_workspace(own_remote: Service) -> None:
+    service = own_remote
     job = service.poll_classic(service.execute_classic('[[standin: write="left.txt:here"]]')["job_id"])
     assert job["status"] == "completed"
     assert (service.root / "workspace" / "left.txt").read_text() == "here"
 
 
-def test_the_profile_can_be_asked_for_on_the_command_line(make_service: MakeService) -> None:
-    service = make_service(classic=True, env={"STEADYHAND_PROFILE": None}, arguments=["--classic"]).start()
+def test_the_profile_can_be_asked_for_on_the_command_line(customized: Service) -> None:
+    service = customized
     assert service.client.get("/health").json()["capacity"] == 1
     assert report(service)["argv"][1:4] == ["-p", "--agent", "issue-responder"]
 
@@ -125,8 +152,8 @@ def push_from_elsewhere(service: Service, name: str) -> None:
     run_git(other, "push", "-q", "origin", "main")
 
 
-def test_the_workspace_is_brought_up_to_date_by_a_rebasing_pull(make_service: MakeService) -> None:
-    service = make_service(classic=True).start()
+def test_the_workspace_is_brought_up_to_date_by_a_rebasing_pull(own_remote: Service) -> None:
+    service = own_remote
     workspace = service.root / "workspace"
     (workspace / "local.txt").write_text("local\n")
     run_git(workspace, "add", "-A")
@@ -137,11 +164,12 @@ def test_the_workspace_is_brought_up_to_date_by_a_rebasing_pull(make_service: Ma
     assert log[:2] == ["local work", "pushed.txt"]  # rebased, not merged
 
 
-def test_a_pull_that_fails_does_not_stop_the_run(make_service: MakeService) -> None:
-    service = make_service(classic=True).start()
-    (service.root / "remote.git").rename(service.root / "gone.git")
+def test_a_pull_that_fails_does_not_stop_the_run(own_remote: Service) -> None:
+    service = own_remote
+    gone = (service.root / "remote.git").rename(service.root / "gone.git")
     job_id = service.execute_classic("hello", "issue-responder")["job_id"]
     assert service.poll_classic(job_id)["status"] == "completed"
+    gone.rename(service.root / "remote.git")
     assert "pull_failed" in [warning["code"] for warning in service.get_job(job_id)["warnings"]]
 
 
@@ -191,7 +219,7 @@ def test_a_cron_job_that_starts_work_only_when_busy_is_false_always_gets_in(clas
         assert classic_service.poll_classic(answer.json()["job_id"])["status"] == "completed"
 
 
-@pytest.mark.parametrize("times", [8, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("times", [3, long(8), long(20)])
 def test_a_caller_that_asks_again_as_soon_as_its_job_has_ended_gets_in(
     classic_service: Service, times: int
 ) -> None:
@@ -217,6 +245,7 @@ def test_what_was_refused_while_busy_was_not_stored(classic_service: Service, co
 # --- chat --------------------------------------------------------------------------------------
 
 
+@pytest.mark.long  # as in `tests/api/classic/test_chat`
 def test_chat_takes_every_models_name_and_gives_it_back(classic_service: Service) -> None:
     for name in ("claude-haiku-4-5", "gpt-4o", "anything at all"):
         answer = chat(classic_service, user('[[standin: text="yes"]]'), model=name)
@@ -234,9 +263,8 @@ def test_chat_runs_recruiter_triage_with_2_dollars_and_900_seconds(classic_servi
     assert (job["agent"], job["budget_usd"], job["timeout_seconds"]) == ("recruiter-triage", "2.000000", 900)
 
 
-def test_chat_runs_the_configured_agent(make_service: MakeService) -> None:
-    service = make_service(classic=True, config='[openai]\ndefault_agent = "issue-responder"\n').start()
-    answer = chat(service, user("[[standin: report]]"))
+def test_chat_runs_the_configured_agent(customized: Service) -> None:
+    answer = chat(customized, user("[[standin: report]]"))
     argv = json.loads(answer.json()["choices"][0]["message"]["content"])["argv"]
     assert argv[argv.index("--agent") + 1] == "issue-responder"
 
@@ -276,7 +304,11 @@ def test_chat_refuses_to_stream(classic_service: Service) -> None:
 
 @pytest.mark.parametrize(
     "prompt",
-    ["[[standin: result=error]]", "[[standin: result=none exit=3 stderr=broken]]", "[[standin: die=KILL]]"],
+    [
+        long("[[standin: result=error]]"),
+        "[[standin: result=none exit=3 stderr=broken]]",
+        long("[[standin: die=KILL]]"),
+    ],
 )
 def test_a_failed_chat_run_is_503_with_one_short_line(classic_service: Service, prompt: str) -> None:
     answer = chat(classic_service, user(prompt))
@@ -329,8 +361,8 @@ def test_the_planner_with_the_official_client_gets_its_answer_and_real_usage(
 # --- what it does better -----------------------------------------------------------------------
 
 
-def test_jobs_survive_a_restart(make_service: MakeService) -> None:
-    service = make_service(classic=True).start()
+def test_jobs_survive_a_restart(own_remote: Service) -> None:
+    service = own_remote
     job_id = service.execute_classic("hello")["job_id"]
     before = service.poll_classic(job_id)
     service.terminate()

@@ -3,15 +3,13 @@
 import base64
 import struct
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tests import openai_types
 
-from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
-from steadyhand.testing.service import MakeService, Service
+from steadyhand.testing.service import Service
 
 NAMESPACE = {
     "type": "namespace",
@@ -57,10 +55,9 @@ def png() -> str:
     return base64.b64encode(raw).decode()
 
 
-@pytest.fixture(scope="module")
-def real(make_service_in: MakeService, model: ScriptedModel) -> Iterator[Service]:
-    with make_service_in(claude=cli_path(), model=model.url) as service:
-        yield service
+@pytest.fixture
+def real(real_default: Service) -> Service:
+    return real_default
 
 
 def ask(service: Service, given: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:

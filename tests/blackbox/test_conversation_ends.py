@@ -1,14 +1,13 @@
 """Conversations that do not end with the user are answered by the real CLI, with a user's turn of its own."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.blackbox.conftest import long
 
 from steadyhand.api.openai.input_messages import CONTINUE_PROMPT
-from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
-from steadyhand.testing.service import MakeService, Service
+from steadyhand.testing.service import Service
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 OK = "ok: the scripted model has read the prompt."
@@ -20,10 +19,9 @@ SYSTEM, DEVELOPER = (
 )
 
 
-@pytest.fixture(scope="module")
-def real(make_service_in: MakeService, model: ScriptedModel) -> Iterator[Service]:
-    with make_service_in(claude=cli_path(), model=model.url) as service:
-        yield service
+@pytest.fixture
+def real(real_default: Service) -> Service:
+    return real_default
 
 
 def answer_to(service: Service, route: str, messages: list[dict[str, Any]]) -> str:
@@ -39,16 +37,29 @@ def answer_to(service: Service, route: str, messages: list[dict[str, Any]]) -> s
     return text
 
 
-@both_routes
+ENDS = (
+    [USER, ASSISTANT],
+    [USER, ASSISTANT, SYSTEM],
+    [SYSTEM, USER, ASSISTANT, DEVELOPER],
+    [SYSTEM],
+    [SYSTEM, DEVELOPER],
+    [ASSISTANT],
+)
+QUICK = {(0, CHAT), (2, RESPONSES), (3, CHAT), (5, RESPONSES)}
+"""The cases of `make test`: each kind of end, by one of the routes."""
+
+
 @pytest.mark.parametrize(
-    "messages",
+    ("messages", "route"),
     [
-        [USER, ASSISTANT],
-        [USER, ASSISTANT, SYSTEM],
-        [SYSTEM, USER, ASSISTANT, DEVELOPER],
-        [SYSTEM],
-        [SYSTEM, DEVELOPER],
-        [ASSISTANT],
+        pytest.param(
+            messages,
+            route,
+            id=f"messages{number}-{route}",
+            marks=() if (number, route) in QUICK else pytest.mark.long,
+        )
+        for number, messages in enumerate(ENDS)
+        for route in (CHAT, RESPONSES)
     ],
 )
 def test_a_conversation_without_a_last_user_turn_is_answered_with_only_the_new_text(
@@ -62,7 +73,7 @@ def test_a_conversation_without_a_last_user_turn_is_answered_with_only_the_new_t
     assert ("quetzal" in request.system) == (SYSTEM in messages)
 
 
-@both_routes
+@pytest.mark.parametrize("route", [CHAT, long(RESPONSES)])
 def test_a_chat_that_says_continue_goes_on_in_its_session(real: Service, route: str) -> None:
     question = {"role": "user", "content": f"Count for {route}."}
     first = answer_to(real, route, [question])

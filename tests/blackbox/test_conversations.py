@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.blackbox.conftest import long
 
 from steadyhand.testing.service import CLASSIC_KEY, MakeService, Service
 
@@ -63,7 +64,7 @@ def answered_by(route: str) -> Callable[..., tuple[str, str]]:
     return chat if route == "chat" else responded
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [long(False), True])
 def test_a_conversation_that_comes_back_goes_on_in_its_session(service: Service, *, stream: bool) -> None:
     said = [user(f"[[standin: say=thinking text=one-{stream}]]")]
     _, first = chat(service, said, stream=stream)
@@ -95,7 +96,7 @@ def test_a_letter_changed_another_model_or_another_key_is_another_conversation(s
     assert [role for role, _ in json.loads(answer)] == ["user", "assistant", "user"]
 
 
-@pytest.mark.parametrize("route", ["chat", "responses"])
+@pytest.mark.parametrize("route", ["chat", long("responses")])
 def test_two_chats_that_begin_alike_never_share_a_session(service: Service, route: str) -> None:
     chat = answered_by(route)
     chats = [[user(f"[[standin: text=hello-{route}]]")] for _ in range(2)]
@@ -114,7 +115,7 @@ def test_two_chats_that_begin_alike_never_share_a_session(service: Service, rout
     assert len(sessions) == 2
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [6, long(12), long(50)])
 def test_interleaved_conversations_never_mix(service: Service, count: int) -> None:
     talks = [[user(f"[[standin: text=talk-{number}-of-{count}-begins]]")] for number in range(count)]
 
@@ -193,8 +194,9 @@ def respond(service: Service, items: list[Any], **more: Any) -> tuple[list[dict[
     return response["output"], answer.headers["x-steadyhand-job-id"]
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("refer", [False, True])
+@pytest.mark.parametrize(
+    ("refer", "stream"), [(False, False), (True, True), long(False, True), long(True, False)]
+)
 def test_responses_go_on_in_the_session_of_what_comes_back(
     service: Service, *, refer: bool, stream: bool
 ) -> None:

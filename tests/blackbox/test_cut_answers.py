@@ -1,23 +1,18 @@
 """An answer that the real CLI continues after a limit of tokens is whole by every door, each part once."""
 
 import json
-from collections.abc import Iterator
-
 import pytest
 
-from steadyhand.testing.cli import cli_path
-from steadyhand.testing.model import ScriptedModel
-from steadyhand.testing.service import MakeService, Service
+from steadyhand.testing.service import Service
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 PROMPT = "[[scenario:cut-answer]] Tell."
 WHOLE = "The first half,\n\nand the second half."
 
 
-@pytest.fixture(scope="module")
-def real(make_service_in: MakeService, model: ScriptedModel) -> Iterator[Service]:
-    with make_service_in(claude=cli_path(), model=model.url) as service:
-        yield service
+@pytest.fixture
+def real(real_default: Service) -> Service:
+    return real_default
 
 
 def test_a_job_has_the_whole_answer(real: Service) -> None:
@@ -40,15 +35,31 @@ def test_a_response_has_both_parts_once(real: Service) -> None:
     assert texts == WHOLE.split("\n\n")
 
 
-@pytest.mark.parametrize("route", [CHAT, RESPONSES])
-@pytest.mark.parametrize("stream", [False, True])
+ERRORS = (
+    ("bad-request", 400, "invalid_request_error"),
+    ("no-such-model", 404, "not_found_error"),
+    ("forbidden", 403, "permission_error"),
+    ("no-credit", 402, "invalid_request_error"),
+)
+QUICK = {
+    ("bad-request", False, CHAT),
+    ("no-such-model", False, RESPONSES),
+    ("forbidden", False, CHAT),
+    ("forbidden", True, CHAT),
+    ("no-credit", False, RESPONSES),
+}
+"""The cases of `make test`: each error once, and one of them in a stream, too."""
+
+
 @pytest.mark.parametrize(
-    ("scenario", "status", "kind"),
+    ("scenario", "status", "kind", "stream", "route"),
     [
-        ("bad-request", 400, "invalid_request_error"),
-        ("no-such-model", 404, "not_found_error"),
-        ("forbidden", 403, "permission_error"),
-        ("no-credit", 402, "invalid_request_error"),
+        pytest.param(
+            *case, stream, route, marks=() if (case[0], stream, route) in QUICK else pytest.mark.long
+        )
+        for case in ERRORS
+        for stream in (False, True)
+        for route in (CHAT, RESPONSES)
     ],
 )
 def test_an_error_of_the_model_for_good_has_its_own_status_and_is_not_to_be_retried(

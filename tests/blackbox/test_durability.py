@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.blackbox.conftest import long
 
 from steadyhand.testing.service import ADMIN_KEY, MakeService, Service, wait_until
 
@@ -141,7 +142,7 @@ def crash_at_random(service: Service, common: Path, seed: int) -> None:
     wait_until(lambda: not service.live_agent_pids(), 5)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, long(2)])
 def test_a_kill_9_at_a_random_moment_loses_nothing_and_doubles_nothing(
     make_service: MakeService, common_dir: Path, seed: int
 ) -> None:
@@ -156,16 +157,27 @@ def test_many_kills_at_random_moments_lose_nothing_and_double_nothing(
     crash_at_random(make_service(env={"STEADYHAND_SERVICE__MAX_QUEUED": "15"}).start(), common_dir, seed)
 
 
+def test_thirty_jobs_at_once_run_two_at_a_time_by_priority_then_arrival(
+    make_service: MakeService, common_dir: Path
+) -> None:
+    run_two_at_a_time(make_service, common_dir, 30)
+
+
+@pytest.mark.long
 def test_a_hundred_jobs_at_once_run_two_at_a_time_by_priority_then_arrival(
     make_service: MakeService, common_dir: Path
 ) -> None:
+    run_two_at_a_time(make_service, common_dir, 100)
+
+
+def run_two_at_a_time(make_service: MakeService, common_dir: Path, count: int) -> None:
     service = make_service(
         env={"STEADYHAND_CONCURRENCY": "2", "STEADYHAND_SERVICE__MAX_QUEUED": "200"}
     ).start()
     go = common_dir / "go"
     gates = [service.submit(f"[[standin: wait_for={go}]]")["id"] for _ in range(2)]
     generator = random.Random(7)  # noqa: S311  # for a test's variety
-    priorities = [generator.choice((-5, 0, 0, 0, 5, 9)) for _ in range(100)]
+    priorities = [generator.choice((-5, 0, 0, 0, 5, 9)) for _ in range(count)]
 
     def submit(numbers: range) -> None:
         with service.new_client() as client:
@@ -181,7 +193,7 @@ def test_a_hundred_jobs_at_once_run_two_at_a_time_by_priority_then_arrival(
                 }
                 assert client.post("/v1/jobs", json=body).status_code == 202
 
-    threads = [threading.Thread(target=submit, args=(range(first, 100, 10),)) for first in range(10)]
+    threads = [threading.Thread(target=submit, args=(range(first, count, 10),)) for first in range(10)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -194,7 +206,7 @@ def test_a_hundred_jobs_at_once_run_two_at_a_time_by_priority_then_arrival(
 
     wait_until(idle, 90, interval=0.2)
     jobs = [job for job in everything(service) if job["id"] not in gates]
-    assert len(jobs) == 100
+    assert len(jobs) == count
     assert {job["state"] for job in jobs} == {"completed"}
     wanted = [job["id"] for job in sorted(jobs, key=lambda job: -job["priority"])]  # stable: arrival within
     started = [job["id"] for job in sorted(jobs, key=lambda job: str(job["started_at"]))]
@@ -202,7 +214,7 @@ def test_a_hundred_jobs_at_once_run_two_at_a_time_by_priority_then_arrival(
     assert at_once([(moment(job["started_at"]), moment(job["finished_at"])) for job in jobs]) <= 2
     spans = [
         ((common_dir / f"{n}-on").stat().st_mtime, (common_dir / f"{n}-off").stat().st_mtime)
-        for n in range(100)
+        for n in range(count)
     ]
     assert at_once(spans) == 2  # never more, and both slots were used
 

@@ -17,7 +17,7 @@ from steadyhand.testing.shell import shell_prompt
 LEAKS = ("ANTHROPIC_", "CLAUDE", "IS_SANDBOX", "AWS_", "GITHUB_")
 
 
-@pytest.mark.parametrize("profile", ["default", "classic"])
+@pytest.mark.parametrize("profile", ["default", pytest.param("classic", marks=pytest.mark.long)])
 def test_nothing_of_this_shell_reaches_the_service_or_an_agent(
     make_service: MakeService, monkeypatch: pytest.MonkeyPatch, profile: str
 ) -> None:

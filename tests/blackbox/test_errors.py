@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import httpx2
 import pytest
+from tests.blackbox.conftest import LONG_CLASSIC, LONG_DEFAULT, long
 from tests.protected_routes import protected_routes
 
 from steadyhand.testing.service import ADMIN_KEY, CLASSIC_KEY, MakeService, Service, wait_until
@@ -51,7 +52,18 @@ BAD_KEYS = {
 }
 
 
-@pytest.mark.parametrize("kind", BAD_KEYS)
+KINDS_OF_EACH_PROFILE = {"default": ("no header", "a token that is not ASCII"), "classic": ("a bare token",)}
+
+
+@pytest.mark.parametrize(
+    ("service", "kind"),
+    [
+        (profile, kind) if kind in kinds else long(profile, kind)
+        for profile, kinds in KINDS_OF_EACH_PROFILE.items()
+        for kind in BAD_KEYS
+    ],
+    indirect=["service"],
+)
 def test_without_a_good_key_every_route_is_401_before_it_looks_at_the_body(
     service: Service, kind: str
 ) -> None:
@@ -77,7 +89,7 @@ def test_models_need_a_key_in_the_default_profile(default_service: Service) -> N
         check_body(anyone.get("/v1/models"), 401, "unauthenticated")
 
 
-@pytest.mark.parametrize("profile", ["default", "classic"])
+@pytest.mark.parametrize("profile", ["default", long("classic")])
 def test_a_service_with_no_key_configured_lets_nobody_in_by_an_empty_token(
     make_service: MakeService, profile: str
 ) -> None:
@@ -214,6 +226,7 @@ BAD_JOBS = {
 
 
 @pytest.mark.parametrize("case", BAD_JOBS)
+@LONG_CLASSIC
 def test_bad_input_on_the_native_route_is_422_and_stores_nothing(service: Service, case: str) -> None:
     bad = BAD_JOBS[case]
     before = service.client.get("/v1/jobs", params={"limit": 1}).json()["data"]
@@ -237,6 +250,7 @@ NO_NUMBERS = ("NaN", "Infinity", "-Infinity", "1e999", "0", "-1", "-0.0")
         ("/v1/jobs", "expires_in_seconds"),
     ],
 )
+@LONG_CLASSIC
 def test_an_amount_or_a_time_that_is_not_finite_or_not_above_nothing_is_422(
     service: Service, path: str, field: str, written: str
 ) -> None:
@@ -269,6 +283,7 @@ NO_TEXTS = ("a\\u0000b", "a\\ud800b", "a\\udfffb")
 
 @pytest.mark.parametrize("written", NO_TEXTS)
 @pytest.mark.parametrize("case", HOLDS_TEXT)
+@LONG_CLASSIC
 def test_a_nul_or_half_a_surrogate_pair_in_any_string_is_422(
     service: Service, case: str, written: str
 ) -> None:
@@ -300,6 +315,7 @@ def test_a_nul_or_half_a_surrogate_pair_in_any_string_is_422(
         ),
     ],
 )
+@LONG_CLASSIC
 def test_a_nul_or_half_a_surrogate_pair_is_found_however_deep_it_lies(
     service: Service, path: str, raw: str, pointer: str, written: str
 ) -> None:
@@ -346,6 +362,7 @@ def test_a_method_that_a_route_does_not_take_is_405(
     assert answer.headers["allow"]
 
 
+@LONG_CLASSIC
 def test_events_in_a_form_that_is_not_to_be_had_are_406(service: Service) -> None:
     job_id = service.run_job("hello")["id"]
     answer = service.client.get(f"/v1/jobs/{job_id}/events", headers={"accept": "text/html"})
@@ -353,11 +370,13 @@ def test_events_in_a_form_that_is_not_to_be_had_are_406(service: Service) -> Non
 
 
 @pytest.mark.parametrize(("path", "native"), [("/execute", False), ("/v1/jobs", True)])
+@LONG_CLASSIC
 def test_a_body_above_eight_mebibytes_is_413(service: Service, path: str, *, native: bool) -> None:
     answer = post(service, path, {"prompt": "x" * (8 * 1024 * 1024), "agent": "claude"})
     check_body(answer, 413, "body_too_large", native=native)
 
 
+@LONG_CLASSIC
 def test_a_body_above_32_mebibytes_is_413_on_the_openai_routes(service: Service) -> None:
     big = {**CHAT, "messages": [{"role": "user", "content": "x" * (32 * 1024 * 1024)}]}
     check_body(post(service, "/v1/chat/completions", big), 413, "body_too_large")
@@ -399,6 +418,7 @@ def test_a_key_without_a_scope_is_403_with_its_name(service: Service) -> None:
     assert "workspace:any" in body["detail"]
 
 
+@LONG_CLASSIC
 def test_another_callers_job_is_404_on_every_route(service: Service) -> None:
     job_id = service.run_job("hello")["id"]
     with service.new_client(CLASSIC_KEY) as caller:
@@ -411,6 +431,7 @@ def test_another_callers_job_is_404_on_every_route(service: Service) -> None:
         assert job_id not in caller.get("/v1/jobs", params={"limit": 200}).text
 
 
+@LONG_CLASSIC
 def test_what_a_job_is_in_no_state_for_is_409(service: Service, common_dir: Path) -> None:
     job_id = service.submit(f"[[standin: touch={common_dir}/on wait_for={common_dir}/go]]")["id"]
     wait_until((common_dir / "on").exists)
@@ -433,6 +454,7 @@ def test_what_is_above_the_services_limits_is_422(make_service: MakeService) -> 
     assert service.run_job("p", budget_usd=1.0, timeout_seconds=60)["state"] == "completed"
 
 
+@LONG_CLASSIC
 def test_a_cursor_that_is_none_of_ours_is_422(service: Service) -> None:
     check_body(service.client.get("/v1/jobs", params={"cursor": "x!"}), 422, "bad_cursor", native=True)
     job_id = service.run_job("hello")["id"]
@@ -449,6 +471,7 @@ def test_a_foreign_host_or_origin_is_refused_on_the_native_routes(service: Servi
     assert service.client.get("/v1/jobs", headers={"origin": "http://localhost:1"}).status_code == 200
 
 
+@LONG_DEFAULT
 def test_unknown_fields_on_execute_are_passed_over_as_they_always_were(service: Service) -> None:
     job_id = service.execute_classic("hello", extra_field=1)["job_id"]
     assert service.poll_classic(job_id)["status"] == "completed"

@@ -110,6 +110,7 @@ def test_requests_go_on_through_ten_hand_overs_and_none_is_refused(paused: Servi
     check_none_refused(paused, ask_through(paused, 10))
 
 
+@pytest.mark.long  # as in `tests/serve/test_handover`
 def test_a_connection_without_a_request_passes_on(paused: Service) -> None:
     """A client that never closes notices nothing: neither on a connection that it used, nor on an unused one."""
     host, port = paused.url.removeprefix("http://").split(":")

@@ -132,7 +132,7 @@ def test_under_nohup_a_closed_terminal_changes_nothing(make_service: MakeService
             process.wait(30)
 
 
-@pytest.mark.parametrize("how", ["closed", "signal"])
+@pytest.mark.parametrize("how", ["closed", pytest.param("signal", marks=pytest.mark.long)])
 def test_a_run_with_a_service_of_its_own_stops_it_in_order(
     make_service: MakeService, common_dir: Path, how: str
 ) -> None:
@@ -151,6 +151,7 @@ def test_a_run_with_a_service_of_its_own_stops_it_in_order(
     assert live_agent_processes(service) == {}
 
 
+@pytest.mark.long  # a terminal is such a reader above, a stream that fails in `tests/serve/test_logs`
 def test_a_log_whose_reader_is_gone_ends_nothing(make_service: MakeService) -> None:
     service = make_service(env={"STEADYHAND_SERVICE__LOG_LEVEL": "debug"})
     process = subprocess.Popen(

@@ -3,10 +3,12 @@
 import json
 import re
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.blackbox.conftest import LONG_CLASSIC, UNSANDBOXED, long
 
 from steadyhand.testing.live_folders import paths_below
 from steadyhand.testing.service import CLASSIC_KEY, MakeService, Service, wait_until
@@ -83,23 +85,24 @@ def test_a_completed_job_has_answer_usage_cost_run_and_session(service: Service)
 @pytest.mark.parametrize(
     ("prompt", "state", "outcome"),
     [
-        ("[[standin: result=error]]", "failed", "agent_error"),
+        long("[[standin: result=error]]", "failed", "agent_error"),
         ("[[standin: api_error=402]]", "failed", "budget"),
         ("[[standin: api_error=429]]", "failed", "rate_limited"),
-        ("[[standin: api_error=401]]", "failed", "unauthorized"),
-        ("[[standin: api_error=500]]", "failed", "model_error"),
+        long("[[standin: api_error=401]]", "failed", "unauthorized"),
+        long("[[standin: api_error=500]]", "failed", "model_error"),
         ("[[standin: result=empty]]", "failed", "empty"),
         ("[[standin: result=none]]", "failed", "no_result"),
         ("[[standin: result=truncated]]", "failed", "no_result"),
-        ("[[standin: result=refusal]]", "failed", "refused"),
+        long("[[standin: result=refusal]]", "failed", "refused"),
         ("[[standin: result=max_turns]]", "failed", "max_turns"),
-        ("[[standin: result=max_budget]]", "failed", "budget"),
+        long("[[standin: result=max_budget]]", "failed", "budget"),
         ("[[standin: die=KILL]]", "failed", "killed"),
-        ("[[standin: die=SEGV]]", "failed", "killed"),
+        long("[[standin: die=SEGV]]", "failed", "killed"),
         ("[[standin: exit_now=9]]", "failed", "agent_error"),
         ("[[standin: bad_utf8]]", "completed", "success"),
     ],
 )
+@LONG_CLASSIC
 def test_what_a_run_came_to_is_judged_from_all_evidence(
     service: Service, prompt: str, state: str, outcome: str
 ) -> None:
@@ -116,10 +119,15 @@ def test_a_silent_agent_has_stalled_unless_its_profile_prints_only_at_the_end(se
     assert (job["state"], job["outcome"]["type"]) == expected
 
 
-def test_a_job_that_waited_too_long_in_the_queue_ends_as_error(
-    make_service: MakeService, common_dir: Path
-) -> None:
-    service = make_service(env={"STEADYHAND_CONCURRENCY": "1"}).start()
+@pytest.fixture(scope="module")
+def one_slot(make_service_in: MakeService) -> Iterator[Service]:
+    """A service that runs one job at a time, which may share a folder with the test."""
+    with make_service_in(env=UNSANDBOXED | {"STEADYHAND_CONCURRENCY": "1"}) as started:
+        yield started
+
+
+def test_a_job_that_waited_too_long_in_the_queue_ends_as_error(one_slot: Service, common_dir: Path) -> None:
+    service = one_slot
     first = service.submit(f"[[standin: wait_for={common_dir}/go]]")["id"]
     job = service.wait_until_ended(service.submit("hello", expires_in_seconds=1)["id"])
     assert (job["state"], job["outcome"]["type"], job["run"]) == ("error", "expired", 0)
@@ -127,6 +135,7 @@ def test_a_job_that_waited_too_long_in_the_queue_ends_as_error(
     assert service.wait_until_ended(first)["state"] == "completed"
 
 
+@LONG_CLASSIC
 def test_prefer_wait_answers_with_the_ended_job(service: Service) -> None:
     answer = service.client.post(
         "/v1/jobs", json={"prompt": "hello", "workspace": "scratch"}, headers={"prefer": "wait=30"}
@@ -136,6 +145,7 @@ def test_prefer_wait_answers_with_the_ended_job(service: Service) -> None:
     assert answer.json()["state"] == "completed"
 
 
+@LONG_CLASSIC
 def test_prefer_wait_gives_202_when_the_time_is_over_and_a_get_waits_too(
     service: Service, common_dir: Path
 ) -> None:
@@ -156,6 +166,7 @@ def test_prefer_wait_gives_202_when_the_time_is_over_and_a_get_waits_too(
     assert ended.headers["etag"] != waited.headers["etag"]
 
 
+@LONG_CLASSIC
 def test_an_etag_that_still_holds_is_304(service: Service) -> None:
     path = f"/v1/jobs/{service.run_job('hello')['id']}"
     etag = service.client.get(path).headers["etag"]
@@ -163,6 +174,7 @@ def test_an_etag_that_still_holds_is_304(service: Service) -> None:
     assert service.client.get(path, headers={"if-none-match": '"other"'}).status_code == 200
 
 
+@LONG_CLASSIC
 def test_the_same_idempotency_key_and_body_give_the_same_job(service: Service) -> None:
     headers = {"idempotency-key": uuid.uuid4().hex}
     body = {"prompt": "once", "workspace": "scratch", "metadata": {"a": 1, "b": 2}}
@@ -186,6 +198,7 @@ def test_the_same_idempotency_key_and_body_give_the_same_job(service: Service) -
     service.wait_until_ended(theirs.json()["id"])
 
 
+@LONG_CLASSIC
 def test_an_idempotency_key_may_have_255_characters_and_no_more(service: Service) -> None:
     body = {"prompt": "p", "workspace": "scratch"}
     key = uuid.uuid4().hex.ljust(255, "k")
@@ -196,6 +209,7 @@ def test_an_idempotency_key_may_have_255_characters_and_no_more(service: Service
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid_field")
 
 
+@LONG_CLASSIC
 def test_a_list_is_newest_first_filtered_and_paged_without_a_gap(service: Service) -> None:
     mark = uuid.uuid4().hex
     ids = [service.run_job("hello", metadata={"mark": mark, "odd": str(n % 2)})["id"] for n in range(5)]
@@ -229,6 +243,7 @@ def test_a_list_is_newest_first_filtered_and_paged_without_a_gap(service: Servic
     assert pages == ids[::-1]
 
 
+@LONG_CLASSIC
 def test_a_running_job_is_cancelled_and_an_ended_one_stays_as_it_is(
     service: Service, common_dir: Path
 ) -> None:
@@ -241,10 +256,8 @@ def test_a_running_job_is_cancelled_and_an_ended_one_stays_as_it_is(
     assert (again.status_code, again.json()["state"]) == (200, "cancelled")
 
 
-def test_a_queued_job_is_cancelled_at_once_and_never_runs(
-    make_service: MakeService, common_dir: Path
-) -> None:
-    service = make_service(env={"STEADYHAND_CONCURRENCY": "1"}).start()
+def test_a_queued_job_is_cancelled_at_once_and_never_runs(one_slot: Service, common_dir: Path) -> None:
+    service = one_slot
     first = service.submit(f"[[standin: wait_for={common_dir}/go]]")["id"]
     second = service.submit(f"[[standin: touch={common_dir}/started]]")["id"]
     wait_until(lambda: service.get_job(second)["queue_position"] == 1)  # another node may take the first
@@ -257,6 +270,7 @@ def test_a_queued_job_is_cancelled_at_once_and_never_runs(
     assert service.get_job(second)["runs"] == []
 
 
+@LONG_CLASSIC
 def test_a_retry_is_a_new_run_of_the_same_job_and_a_repeat_of_it_is_harmless(service: Service) -> None:
     job_id = service.run_job("[[standin: result=error]]")["id"]
     for _ in range(3):
@@ -269,6 +283,7 @@ def test_a_retry_is_a_new_run_of_the_same_job_and_a_repeat_of_it_is_harmless(ser
     assert seqs == list(range(1, job["last_event"] + 1))
 
 
+@LONG_CLASSIC
 def test_a_deleted_job_is_gone_with_all_that_was_kept_of_it(service: Service) -> None:
     job_id = service.run_job("hello")["id"]
     assert service.client.delete(f"/v1/jobs/{job_id}").status_code == 204
@@ -320,7 +335,16 @@ def test_an_output_schema_gives_an_object(service: Service) -> None:
     assert (job["state"], job["structured_output"]) == ("completed", {"n": 1})
 
 
-@pytest.mark.parametrize("workspace", ["scratch", "default"])
+@pytest.mark.parametrize(
+    ("service", "workspace"),
+    [
+        long("default", "scratch"),
+        ("default", "default"),
+        ("classic", "scratch"),
+        long("classic", "default"),
+    ],
+    indirect=["service"],
+)
 def test_model_turns_effort_and_system_prompt_reach_the_agent(service: Service, workspace: str) -> None:
     fields: dict[str, Any] = {"model": "haiku", "max_turns": 7, "effort": "low", "workspace": workspace}
     job = service.run_job("[[standin: report]]", append_system_prompt="Be brief.", **fields)
@@ -340,6 +364,7 @@ def test_model_turns_effort_and_system_prompt_reach_the_agent(service: Service, 
     assert (read["answer"], Path(file).suffix) == ("Be brief.", ".md")
 
 
+@LONG_CLASSIC
 def test_the_built_in_chat_has_no_tools(service: Service) -> None:
     argv = json.loads(service.run_job("[[standin: report]]", agent="chat")["answer"])["argv"]
     assert argv[argv.index("--tools") + 1] == ""
@@ -366,6 +391,7 @@ def test_the_workspaces_are_listed(service: Service) -> None:
     )
 
 
+@LONG_CLASSIC
 def test_the_callers_key_may_submit_read_and_cancel(service: Service) -> None:
     with service.new_client(CLASSIC_KEY) as caller:
         job = caller.post(

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from tests.blackbox.conftest import long
 from tests.blackbox.test_sessions import text_of
 
 from steadyhand.testing.cli import cli_path
@@ -20,8 +21,10 @@ from steadyhand.testing.shell import shell_prompt
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 HISTORY = "[[standin: history]]"
 NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-both_routes = pytest.mark.parametrize("route", [CHAT, RESPONSES])
-streamed_or_not = pytest.mark.parametrize("stream", [False, True])
+each_route = pytest.mark.parametrize("route", [long(CHAT), RESPONSES])
+each_way = pytest.mark.parametrize(
+    ("stream", "route"), [(False, CHAT), (True, RESPONSES), long(True, CHAT), long(False, RESPONSES)]
+)
 
 
 def body_for(route: str, prompt: str, model: str = "claude", **fields: Any) -> dict[str, Any]:
@@ -39,8 +42,7 @@ def newest(service: Service) -> dict[str, Any]:
     return found
 
 
-@both_routes
-@streamed_or_not
+@each_way
 def test_a_run_is_seen_among_the_jobs_and_cancelled_there(
     default_service: Service, common_dir: Path, *, route: str, stream: bool
 ) -> None:
@@ -61,8 +63,7 @@ def test_a_run_is_seen_among_the_jobs_and_cancelled_there(
     assert default_service.get_job(job["id"])["state"] == "cancelled"
 
 
-@both_routes
-@streamed_or_not
+@each_way
 def test_an_object_that_does_not_fit_is_an_error_that_names_the_place_in_the_schema_and_no_second_run(
     default_service: Service, *, route: str, stream: bool
 ) -> None:
@@ -101,35 +102,46 @@ def test_an_object_that_does_not_fit_is_an_error_that_names_the_place_in_the_sch
     ]
 
 
-def test_names_of_models_are_what_the_configuration_says(make_service: MakeService) -> None:
-    config = """
+CONFIG = """
 [openai]
 default_agent = "issue-responder"
 [openai.models]
 "gpt-5/mini" = { agent = "recruiter-triage", model = "haiku" }
 "loud" = { agent = "claude", reasoning = "tools" }
 "quiet" = { agent = "claude" }
+[agents.terse]
+workspace = "scratch"
+append_system_prompt = "Quetzal."
 """
-    with make_service(config=config) as service:
-        for name, agent, model in (
-            ("gpt-5/mini", "recruiter-triage", "haiku"),
-            ("gpt-9", "issue-responder", "gpt-9"),
-            ("vendor/gpt-9", "issue-responder", "vendor/gpt-9"),
-            ("issue-responder", "issue-responder", None),
-        ):
-            report = json.loads(text_of(ask(service, CHAT, "[[standin: report]]", name)))
-            assert report["agent"] == agent
-            assert (newest(service)["agent"], newest(service)["model"]) == (agent, model)
-        listed = [model["id"] for model in service.client.get("/v1/models").json()["data"]]
-        assert {"gpt-5/mini", "loud", "quiet", "claude", "chat"} <= set(listed)
-        work = "[[standin: say=Look. run='echo hi' text=Done.]]"
-        loud, quiet = (ask(service, CHAT, work, name, stream=True).text for name in ("loud", "quiet"))
-        assert 'reasoning_content":"Bash {' in loud
-        assert "reasoning_content" not in quiet
-        assert ": tool Bash started" in quiet
 
 
-@both_routes
+@pytest.fixture(scope="module")
+def configured(make_service_in: MakeService) -> Iterator[Service]:
+    with make_service_in(config=CONFIG) as started:
+        yield started
+
+
+def test_names_of_models_are_what_the_configuration_says(configured: Service) -> None:
+    service = configured
+    for name, agent, model in (
+        ("gpt-5/mini", "recruiter-triage", "haiku"),
+        ("gpt-9", "issue-responder", "gpt-9"),
+        ("vendor/gpt-9", "issue-responder", "vendor/gpt-9"),
+        ("issue-responder", "issue-responder", None),
+    ):
+        report = json.loads(text_of(ask(service, CHAT, "[[standin: report]]", name)))
+        assert report["agent"] == agent
+        assert (newest(service)["agent"], newest(service)["model"]) == (agent, model)
+    listed = [model["id"] for model in service.client.get("/v1/models").json()["data"]]
+    assert {"gpt-5/mini", "loud", "quiet", "claude", "chat"} <= set(listed)
+    work = "[[standin: say=Look. run='echo hi' text=Done.]]"
+    loud, quiet = (ask(service, CHAT, work, name, stream=True).text for name in ("loud", "quiet"))
+    assert 'reasoning_content":"Bash {' in loud
+    assert "reasoning_content" not in quiet
+    assert ": tool Bash started" in quiet
+
+
+@each_route
 def test_what_was_said_is_known_over_a_restart(make_service: MakeService, route: str) -> None:
     one, other = "[[standin: text=one]]", "[[standin: text=other]]"
     with make_service() as service:
@@ -156,7 +168,7 @@ def test_what_was_said_is_known_over_a_restart(make_service: MakeService, route:
             assert job["parent_job_id"] == before.headers["x-steadyhand-job-id"]
 
 
-@both_routes
+@each_route
 def test_a_run_that_its_client_waited_for_is_kept_and_not_run_again_after_a_stop(
     make_service: MakeService, common_dir: Path, route: str
 ) -> None:
@@ -174,8 +186,7 @@ def test_a_run_that_its_client_waited_for_is_kept_and_not_run_again_after_a_stop
         assert (job["state"], job["run"], job["origin"]) == ("interrupted", 1, "openai")
 
 
-@both_routes
-@streamed_or_not
+@each_way
 def test_every_answer_names_its_session(default_service: Service, *, route: str, stream: bool) -> None:
     body = body_for(route, "[[standin: text=x]]", stream=stream)
     name = f"named-{route}-{stream}"
@@ -193,12 +204,7 @@ def test_every_answer_names_its_session(default_service: Service, *, route: str,
 
 @pytest.mark.parametrize(
     ("stream", "route"),
-    [
-        (False, CHAT),
-        (True, RESPONSES),
-        pytest.param(True, CHAT, marks=pytest.mark.long),
-        pytest.param(False, RESPONSES, marks=pytest.mark.long),
-    ],
+    [long(False, CHAT), (True, RESPONSES), long(True, CHAT), long(False, RESPONSES)],
 )
 def test_a_budget_holds_for_a_run_of_an_openai_client_with_the_real_cli(
     make_service: MakeService, model: ScriptedModel, *, route: str, stream: bool
@@ -212,13 +218,11 @@ def test_a_budget_holds_for_a_run_of_an_openai_client_with_the_real_cli(
         assert (job["state"], job["outcome"]["type"], job["budget_usd"]) == ("failed", "budget", "0.010000")
 
 
-def test_an_agents_own_words_are_told_once_and_before_those_of_a_request(make_service: MakeService) -> None:
-    config = '[agents.terse]\nworkspace = "scratch"\nappend_system_prompt = "Quetzal."\n'
+def test_an_agents_own_words_are_told_once_and_before_those_of_a_request(configured: Service) -> None:
     words = "tr '\\0' '\\n' < /proc/$PPID/cmdline"
     look = shell_prompt(f"cat $({words} | grep ^/.*append-system-prompt-)")
-    with make_service(config=config) as service:
-        asked: list[tuple[str, str]] = [("", "Quetzal."), ("Be kind.", "Quetzal.\n\nBe kind.")]
-        for system, told in asked:
-            above = [{"role": "system", "content": system}] if system else []
-            body = {"model": "terse", "messages": [*above, {"role": "user", "content": look}]}
-            assert text_of(service.client.post(CHAT, json=body)) == told
+    asked: list[tuple[str, str]] = [("", "Quetzal."), ("Be kind.", "Quetzal.\n\nBe kind.")]
+    for system, told in asked:
+        above = [{"role": "system", "content": system}] if system else []
+        body = {"model": "terse", "messages": [*above, {"role": "user", "content": look}]}
+        assert text_of(configured.client.post(CHAT, json=body)) == told

@@ -5,6 +5,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from tests.blackbox.conftest import LONG_CLASSIC
 
 from steadyhand.testing.service import Service
 
@@ -113,6 +114,7 @@ def conforms(document: dict[str, Any], path: str, method: str, answer: Any) -> N
         )
 
 
+@LONG_CLASSIC
 def test_what_is_served_is_as_the_document_says(service: Service, document: dict[str, Any]) -> None:
     http = service.client
     job = service.run_job('[[standin: run="true" text=done]]', metadata={"a": [1, None]}, title="t")

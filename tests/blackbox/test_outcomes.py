@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.blackbox.conftest import long
 
 from steadyhand.store import open_store
 from steadyhand.testing.live_folders import paths_below
@@ -48,7 +49,7 @@ def test_a_ref_that_is_not_there_ends_the_job_as_error(default_service: Service)
     assert "no-such-branch" in shown["error"]
 
 
-@pytest.mark.parametrize("profile", ["default", "classic"])
+@pytest.mark.parametrize("profile", ["default", long("classic")])
 def test_an_agent_that_cannot_be_started_ends_the_job_as_error(
     make_service: MakeService, common_dir: Path, stand_in: Path, profile: str
 ) -> None:
@@ -69,7 +70,7 @@ def test_an_answer_that_does_not_fit_its_schema_is_a_failure_that_says_where(ser
     assert "/n" in job["outcome"]["detail"]
 
 
-@pytest.mark.parametrize("profile", ["default", "classic"])
+@pytest.mark.parametrize("profile", [long("default"), "classic"])
 def test_a_job_that_the_service_died_under_says_error_with_one_line_of_why(
     make_service: MakeService, common_dir: Path, profile: str
 ) -> None:
@@ -101,6 +102,7 @@ def test_jobs_are_forgotten_with_all_that_was_kept_when_their_time_is_over(make_
     assert service.run_job("hello")["state"] == "completed"
 
 
+@pytest.mark.long  # as in `tests/worker/test_job_retention`
 def test_a_service_removes_the_files_of_a_job_whose_deletion_the_one_before_did_not_survive(
     make_service: MakeService,
 ) -> None:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.blackbox.conftest import long
 
 from steadyhand.testing.live_folders import stats_below
 from steadyhand.testing.service import Service
@@ -46,7 +47,18 @@ def check_flood(service: Service, directive: str, size: str, seconds: float) -> 
     assert service.client.delete(f"/v1/jobs/{job_id}").status_code == 204
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("service", "kind"),
+    [
+        long("default", "valid events"),
+        long("default", "lines that are not JSON"),
+        ("default", "one line without end"),
+        ("classic", "valid events"),
+        long("classic", "lines that are not JSON"),
+        long("classic", "one line without end"),
+    ],
+    indirect=["service"],
+)
 def test_whatever_a_job_prints_the_memory_stays_where_it_was(service: Service, kind: str) -> None:
     check_flood(service, KINDS[kind], "64M", 90)
 

@@ -1,4 +1,7 @@
-"""However a run is ended, no process of it is left: plain child, setsid child, double-forked daemon, deaf tool."""
+"""However a run is ended, no process of it is left: plain child, setsid child, double-forked daemon, deaf tool.
+
+The ends in the default profile are those of `tests/sandboxed/test_kill_matrix`, too: `make test` has them there.
+"""
 
 import signal
 import sqlite3
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.blackbox.conftest import LONG_CLASSIC, LONG_DEFAULT, long
 from tests.runner.freezing import freezer
 
 from steadyhand.testing.service import MakeService, Service, wait_until
@@ -45,6 +49,7 @@ def none_alive(service: Service, seconds: float = 1.0) -> bool:
     return wait_until(lambda: not service.live_agent_pids(), seconds)
 
 
+@LONG_DEFAULT
 def test_a_timeout_of_3_seconds_ends_as_timeout_within_5_with_nothing_alive(
     service: Service, common_dir: Path
 ) -> None:
@@ -55,6 +60,7 @@ def test_a_timeout_of_3_seconds_ends_as_timeout_within_5_with_nothing_alive(
     assert none_alive(service)
 
 
+@LONG_DEFAULT
 def test_a_cancel_takes_at_most_2_seconds_and_leaves_nothing_alive(
     service: Service, common_dir: Path
 ) -> None:
@@ -68,7 +74,7 @@ def test_a_cancel_takes_at_most_2_seconds_and_leaves_nothing_alive(
     assert none_alive(service)
 
 
-@pytest.mark.parametrize("profile", ["default", "classic"])
+@pytest.mark.parametrize("profile", [long("default"), "classic"])
 def test_a_sigterm_to_the_service_leaves_nothing_alive(
     make_service: MakeService, common_dir: Path, profile: str
 ) -> None:
@@ -85,7 +91,7 @@ def test_a_sigterm_to_the_service_leaves_nothing_alive(
     assert service.client.get(f"/jobs/{job_id}").json()["status"] == "error"
 
 
-@pytest.mark.parametrize("profile", ["default", "classic"])
+@pytest.mark.parametrize("profile", [long("default"), "classic"])
 def test_a_kill_9_of_the_service_leaves_nothing_alive(
     make_service: MakeService, common_dir: Path, profile: str
 ) -> None:
@@ -98,6 +104,7 @@ def test_a_kill_9_of_the_service_leaves_nothing_alive(
     assert (job["state"], job["outcome"]["type"]) == ("interrupted", "interrupted")
 
 
+@LONG_DEFAULT
 def test_a_run_that_ends_well_leaves_none_of_its_children_alive(service: Service, common_dir: Path) -> None:
     prompt = (
         f"[[standin: pids={common_dir}/pids spawn=child:deaf spawn=setsid:deaf spawn=daemon:deaf text=done]]"
@@ -108,6 +115,7 @@ def test_a_run_that_ends_well_leaves_none_of_its_children_alive(service: Service
     assert none_alive(service)
 
 
+@LONG_DEFAULT
 def test_a_process_that_forks_again_and_again_is_caught(service: Service, common_dir: Path) -> None:
     job = service.run_job(
         f"[[standin: pids={common_dir}/pids lifetime=20 spawn=refork:deaf sleep=0.3 text=done]]"
@@ -116,6 +124,7 @@ def test_a_process_that_forks_again_and_again_is_caught(service: Service, common
     assert none_alive(service)
 
 
+@LONG_CLASSIC
 def test_an_agent_that_says_its_result_and_hangs_is_ended(service: Service) -> None:
     job = service.run_job("[[standin: text=done hang=50 deaf]]", timeout_seconds=20)
     # The result stands; whether the wait for its end was cut or ran into the deadline, nothing is left.
@@ -123,6 +132,7 @@ def test_an_agent_that_says_its_result_and_hangs_is_ended(service: Service) -> N
     assert none_alive(service)
 
 
+@LONG_CLASSIC
 def test_an_answer_after_the_supervisor_froze_is_kept_and_holds_no_slot(
     service: Service, common_dir: Path
 ) -> None:
@@ -147,6 +157,7 @@ def supervisors_of(service: Service, job_id: str) -> list[int]:
         return [row[0] for row in database.execute(query, (job_id,))]
 
 
+@LONG_CLASSIC
 def test_a_killed_agent_takes_its_children_with_it(service: Service, common_dir: Path) -> None:
     job = service.run_job(
         f"[[standin: pids={common_dir}/pids spawn=child spawn=daemon die={signal.SIGKILL:d}]]"

@@ -29,6 +29,10 @@ LONG_CLASSIC = pytest.mark.parametrize(
     "real", ["default", pytest.param("classic", marks=pytest.mark.long)], indirect=True
 )
 """For what is the same in both profiles, and differs by the agent alone."""
+LONG_DEFAULT = pytest.mark.parametrize(
+    "real", [pytest.param("default", marks=pytest.mark.long), "classic"], indirect=True
+)
+"""For what the tests of single rooms show with the real CLI in the default profile."""
 
 
 @pytest.fixture(params=["default", "classic"])
@@ -62,6 +66,7 @@ def test_a_prompt_of_two_megabytes_is_executed_by_the_real_cli(real: Service, mo
 
 
 @LONG_CLASSIC
+@pytest.mark.long  # the runner with the real CLI and this route with the stand-in are tested
 def test_an_agent_that_nobody_defined_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
     model.clear()
     job = real.poll_classic(real.execute_classic("Say ok.", "nobody")["job_id"])
@@ -94,6 +99,7 @@ def test_a_native_job_with_the_real_cli_has_events_transcript_and_cost(real: Ser
     assert job["session_id"] in transcript.text
 
 
+@LONG_DEFAULT
 def test_chat_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
     model.clear()
     with real.new_client(CLASSIC_KEY) as caller:
@@ -129,7 +135,12 @@ def test_chat_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
 
 @LONG_CLASSIC
 @pytest.mark.parametrize(
-    ("scenario", "outcome"), [("no-credit", "budget"), ("forbidden", "unauthorized"), ("refusal", "refused")]
+    ("scenario", "outcome"),
+    [
+        ("no-credit", "budget"),
+        pytest.param("forbidden", "unauthorized", marks=pytest.mark.long),
+        pytest.param("refusal", "refused", marks=pytest.mark.long),
+    ],
 )
 def test_what_the_model_refuses_ends_as_failed_with_the_real_cli(
     real: Service, scenario: str, outcome: str
@@ -142,6 +153,7 @@ def test_what_the_model_refuses_ends_as_failed_with_the_real_cli(
 
 
 @LONG_CLASSIC
+@pytest.mark.long  # `test_openai_jobs` spends one
 def test_a_budget_that_is_spent_ends_as_failed_with_the_real_cli(real: Service) -> None:
     job_id = real.execute_classic("[[scenario:costly]] Spend.", max_budget_usd=0.01)["job_id"]
     assert real.poll_classic(job_id)["status"] == "failed"
@@ -160,7 +172,8 @@ def _three_pids(service: Service) -> bool:
     return any(len(pids.split()) == 3 for _, pids in contents_below(service.data_dir, "pids.txt"))
 
 
-@pytest.mark.parametrize("real", [pytest.param("default", marks=pytest.mark.long), "classic"], indirect=True)
+@pytest.mark.long  # the cancel below and `test_process_cleanup` show the same
+@pytest.mark.parametrize("real", ["default", "classic"], indirect=True)
 def test_a_timeout_with_the_real_cli_ends_within_2_seconds_with_nothing_alive(real: Service) -> None:
     # 10 seconds and not 3: on a busy machine the CLI itself takes some of them until its tool runs.
     job = real.wait_until_ended(deaf(real, timeout_seconds=10))
@@ -188,7 +201,8 @@ def test_a_cancel_with_the_real_cli_takes_at_most_2_seconds_with_nothing_alive_a
     assert real.client.get("/health").json()["busy"] is False
 
 
-@pytest.mark.parametrize("profile", ["default", pytest.param("classic", marks=pytest.mark.long)])
+@pytest.mark.long  # as with each kind of child in `tests/sandboxed/test_kill_matrix`
+@pytest.mark.parametrize("profile", ["default", "classic"])
 def test_a_kill_9_and_a_sigterm_of_the_service_leave_nothing_of_the_real_cli_alive(
     make_service: MakeService, model: ScriptedModel, profile: str
 ) -> None:
@@ -210,6 +224,7 @@ def test_a_kill_9_and_a_sigterm_of_the_service_leave_nothing_of_the_real_cli_ali
     assert service.get_job(second)["state"] == "interrupted"
 
 
+@pytest.mark.long  # `steadyhand demo` does it in `tests/cli`
 def test_the_example_is_fixed_by_the_real_cli_and_the_diff_says_how(
     real_default: Service, world_dir: Path
 ) -> None:
@@ -222,6 +237,7 @@ def test_the_example_is_fixed_by_the_real_cli_and_the_diff_says_how(
 
 
 @LONG_CLASSIC
+@pytest.mark.long  # `test_structured_output` has one of every form
 def test_an_object_is_answered_to_a_schema_by_the_real_cli(real: Service) -> None:
     schema = {
         "type": "object",
@@ -255,7 +271,9 @@ def test_what_a_native_job_asks_for_reaches_the_model_through_the_real_cli(
 @pytest.mark.parametrize(
     ("prompt", "agent", "name"),
     [
-        ("--version", ".claude/agents/recruiter-triage.md", "recruiter-triage"),
+        pytest.param(
+            "--version", ".claude/agents/recruiter-triage.md", "recruiter-triage", marks=pytest.mark.long
+        ),
         ("--mcp-config=/etc/passwd", "claude", "claude"),
     ],
     ids=["agent by its path", "claude"],
@@ -341,7 +359,13 @@ DOORS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize(
     ("profile", "door"),
-    [*(("default", door) for door in DOORS), ("classic", "a job")],
+    [
+        ("default", "a job"),
+        pytest.param("default", "a chat", marks=pytest.mark.long),
+        ("default", "a forced tool"),
+        pytest.param("default", "a response", marks=pytest.mark.long),
+        pytest.param("classic", "a job", marks=pytest.mark.long),
+    ],
 )
 def test_prose_in_place_of_an_object_is_an_invalid_output_by_every_door(
     request: pytest.FixtureRequest, profile: str, door: str
@@ -356,6 +380,7 @@ def test_prose_in_place_of_an_object_is_an_invalid_output_by_every_door(
     assert "rather say it in prose" not in ("" if door == "a job" else answer.text)
 
 
+@LONG_DEFAULT
 def test_a_prompt_with_the_name_of_the_clis_own_command_is_a_task_or_a_failure(
     real: Service, model: ScriptedModel
 ) -> None:
@@ -371,6 +396,7 @@ def test_a_prompt_with_the_name_of_the_clis_own_command_is_a_task_or_a_failure(
         assert "/plan a refactoring" in model.requests[0].prompt
 
 
+@pytest.mark.long  # each half has a test: the runner's of commands, and of costs
 def test_a_later_turn_with_such_a_name_keeps_the_conversation_and_each_turn_has_its_own_cost(
     real_default: Service, model: ScriptedModel
 ) -> None:
@@ -440,6 +466,7 @@ def test_a_chat_in_one_piece_is_the_last_result_and_a_stream_has_the_first_text_
     assert text.index(first) < text.index(last)
 
 
+@pytest.mark.long  # `tests/runner/claude/test_environment` has the rule
 def test_an_agent_with_a_proxy_asks_the_gateway_of_this_machine_without_it(
     make_service: MakeService, model: ScriptedModel
 ) -> None:

@@ -7,12 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import pytest
-from tests.blackbox.conftest import UNSANDBOXED
+from tests.blackbox.conftest import FILES, UNSANDBOXED
+from tests.service_fixtures import make_repository
 
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
@@ -30,7 +32,21 @@ ANSWERS = {
     "background": ["I start it.", "I will be told when it is done.", "The build is done."],
 }
 """The messages of each scenario, once each."""
-KINDS_CONFIG = """
+WARM_CONFIG = CONFIG + '[agents.claude]\nworkspace = "default"\nwarm = 1\n'
+PARKED_CONFIG = """
+[agents.parked]
+workspace = "default"
+provider = "other"
+[providers.other]
+base_url = "{url}"
+api_key_file = "{key}"
+"""
+SLOW_SETUP = """
+[workspaces.slow]
+repository = "{repository}"
+setup = ["sleep 2; echo made > made-by-setup.txt"]
+"""
+KINDS_CONFIG = f"""
 [service]
 reattach_seconds = 30
 concurrency = 12
@@ -39,16 +55,7 @@ workspace = "default"
 [agents.warm]
 workspace = "default"
 warm = 1
-[agents.parked]
-workspace = "default"
-provider = "other"
-[providers.other]
-base_url = "{url}"
-api_key_file = "{key}"
-[workspaces.slow]
-repository = "{repository}"
-setup = ["sleep 2; echo made > made-by-setup.txt"]
-"""
+{PARKED_CONFIG}{SLOW_SETUP}"""
 STREAM = "slow"
 """A scenario with one message that comes in pieces for ten seconds."""
 
@@ -151,9 +158,13 @@ def held_folders(service: Service) -> list[str]:
     return [each.name for each in folders if not each.name.startswith("waiting-")]
 
 
-def start_kinds(service: Service, seed: int) -> dict[str, str]:
-    """Start a run of each kind; return their jobs."""
-    jobs = {kind: submit(service, kind, f"{kind}-{seed}") for kind in (*ANSWERS, STREAM)}
+def start_kinds(service: Service, seed: int, *, with_steps: bool) -> dict[str, str]:
+    """Start a run of each kind; return their jobs.
+
+    The steps are those of the waiting process, too: `with_steps` has them in a process of their own as well.
+    """
+    kinds = [kind for kind in (*ANSWERS, STREAM) if with_steps or kind != "eight-steps"]
+    jobs = {kind: submit(service, kind, f"{kind}-{seed}") for kind in kinds}
     jobs["harvest"] = submit(service, "many-files", f"harvest-{seed}")
     jobs["warm"] = submit(service, "eight-steps", f"warm-{seed}", agent="warm")
     jobs["parked"] = submit(service, "rate-limited-midway", f"parked-{seed}", agent="parked")
@@ -180,7 +191,7 @@ def check_kinds(
         elif kind == "setup":
             assert "hello from bash" in job["answer"]
     assert messages(service, jobs["warm"]) == ANSWERS["eight-steps"]
-    for kind in ("eight-steps", "warm"):
+    for kind in {"eight-steps", "warm"} & jobs.keys():
         assert "\n+8\n" in service.client.get(f"/v1/jobs/{jobs[kind]}/diff").text
     assert "file-600.txt" in service.client.get(f"/v1/jobs/{jobs['harvest']}/diff").text
     events = service.events(parked)
@@ -190,12 +201,14 @@ def check_kinds(
     wait_until(lambda: held_folders(service) == [], 20)
 
 
-def run_through_an_end(service: Service, model: ScriptedModel, seed: int, *, is_hand_over: bool) -> None:
+def run_through_an_end(
+    service: Service, model: ScriptedModel, seed: int, *, is_hand_over: bool, with_steps: bool = True
+) -> None:
     """End the service at a random moment of runs of eight kinds, by a kill or a hand-over, and go on."""
     generator = random.Random(seed)  # noqa: S311  # for a test's variety
     talk = [{"role": "user", "content": f"[[scenario:client-tools]] client-{seed}"}]
     said = ask(service, talk)
-    jobs = start_kinds(service, seed)
+    jobs = start_kinds(service, seed, with_steps=with_steps)
     client_job = said["tool_calls"][0]["id"].split("_")[1]
     wait_until_running(service, *(job_id for kind, job_id in jobs.items() if kind != "setup"))
     time.sleep(generator.uniform(0.0, 4.0))  # the random moment is what this is about
@@ -212,6 +225,7 @@ def run_through_an_end(service: Service, model: ScriptedModel, seed: int, *, is_
         said = ask(service, talk)
     assert said["content"] == "The last one said: snow"
     check_whole(service, model, client_job, f"client-{seed}", client_before)
+    assert calls_of_client(service, client_job) == ["calls.waiting", "calls.answered"] * 2
     check_kinds(service, model, seed, jobs, before)
 
 
@@ -240,7 +254,7 @@ def test_runs_go_on_after_the_end_of_the_service_at_any_moment(
     all_kinds: Service, scripted_model: ScriptedModel, seed: int, *, is_hand_over: bool
 ) -> None:
     wait_for_warm(all_kinds)
-    run_through_an_end(all_kinds, scripted_model, seed, is_hand_over=is_hand_over)
+    run_through_an_end(all_kinds, scripted_model, seed, is_hand_over=is_hand_over, with_steps=False)
 
 
 @pytest.mark.parametrize(("level", "seed"), [("none", 4)], indirect=["level"])
@@ -267,6 +281,7 @@ def test_runs_go_on_after_the_end_of_the_service_at_thirty_moments(
         run_through_an_end(all_kinds, scripted_model, seed, is_hand_over=is_hand_over)
 
 
+@pytest.mark.long  # two in a row are seen below: `test_a_run_that_waits_for_its_clients_tools_waits_on`
 def test_a_run_goes_on_over_kills_in_a_row(service: Service, scripted_model: ScriptedModel) -> None:
     job_id = submit(service, "eight-steps", "again")
     wait_until_running(service, job_id)
@@ -300,18 +315,89 @@ def test_without_a_service_in_time_nothing_is_alive(impatient: Service) -> None:
     assert held_folders(impatient) == []
 
 
-def test_a_run_that_ended_without_a_service_is_whole(service: Service, scripted_model: ScriptedModel) -> None:
-    job_id = submit(service, "silent-tool", "alone")
-    wait_for_event(service, job_id, "tool.started")
+@dataclass(frozen=True)
+class Restarted:
+    """A service that was ended and started again, with its jobs by name and their events before that."""
+
+    service: Service
+    model: ScriptedModel
+    jobs: dict[str, str]
+    before: dict[str, list[dict[str, Any]]]
+    modes: dict[str, int]
+    """Those of the files and folders of one held run."""
+
+    def check_whole(self, name: str) -> dict[str, Any]:
+        """Hold that nothing of a job is lost or doubled; its mark is its name."""
+        return check_whole(self.service, self.model, self.jobs[name], name, self.before[name])
+
+
+def events_of(service: Service, jobs: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
+    return {name: service.events(job_id) for name, job_id in jobs.items()}
+
+
+@pytest.fixture(scope="module")
+def after_a_pause(make_service_in: MakeService) -> Iterator[Restarted]:
+    """A service that was killed while its agents used tools or waited, and came back after their tools had ended."""
+    config = CONFIG + "[openai]\ntool_result_seconds = 8\n"
+    with (
+        ScriptedModel() as model,
+        make_service_in(claude=cli_path(), model=model.url, config=config) as service,
+    ):
+        jobs = {
+            "alone": submit(service, "silent-tool", "alone"),
+            "late": submit(service, "deaf-tool", "late", timeout_seconds=20),
+            "dear": submit(service, "costly-tool", "dear", budget_usd=2),
+        }
+        said = ask(service, [{"role": "user", "content": "[[scenario:client-tools]] weather-late"}])
+        for job_id in jobs.values():
+            wait_for_event(service, job_id, "tool.started")
+        jobs["client"] = said["tool_calls"][0]["id"].split("_")[1]
+        before, modes = events_of(service, jobs), modes_of_held(service, jobs["alone"])
+        service.kill()
+        time.sleep(4.5)  # the command of a silent tool takes four seconds; the time counts against every limit
+        service.restart()
+        yield Restarted(service, model, jobs, before, modes)
+
+
+def modes_of_held(service: Service, job_id: str) -> dict[str, int]:
+    folder = service.data_dir / "run" / "held" / f"{job_id}-1"
+    wait_until((folder / "record").exists)
+    return {each.name: each.stat().st_mode & 0o777 for each in (folder.parent, folder, *folder.iterdir())}
+
+
+def test_a_run_that_ended_without_a_service_is_whole(after_a_pause: Restarted) -> None:
     # The tool ends meanwhile, and the call after it waits for the next service.
-    before = service.events(job_id)
-    service.kill()
-    time.sleep(4.5)  # the command takes four seconds
-    service.restart()
-    job = check_whole(service, scripted_model, job_id, "alone", before)
-    assert job["answer"] == "The command said: it is there"
+    assert after_a_pause.check_whole("alone")["answer"] == "The command said: it is there"
 
 
+def test_the_files_of_a_run_are_the_services_alone(after_a_pause: Restarted) -> None:
+    service, job_id = after_a_pause.service, after_a_pause.jobs["alone"]
+    files = dict.fromkeys(("record", "control", "stdout", "stderr", "exit"), 0o600)
+    assert after_a_pause.modes == {"held": 0o700, f"{job_id}-1": 0o700, **files}
+    service.wait_until_ended(job_id)
+    wait_until(lambda: not (service.data_dir / "run" / "held" / f"{job_id}-1").exists(), 20)
+
+
+def test_a_budget_counts_on_over_a_kill(after_a_pause: Restarted) -> None:
+    job = after_a_pause.service.wait_until_ended(after_a_pause.jobs["dear"])
+    assert job["outcome"]["type"] == "budget", job
+    assert sum("dear" in request.prompt for request in after_a_pause.model.requests) == 1
+    assert float(job["cost"]["usd"]) > 1.5
+
+
+def test_the_wait_for_a_client_counts_on_over_a_kill(after_a_pause: Restarted) -> None:
+    job = after_a_pause.service.wait_until_ended(after_a_pause.jobs["client"])
+    assert (job["outcome"]["type"], job["run"]) == ("unanswered", 1)
+
+
+def test_a_deadline_counts_on_over_a_kill(after_a_pause: Restarted) -> None:
+    ended = {name: after_a_pause.service.wait_until_ended(each) for name, each in after_a_pause.jobs.items()}
+    job = ended["late"]
+    assert (job["state"], [run["number"] for run in job["runs"]]) == ("timeout", [1])
+    assert not after_a_pause.service.live_agent_pids()
+
+
+@pytest.mark.long  # of a process that had waited it is seen below
 def test_a_kill_during_the_harvest_loses_nothing(service: Service, scripted_model: ScriptedModel) -> None:
     job_id = submit(service, "many-files", "harvest")
     wait_for_event(service, job_id, "phase", phase="harvesting")
@@ -323,46 +409,78 @@ def test_a_kill_during_the_harvest_loses_nothing(service: Service, scripted_mode
     assert "file-600.txt" in service.client.get(f"/v1/jobs/{job_id}/diff").text
 
 
+@pytest.fixture(scope="module")
+def without_processes(make_service_in: MakeService) -> Iterator[Restarted]:
+    """A service that was killed when no agent ran: one job is parked, and the files of one are harvested."""
+    with ScriptedModel() as model:
+        service = make_service_in(claude=cli_path(), model=model.url)
+        (service.root / "key").write_text("sk-ant-another")
+        service.config_path.write_text(
+            WARM_CONFIG + PARKED_CONFIG.format(key=service.root / "key", url=model.url)
+        )
+        with service:
+            wait_for_warm(service)
+            jobs = {"parked": submit(service, "rate-limited-midway", "parked", agent="parked")}
+            wait_until(lambda: service.get_job(jobs["parked"])["state"] == "parked", 60)
+            jobs["harvest"] = submit(service, "many-files", "harvest")
+            wait_for_event(service, jobs["harvest"], "phase", phase="harvesting")
+            before = events_of(service, jobs)
+            service.kill()
+            wait_until(lambda: not service.live_agent_pids(), NEVER_KEPT_SECONDS)
+            service.restart()
+            yield Restarted(service, model, jobs, before, {})
+
+
 def test_a_kill_during_the_harvest_of_a_process_that_had_waited_loses_nothing(
-    make_service: MakeService, scripted_model: ScriptedModel
+    without_processes: Restarted,
 ) -> None:
     """The service kills such a process once it has answered: its end is a good one to the next service, too."""
-    config = CONFIG + '[agents.claude]\nworkspace = "default"\nwarm = 1\n'
-    with make_service(claude=cli_path(), model=scripted_model.url, config=config) as service:
-        wait_for_warm(service)
-        job_id = submit(service, "many-files", "warm-harvest")
-        wait_for_event(service, job_id, "phase", phase="harvesting")
-        before = service.events(job_id)
-        service.kill()
-        service.restart()
-        check_whole(service, scripted_model, job_id, "warm-harvest", before)
-        assert "file-600.txt" in service.client.get(f"/v1/jobs/{job_id}/diff").text
+    without_processes.check_whole("harvest")
+    service = without_processes.service
+    assert "file-600.txt" in service.client.get(f"/v1/jobs/{without_processes.jobs['harvest']}/diff").text
+    wait_for_warm(service)
 
 
-SLOW_SETUP = (
-    CONFIG
-    + """
-[workspaces.slow]
-repository = "{repository}"
-setup = ["sleep 2; echo made > made-by-setup.txt"]
-"""
-)
+def test_a_parked_job_waits_on_over_a_kill(without_processes: Restarted) -> None:
+    job = without_processes.service.get_job(without_processes.jobs["parked"])
+    (parked,) = [event for event in without_processes.before["parked"] if event["data"].get("to") == "parked"]
+    assert (job["state"], job["parked_until"]) == ("parked", parked["data"]["parked_until"])
 
 
-def test_a_run_whose_agent_had_not_started_begins_with_its_checkout(
-    make_service: MakeService, scripted_model: ScriptedModel
-) -> None:
-    service = make_service(claude=cli_path(), model=scripted_model.url)
-    service.config_path.write_text(SLOW_SETUP.format(repository=service.root / "workspace"))
-    with service:
-        prompt = "[[scenario:bash]] setup"
-        job_id = service.submit(prompt, workspace="slow", agent="claude")["id"]
-        wait_for_event(service, job_id, "phase", phase="setup")
-        before = service.events(job_id)
-        service.kill()
-        service.restart()
-        job = check_whole(service, scripted_model, job_id, "setup", before)
-        assert "hello from bash" in job["answer"]
+@pytest.fixture(scope="module")
+def before_the_work(make_service_in: MakeService) -> Iterator[Restarted]:
+    """A service that was killed during the setup of one run, while another one worked in a directory in place."""
+    with ScriptedModel() as model:
+        service = make_service_in(claude=cli_path(), model=model.url)
+        folder = service.root / "here"
+        make_repository(folder, FILES)
+        service.give_to_agent(folder)
+        service.config_path.write_text(
+            CONFIG
+            + SLOW_SETUP.format(repository=service.root / "workspace")
+            + f'[workspaces.here]\nrepository = "{folder}"\nmode = "in_place"\n'
+        )
+        with service:
+            jobs = {"here-1": submit(service, "silent-tool", "here-1", workspace="here")}
+            wait_for_event(service, jobs["here-1"], "tool.started")
+            jobs["setup"] = submit(service, "bash", "setup", workspace="slow")
+            wait_for_event(service, jobs["setup"], "phase", phase="setup")
+            before = events_of(service, jobs)
+            service.kill()
+            service.restart()
+            jobs["here-2"] = submit(service, "ok", "here-2", workspace="here")
+            yield Restarted(service, model, jobs, before, {})
+
+
+def test_a_run_whose_agent_had_not_started_begins_with_its_checkout(before_the_work: Restarted) -> None:
+    assert "hello from bash" in before_the_work.check_whole("setup")["answer"]
+
+
+def test_a_run_in_a_directory_in_place_goes_on_and_no_other_enters_it(before_the_work: Restarted) -> None:
+    job, service = before_the_work.check_whole("here-1"), before_the_work.service
+    assert (service.root / "here" / "found.txt").read_text() == "it is there\n"
+    behind = service.wait_until_ended(before_the_work.jobs["here-2"])
+    assert behind["started_at"] >= job["finished_at"]
 
 
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
@@ -394,30 +512,22 @@ def test_a_run_that_waits_for_its_clients_tools_waits_on(
         said = ask(service, talk)
     assert said["content"] == "The last one said: snow"
     check_whole(service, scripted_model, job_id, "weather-on", before)
-    kinds = [event["type"] for event in service.events(job_id) if event["type"].startswith("calls.")]
-    assert kinds == ["calls.waiting", "calls.answered"] * 2
+    assert calls_of_client(service, job_id) == ["calls.waiting", "calls.answered"] * 2
 
 
-def test_the_wait_for_a_client_counts_on_over_a_kill(
-    make_service: MakeService, scripted_model: ScriptedModel
-) -> None:
-    config = CONFIG + "[openai]\ntool_result_seconds = 4\n"
-    with make_service(claude=cli_path(), model=scripted_model.url, config=config) as service:
-        said = ask(service, [{"role": "user", "content": "[[scenario:client-tools]] weather-late"}])
-        job_id = said["tool_calls"][0]["id"].split("_")[1]
-        service.kill()
-        service.restart()
-        job = service.wait_until_ended(job_id)
-        assert (job["outcome"]["type"], job["run"]) == ("unanswered", 1)
+def calls_of_client(service: Service, job_id: str) -> list[str]:
+    """Return the events of a job that are about the calls of its client's tools."""
+    return [event["type"] for event in service.events(job_id) if event["type"].startswith("calls.")]
 
 
-# Two in a row: the second one takes up a run that was taken up before.
-@pytest.mark.parametrize("kills", [[2], pytest.param([1, 2], marks=pytest.mark.long)], ids=str)
+# Two in a row: the second one takes up a run that was taken up before. In `make test` such a process is one of the
+# kinds at the random moments, and it is replaced in `test_a_kill_during_the_harvest_of_a_process_that_had_waited_..`.
+@pytest.mark.long
+@pytest.mark.parametrize("kills", [[2], [1, 2]], ids=str)
 def test_a_run_in_a_process_that_waited_goes_on_and_new_ones_take_the_place_of_the_others(
     make_service: MakeService, scripted_model: ScriptedModel, kills: list[int]
 ) -> None:
-    config = CONFIG + '[agents.claude]\nworkspace = "default"\nwarm = 1\n'
-    with make_service(claude=cli_path(), model=scripted_model.url, config=config) as service:
+    with make_service(claude=cli_path(), model=scripted_model.url, config=WARM_CONFIG) as service:
         wait_for_warm(service)
         service.kill()
         wait_until(lambda: not service.live_agent_pids(), NEVER_KEPT_SECONDS)
@@ -460,103 +570,61 @@ def take_turn(service: Service, job_id: str, prompt: str) -> dict[str, Any]:
     return dict(answer.json())
 
 
-def test_a_run_in_a_directory_in_place_goes_on_and_no_other_enters_it(
-    make_service: MakeService, scripted_model: ScriptedModel
-) -> None:
-    service = make_service(claude=cli_path(), model=scripted_model.url)
-    folder = service.root / "workspace"
-    service.give_to_agent(folder)
-    service.config_path.write_text(f'{CONFIG}[workspaces.here]\nrepository = "{folder}"\nmode = "in_place"\n')
-    with service:
-        job_id = submit(service, "silent-tool", "here-1", workspace="here")
-        wait_for_event(service, job_id, "tool.started")
-        before = service.events(job_id)
-        service.kill()
+@contextmanager
+def runs_over_a_stop(make_service_in: MakeService, level: str) -> Iterator[Restarted]:
+    """Stop a service with runs of several kinds, start it again, and cancel one of them and steer another."""
+    with (
+        ScriptedModel() as model,
+        make_service_in(claude=cli_path(), model=model.url, env=LEVELS[level], config=CONFIG) as service,
+    ):
+        jobs = {f"{kind}-stop": submit(service, kind, f"{kind}-stop") for kind in ANSWERS}
+        wait_until_running(service, *jobs.values())
+        jobs["cancelled"] = submit(service, STREAM, "cancelled")
+        jobs["steered"] = submit(service, "silent-tool", "steered")
+        wait_for_event(service, jobs["steered"], "tool.started")
+        before = events_of(service, jobs)
+        assert service.terminate() == 0
+        assert service.live_agent_pids() != []
         service.restart()
-        behind = submit(service, "ok", "here-2", workspace="here")
-        job = check_whole(service, scripted_model, job_id, "here-1", before)
-        assert (folder / "found.txt").read_text() == "it is there\n"
-        assert service.wait_until_ended(behind)["started_at"] >= job["finished_at"]
+
+        def steer() -> bool:  # it is refused until the run is taken up
+            body = {"text": "Look at the log as well."}
+            return service.client.post(f"/v1/jobs/{jobs['steered']}/steer", json=body).status_code == 202
+
+        wait_until(steer, 20)
+        assert service.client.post(f"/v1/jobs/{jobs['cancelled']}/cancel").status_code in (200, 202)
+        yield Restarted(service, model, jobs, before, {})
 
 
-def test_a_parked_job_waits_on_over_a_kill(service: Service) -> None:
-    job_id = submit(service, "rate-limited-midway", "parked")
-    wait_until(lambda: service.get_job(job_id)["state"] == "parked", 60)
-    until = service.get_job(job_id)["parked_until"]
-    service.kill()
-    wait_until(lambda: not service.live_agent_pids(), NEVER_KEPT_SECONDS)
-    service.restart()
-    job = service.get_job(job_id)
-    assert (job["state"], job["parked_until"]) == ("parked", until)
+@pytest.fixture(scope="module")
+def after_a_stop(make_service_in: MakeService) -> Iterator[Restarted]:
+    with runs_over_a_stop(make_service_in, "bwrap") as restarted:
+        yield restarted
 
 
-def test_a_deadline_counts_on_over_a_kill(service: Service) -> None:
-    job_id = submit(service, "deaf-tool", "late", timeout_seconds=20)
-    wait_for_event(service, job_id, "tool.started")
-    service.kill()
-    time.sleep(1)  # it counts against the deadline
-    service.restart()
-    job = service.wait_until_ended(job_id)
-    assert (job["state"], [run["number"] for run in job["runs"]]) == ("timeout", [1])
-    assert not service.live_agent_pids()
+@pytest.mark.parametrize("level", ["bwrap", pytest.param("none", marks=pytest.mark.long)])
+def test_a_stop_leaves_the_runs_to_the_next_service(
+    request: pytest.FixtureRequest, make_service_in: MakeService, level: str
+) -> None:
+    with ExitStack() as stack:
+        after: Restarted = (
+            request.getfixturevalue("after_a_stop")
+            if level == "bwrap"
+            else stack.enter_context(runs_over_a_stop(make_service_in, level))
+        )
+        for kind, answers in ANSWERS.items():
+            after.check_whole(f"{kind}-stop")
+            assert messages(after.service, after.jobs[f"{kind}-stop"]) == answers
 
 
-def test_a_budget_counts_on_over_a_kill(service: Service, scripted_model: ScriptedModel) -> None:
-    job_id = submit(service, "costly-tool", "dear", budget_usd=2)
-    wait_for_event(service, job_id, "tool.started")
-    service.kill()
-    service.restart()
-    job = service.wait_until_ended(job_id)
-    assert job["outcome"]["type"] == "budget", job
-    assert sum("dear" in request.prompt for request in scripted_model.requests) == 1
-    assert float(job["cost"]["usd"]) > 1.5
-
-
-def test_a_run_that_was_taken_up_can_be_cancelled_and_steered(service: Service) -> None:
-    cancelled, steered = submit(service, STREAM, "stop"), submit(service, "silent-tool", "steer")
-    wait_for_event(service, steered, "tool.started")
-    service.kill()
-    service.restart()
-
-    def steer() -> bool:  # it is refused until the run is taken up
-        body = {"text": "Look at the log as well."}
-        return service.client.post(f"/v1/jobs/{steered}/steer", json=body).status_code == 202
-
-    wait_until(steer, 20)
-    assert service.client.post(f"/v1/jobs/{cancelled}/cancel").status_code in (200, 202)
-    assert service.wait_until_ended(cancelled)["state"] == "cancelled"
-    assert service.wait_until_ended(steered)["state"] == "completed"
-    assert [e["type"] for e in service.events(steered) if e["type"].startswith("steer.")] == [
+def test_a_run_that_was_taken_up_can_be_cancelled_and_steered(after_a_stop: Restarted) -> None:
+    service, jobs = after_a_stop.service, after_a_stop.jobs
+    assert service.wait_until_ended(jobs["cancelled"])["state"] == "cancelled"
+    assert service.wait_until_ended(jobs["steered"])["state"] == "completed"
+    assert [e["type"] for e in service.events(jobs["steered"]) if e["type"].startswith("steer.")] == [
         "steer.accepted",
         "steer.used",
     ]
-
-
-def test_the_files_of_a_run_are_the_services_alone(service: Service) -> None:
-    job_id = submit(service, STREAM, "files")
-    wait_until_running(service, job_id)
-    folder = service.data_dir / "run" / "held" / f"{job_id}-1"
-    assert (folder.parent.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o700, 0o700)
-    wait_until((folder / "record").exists)
-    modes = {each.name: each.stat().st_mode & 0o777 for each in folder.iterdir()}
-    assert modes == dict.fromkeys(("record", "control", "stdout", "stderr", "exit"), 0o600)
-    service.client.post(f"/v1/jobs/{job_id}/cancel")
-    service.wait_until_ended(job_id)
-    wait_until(lambda: not folder.exists(), 20)
-
-
-@pytest.mark.parametrize("level", ["bwrap", pytest.param("none", marks=pytest.mark.long)], indirect=True)
-def test_a_stop_leaves_the_runs_to_the_next_service(service: Service, scripted_model: ScriptedModel) -> None:
-    kinds = ["eight-steps", "silent-tool", "background"]
-    jobs = {kind: submit(service, kind, f"{kind}-stop") for kind in kinds}
-    wait_until_running(service, *jobs.values())
-    before = {kind: service.events(job_id) for kind, job_id in jobs.items()}
-    assert service.terminate() == 0
-    assert service.live_agent_pids() != []
-    service.restart()
-    for kind, job_id in jobs.items():
-        check_whole(service, scripted_model, job_id, f"{kind}-stop", before[kind])
-        assert messages(service, job_id) == ANSWERS[kind]
 
 
 def test_a_run_that_a_stop_left_for_too_long_is_resumed(

@@ -50,7 +50,7 @@ def seen_until_stopped(
     return seen
 
 
-@pytest.mark.parametrize("planned", [True, False])
+@pytest.mark.parametrize("planned", [pytest.param(True, marks=pytest.mark.long), False])
 def test_a_background_response_goes_on_after_its_service_is_gone_and_gives_every_event_once(
     make_service: MakeService, common_dir: Path, *, planned: bool
 ) -> None:

@@ -79,7 +79,9 @@ def tells_nobody(service: Service, prompt: str, common_dir: Path) -> dict[str, s
     return told
 
 
-@pytest.mark.parametrize("more", ["", "stderr='{last}' exit=3 result=error"])
+@pytest.mark.parametrize(
+    "more", [pytest.param("", marks=pytest.mark.long), "stderr='{last}' exit=3 result=error"]
+)
 def test_a_run_that_tells_its_token_tells_nobody(
     make_service: MakeService, common_dir: Path, more: str
 ) -> None:

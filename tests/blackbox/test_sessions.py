@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.blackbox.conftest import long
 
 from steadyhand.testing.service import MakeService, Service, wait_until
 
@@ -58,7 +59,7 @@ def says(text: str) -> str:
     return f"[[standin: text={text}]]"
 
 
-@pytest.mark.parametrize("route", [CHAT, RESPONSES])
+@pytest.mark.parametrize("route", [CHAT, long(RESPONSES)])
 def test_a_conversation_forks_from_any_earlier_turn_that_comes_back(service: Service, route: str) -> None:
     mark = route.rsplit("/", 1)[-1]
     first, second = says(f"one-{mark}"), says(f"two-{mark}")
@@ -101,7 +102,7 @@ def test_a_job_of_an_openai_route_has_turns_and_a_session_like_any_other(service
         assert each["session_id"] == job["session_id"]
 
 
-@pytest.mark.parametrize("route", [CHAT, RESPONSES])
+@pytest.mark.parametrize("route", [CHAT, long(RESPONSES)])
 def test_of_two_writers_of_one_session_the_second_waits_for_the_first(
     service: Service, common_dir: Path, route: str
 ) -> None:
@@ -223,9 +224,7 @@ def test_of_a_delete_and_a_turn_at_once_only_one_is_accepted(service: Service) -
             assert answers[1] == 204
 
 
-@pytest.mark.parametrize(
-    "level", ["none", pytest.param("sealed", marks=pytest.mark.long), "sealed with a disk limit"]
-)
+@pytest.mark.parametrize("level", [long("none"), long("sealed"), "sealed with a disk limit"])
 def test_large_files_of_every_turn_are_there_in_the_turns_after_it(
     make_service: MakeService, level: str
 ) -> None:

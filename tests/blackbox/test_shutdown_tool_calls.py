@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 from tests import openai_types
+from tests.blackbox.conftest import long
 from tests.blackbox.test_responses import events_of, follow, seen_until_stopped
 
 from steadyhand.testing.service import MakeService, Service, wait_until
@@ -52,7 +53,7 @@ def job_of(service: Service, body: dict[str, Any]) -> dict[str, Any]:
     return service.get_job(body["id"].split("_")[1])
 
 
-@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("background", [long(False), True])
 def test_a_response_whose_calls_wait_over_a_stop_goes_on_with_their_outputs(
     make_service: MakeService, *, background: bool
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_response_whose_calls_wait_over_a_stop_goes_on_with_their_outputs(
         assert respond(service.client, given, previous_response_id=first["id"]) == second
 
 
+@pytest.mark.long  # a stop is above, late results of a chat in `test_client_tools`
 def test_a_chat_whose_calls_wait_over_a_stop_goes_on_with_their_results(make_service: MakeService) -> None:
     with make_service(env=AT_ONCE) as service:
         said = ask(service.client, [{"role": "user", "content": QUESTION}])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 from tests.blackbox.test_shutdown_tool_calls import job_of, output, respond
 
 from steadyhand.testing.cli import cli_path
@@ -41,6 +42,7 @@ def job_id_of(said: dict[str, Any]) -> str:
     return job_id
 
 
+@pytest.mark.long  # the rules are in `tests/worker/test_waiting_runs`, late results in `test_client_tools`
 def test_chats_whose_client_never_answers_leave_the_service_to_others(
     make_service: MakeService, model: ScriptedModel
 ) -> None:
@@ -103,6 +105,7 @@ def test_a_run_whose_results_have_come_goes_on_before_the_queue_and_its_results_
         assert service.client.get(f"/v1/responses/{second['id']}").json()["status"] == "completed"
 
 
+@pytest.mark.long  # as in `tests/worker/test_waiting_runs`
 def test_a_key_has_a_number_of_processes_that_wait(make_service: MakeService) -> None:
     with make_service(config="[service]\nmax_waiting_runs_per_key = 1\n") as service:
         first = respond(service.client, QUESTION)

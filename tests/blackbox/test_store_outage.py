@@ -139,6 +139,7 @@ def outage_scene(
     assert "Traceback" not in service.log
 
 
+@pytest.mark.long  # a full disk is the same scene, and a lock is in the kill below
 def test_a_lock_of_another_program_delays_what_was_reached_and_loses_nothing(
     make_service: MakeService, common_dir: Path
 ) -> None:

@@ -18,11 +18,28 @@ loud = { agent = "claude", reasoning = "all" }
 """
 THOUGHT = "The question is short, so the answer can be short as well. Nothing needs to be looked up."
 ANSWER = "I have thought about it: ok."
+SCENARIO = f"""\
+description = "Thinks, runs a command and answers."
+[[turn]]
+thinking = "{THOUGHT}"
+text = "I look."
+[[turn.tool]]
+name = "Bash"
+input = {{ command = "echo seen", description = "Look" }}
+[[turn]]
+text = "{ANSWER}"
+"""
+"""What the model says to a prompt that names no scenario."""
 
 
 @pytest.fixture(scope="module")
-def real(make_service_in: MakeService, model: ScriptedModel) -> Iterator[Service]:
-    with make_service_in(claude=cli_path(), model=model.url, config=CONFIG) as service:
+def real(make_service_in: MakeService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    scenario = tmp_path_factory.mktemp("scenario") / "think-and-look.toml"
+    scenario.write_text(SCENARIO, encoding="utf-8")
+    with (
+        ScriptedModel(scenario) as model,
+        make_service_in(claude=cli_path(), model=model.url, config=CONFIG) as service,
+    ):
         yield service
 
 
@@ -45,22 +62,19 @@ def joined(chunks: list[dict[str, Any]], key: str) -> str:
 
 
 def test_a_chat_has_thinking_and_tools_as_reasoning_where_its_alias_says_so(real: Service) -> None:
-    for scenario, reasoning, answer in (
-        ("thinking", THOUGHT, ANSWER),
-        ("bash", 'Bash {"command": "', "The command said"),
-    ):
-        prompt = f"[[scenario:{scenario}]] Go."
-        whole = openai_types.parse_completion(chat(real, prompt, model="loud")).choices[0].message
-        shown = (whole.model_extra or {})["reasoning_content"]
-        assert shown.startswith(reasoning)
-        assert answer in (whole.content or "")
-        chunks = chat(real, prompt, model="loud", stream=True)
-        assert joined(chunks, "reasoning_content") == shown
-        silent = chat(real, prompt)["choices"][0]["message"]
-        assert silent == {"role": "assistant", "content": whole.content, "refusal": None}
-        assert not joined(chat(real, prompt, stream=True), "reasoning_content")
+    whole = openai_types.parse_completion(chat(real, "Go.", model="loud")).choices[0].message
+    shown = (whole.model_extra or {})["reasoning_content"]
+    assert shown.startswith(THOUGHT)
+    assert 'Bash {"command": "' in shown
+    assert ANSWER in (whole.content or "")
+    chunks = chat(real, "Go.", model="loud", stream=True)
+    assert joined(chunks, "reasoning_content") == shown
+    silent = chat(real, "Go.")["choices"][0]["message"]
+    assert silent == {"role": "assistant", "content": whole.content, "refusal": None}
+    assert not joined(chat(real, "Go.", stream=True), "reasoning_content")
 
 
+@pytest.mark.long  # the chat above has it from the CLI, `tests/api/openai` has the items
 def test_a_response_has_thinking_as_an_item_and_its_summary_where_asked_for(real: Service) -> None:
     body = {"model": "silent", "input": "[[scenario:thinking]] Go.", "reasoning": {"summary": "auto"}}
     response = post(real, "/v1/responses", body)
