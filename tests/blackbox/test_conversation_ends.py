@@ -45,8 +45,8 @@ ENDS = (
     [SYSTEM, DEVELOPER],
     [ASSISTANT],
 )
-QUICK = {(0, CHAT), (2, RESPONSES), (3, CHAT), (5, RESPONSES)}
-"""The cases of `make test`: each kind of end, by one of the routes."""
+QUICK = {(2, CHAT), (3, RESPONSES), (5, RESPONSES)}
+"""The cases of `make test`: with a user's turn, with none, and with none but the assistant's."""
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """An answer that the real CLI continues after a limit of tokens is whole by every door, each part once."""
 
 import json
+
 import pytest
 
 from steadyhand.testing.service import Service

@@ -74,6 +74,7 @@ def test_after_a_kill_9_queued_jobs_run_and_running_ones_are_interrupted(
     wait_until(lambda: not service.live_agent_pids(), 5)
 
 
+@pytest.mark.long  # `test_python_client` asks for one again
 def test_an_interrupted_job_can_be_asked_for_again(make_service: MakeService, common_dir: Path) -> None:
     service = make_service().start()
     job_id = service.submit(f"[[standin: touch={common_dir}/on wait_for={common_dir}/go]]")["id"]

@@ -89,7 +89,8 @@ def test_models_need_a_key_in_the_default_profile(default_service: Service) -> N
         check_body(anyone.get("/v1/models"), 401, "unauthenticated")
 
 
-@pytest.mark.parametrize("profile", ["default", long("classic")])
+@pytest.mark.long  # as in `tests/api/transport/test_auth`
+@pytest.mark.parametrize("profile", ["default", "classic"])
 def test_a_service_with_no_key_configured_lets_nobody_in_by_an_empty_token(
     make_service: MakeService, profile: str
 ) -> None:
@@ -443,6 +444,7 @@ def test_what_a_job_is_in_no_state_for_is_409(service: Service, common_dir: Path
     assert service.wait_until_ended(job_id)["state"] == "completed"
 
 
+@pytest.mark.long  # as in `tests/api/native/test_jobs`
 def test_what_is_above_the_services_limits_is_422(make_service: MakeService) -> None:
     limits = "[limits]\nmax_budget_usd = 1.0\nmax_timeout_seconds = 60\n"
     limits += "[defaults]\nbudget_usd = 1.0\ntimeout_seconds = 60\n"

@@ -157,6 +157,7 @@ def test_many_followers_of_one_job_are_told_the_same(default_service: Service) -
     assert [int(ident) for ident, _, _ in numbered[0] if ident] == list(range(1, len(numbered[0]) + 1))
 
 
+@pytest.mark.long  # as in `test_python_client`
 def test_a_follower_across_a_kill_and_a_restart_sees_every_number_once(
     make_service: MakeService, common_dir: Path
 ) -> None:

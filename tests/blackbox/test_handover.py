@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -161,16 +159,11 @@ def test_a_reload_by_a_signal_tells_the_manager_the_new_process(
         service = make_service(config=PAUSED, env={"NOTIFY_SOCKET": str(tmp_path / "notify")})
         with service:
             assert manager.recv(100) == b"READY=1"
-            refused = subprocess.run(
-                [str(Path(sys.executable).parent / "steadyhand"), "serve", "--replace"],
-                cwd=service.root,
-                env=service.environment() | {"NOTIFY_SOCKET": ""},
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-            assert (refused.returncode, "systemctl reload" in refused.stderr) == (2, True), refused.stderr
+            running = service.process
+            service._env["NOTIFY_SOCKET"] = ""
+            assert service.spawn("--replace").wait(60) == 2
+            assert "systemctl reload" in service.log_since_start
+            service._process = running
             service.process.send_signal(signal.SIGUSR2)
             assert manager.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
             name, _, pid = manager.recv(100).partition(b"=")

@@ -106,6 +106,7 @@ def test_budget_exhausted(service: Service) -> None:
             assert "0.25 USD a day" in refusal["detail"]
 
 
+@pytest.mark.long  # as in `tests/api/native/test_keys`
 def test_too_many_jobs_and_a_key_s_jobs_hold_up_nobody_else_s(
     make_service: MakeService, common_dir: Path
 ) -> None:

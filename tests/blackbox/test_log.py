@@ -96,6 +96,7 @@ def test_a_request_that_is_refused_has_a_line_too(service: Service) -> None:
     assert (line["status"], line["key"]) == (401, None)
 
 
+@pytest.mark.long  # as in `tests/serve/test_config_warnings`
 def test_a_start_warns_of_settings_that_do_not_do_what_they_seem_to_do_and_goes_on(
     make_service: MakeService,
 ) -> None:

@@ -202,9 +202,9 @@ def test_every_answer_names_its_session(default_service: Service, *, route: str,
     assert default_service.get_job(going_on.headers["x-steadyhand-job-id"])["parent_job_id"]
 
 
+@pytest.mark.long  # `test_real_cli` spends one
 @pytest.mark.parametrize(
-    ("stream", "route"),
-    [long(False, CHAT), (True, RESPONSES), long(True, CHAT), long(False, RESPONSES)],
+    ("stream", "route"), [(False, CHAT), (True, RESPONSES), (True, CHAT), (False, RESPONSES)]
 )
 def test_a_budget_holds_for_a_run_of_an_openai_client_with_the_real_cli(
     make_service: MakeService, model: ScriptedModel, *, route: str, stream: bool

@@ -153,7 +153,6 @@ def test_what_the_model_refuses_ends_as_failed_with_the_real_cli(
 
 
 @LONG_CLASSIC
-@pytest.mark.long  # `test_openai_jobs` spends one
 def test_a_budget_that_is_spent_ends_as_failed_with_the_real_cli(real: Service) -> None:
     job_id = real.execute_classic("[[scenario:costly]] Spend.", max_budget_usd=0.01)["job_id"]
     assert real.poll_classic(job_id)["status"] == "failed"

@@ -343,18 +343,18 @@ def after_a_pause(make_service_in: MakeService) -> Iterator[Restarted]:
         ScriptedModel() as model,
         make_service_in(claude=cli_path(), model=model.url, config=config) as service,
     ):
-        jobs = {
-            "alone": submit(service, "silent-tool", "alone"),
-            "late": submit(service, "deaf-tool", "late", timeout_seconds=20),
-            "dear": submit(service, "costly-tool", "dear", budget_usd=2),
-        }
+        # Alone on a busy machine the deadline leaves its agent time enough to begin.
+        jobs = {"late": submit(service, "deaf-tool", "late", timeout_seconds=20)}
+        wait_for_event(service, jobs["late"], "tool.started")
+        jobs["alone"] = submit(service, "silent-tool", "alone")
+        jobs["dear"] = submit(service, "costly-tool", "dear", budget_usd=2)
         said = ask(service, [{"role": "user", "content": "[[scenario:client-tools]] weather-late"}])
-        for job_id in jobs.values():
-            wait_for_event(service, job_id, "tool.started")
+        for name in ("alone", "dear"):
+            wait_for_event(service, jobs[name], "tool.started")
         jobs["client"] = said["tool_calls"][0]["id"].split("_")[1]
         before, modes = events_of(service, jobs), modes_of_held(service, jobs["alone"])
         service.kill()
-        time.sleep(4.5)  # the command of a silent tool takes four seconds; the time counts against every limit
+        time.sleep(4.5)  # the silent command takes four seconds; they count against every limit
         service.restart()
         yield Restarted(service, model, jobs, before, modes)
 

@@ -126,6 +126,7 @@ def test_a_key_has_a_number_of_processes_that_wait(make_service: MakeService) ->
         respond(service.client, QUESTION)
 
 
+@pytest.mark.long  # as in `tests/worker/test_waiting_runs`
 def test_a_job_whose_directory_is_in_use_waits_without_a_slot(
     make_service: MakeService, common_dir: Path
 ) -> None:
