@@ -58,6 +58,16 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Leave to `make test-long` the tests of a contract that their class names in `long_tests`, also by a parameter.
+
+    The contract runs wholly on one adapter in `make test`, and on each of them in `make test-long`.
+    """
+    long_tests: frozenset[str] = getattr(getattr(item, "cls", None), "long_tests", frozenset())
+    if long_tests & {item.name, getattr(item, "originalname", item.name)}:
+        item.add_marker(pytest.mark.long)
+
+
 def _reachable_directory() -> Path:
     # pytest's tmp_path is closed to other users, and agents run as an unprivileged one.
     path = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))

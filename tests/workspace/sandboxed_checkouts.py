@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.runner.sandboxed_process import shared_etc
+
 from steadyhand.agents import Agent, Workspace
 from steadyhand.job import Job
 from steadyhand.ports import Checkout, ExecResult, Harvest, SandboxExec, phases_reported_to
 from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
-from steadyhand.sandbox.etc_dir import make_etc
 from steadyhand.sandbox.sandbox import BwrapSandbox
 from steadyhand.testing.contracts.checkouts import list_tree
 from steadyhand.testing.contracts.samples import make_job
@@ -73,9 +74,8 @@ def sandbox_exec_in(world: Path, *, slots: int = 4) -> ProcessSandboxExec:
     for slot in range(slots):
         (data / "run" / f"slot-{slot}").mkdir(parents=True, exist_ok=True)
     (data / "stage").mkdir(exist_ok=True)
-    etc = make_etc(data)
     return ProcessSandboxExec(
-        BwrapSandbox.detect(data, cli, program_name="claude", config_dir_name=".claude", etc_dir=etc)
+        BwrapSandbox.detect(data, cli, program_name="claude", config_dir_name=".claude", etc_dir=shared_etc())
     )
 
 

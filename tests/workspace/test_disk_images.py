@@ -96,7 +96,7 @@ def test_a_scratch_checkout_with_a_limit_is_one_too(world_dir: Path) -> None:
     "fill",
     [
         "head -c 100000000 /dev/zero > big$N || true; i=0; while echo x > ~/$N-$i; do i=$((i+1)); done",
-        "i=0; while true > ~/$N-$i; do i=$((i+1)); done",
+        pytest.param("i=0; while true > ~/$N-$i; do i=$((i+1)); done", marks=pytest.mark.long),
     ],
     ids=["its bytes", "its number of files"],
 )

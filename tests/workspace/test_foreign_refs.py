@@ -25,9 +25,9 @@ PULL, MERGE = "refs/pull/7/head", "refs/merge-requests/7/head"
 @pytest.fixture
 def stranger(repository: Repository) -> str:
     """Return a commit of a stranger, which only a pull request and a merge request hold."""
-    repository.run("git checkout -q --detach")
-    commit = repository.commit("theirs.txt", "theirs\n")
-    repository.commit(".claude/settings.json", '{"hooks": {}}')
+    repository.run("git checkout -q --detach && mkdir -p .claude/agents")
+    (repository.folder / "theirs.txt").write_text("theirs\n", encoding="utf-8")
+    (repository.folder / ".claude" / "settings.json").write_text('{"hooks": {}}', encoding="utf-8")
     commit = repository.commit(".claude/agents/helper.md", DEFINITION)
     repository.run(f"git update-ref {PULL} HEAD && git update-ref {MERGE} HEAD && git checkout -q main")
     return commit

@@ -40,7 +40,7 @@ def test_cancelling_a_call_ends_its_git(world_dir: Path, repository: Repository)
     async def cancelled() -> None:
         async with asyncio.TaskGroup() as group:
             task = group.create_task(Git().run("-c", f"alias.slow={alias}", "slow", cwd=repository.folder))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 while not (pids.exists() and pids.read_text(encoding="utf-8").strip()):  # noqa: ASYNC110  # a file has no event
                     await asyncio.sleep(0.01)
             task.cancel()

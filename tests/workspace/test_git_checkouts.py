@@ -28,11 +28,31 @@ class TestGitCheckouts(CheckoutsContract):
         )
 
 
+AS_WITHOUT_A_SANDBOX = frozenset(
+    {
+        "test_an_unknown_ref_is_named_in_the_error",
+        "test_a_repository_that_is_not_there_is_an_error_without_its_path",
+        "test_the_next_job_sees_a_new_commit",
+        "test_uncommitted_work_of_the_repository_is_not_in_a_checkout",
+        "test_commits_and_uncommitted_work_are_kept_when_the_checkout_is_gone",
+        "test_a_job_that_changes_nothing_has_no_changes",
+        "test_release_keeps_what_was_kept_and_forget_keeps_nothing",
+        "test_sweep_removes_checkouts_that_an_earlier_life_left_and_keeps_the_rest",
+        "test_definitions_come_by_the_trust_of_the_workspace",
+        "test_a_branch_a_tag_and_a_commit_can_each_be_checked_out",
+        "test_what_one_job_does_is_unknown_to_another_and_to_the_repository",
+        "test_a_second_run_of_a_job_starts_over_and_leaves_nothing_of_the_first",
+    }
+)
+"""Tests of what the sandbox has no part in, or that those of warm checkouts, refs and runs try there, too."""
+
+
 class TestSealedCheckouts(CheckoutsContract):
     """Laid over warm checkouts, and looked at from inside the sandbox."""
 
     overlay = True
     shares = False
+    long_tests = AS_WITHOUT_A_SANDBOX
 
     @pytest.fixture(autouse=True)
     def place(self, world_dir: Path) -> None:
@@ -54,7 +74,7 @@ class _WithoutOverlay(TestSealedCheckouts):
     overlay = False
 
 
-@pytest.mark.long  # copies without a sandbox and clones within one have the whole contract in `make test`
+@pytest.mark.long  # copies without a sandbox have the whole contract in `make test`
 class TestSealedCopies(_WithoutOverlay):
     """A private copy in the sandbox, where there is no overlay."""
 
@@ -63,6 +83,10 @@ class TestSealedClones(_WithoutOverlay):
     """A clone in the sandbox that shares the mirror's objects."""
 
     shares = True
+    long_tests = AS_WITHOUT_A_SANDBOX | {
+        "test_a_file_a_link_and_a_folder_that_took_each_others_place_are_kept_without_a_warning",
+        "test_scratch_is_an_empty_directory_of_the_agent",
+    }
 
     @async_test
     async def test_a_clone_has_no_object_of_the_mirrors_and_cannot_write_there(self) -> None:

@@ -1,6 +1,8 @@
 import asyncio
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,12 +10,33 @@ import pytest
 from steadyhand.ports import Checkout, Harvest
 from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.files import ClaudeFiles
-from steadyhand.testing.contracts.checkouts import Repository, run_as_agent, run_shell
+from steadyhand.testing.contracts.checkouts import Repository, make_repository, run_as_agent, run_shell
 from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts, harvest_context
 from steadyhand.workspace import git_index as staging
 
 Work = Callable[[Checkout], None]
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def repository(world: Path) -> Repository:
+    """Return the repository of all jobs here."""
+    return make_repository(world / "repository")
+
+
+@pytest.fixture(scope="module")
+def checkouts(world: Path) -> GitCheckouts:
+    """Return the checkouts of all jobs here, of which none may do anything to another."""
+    (world / "data").mkdir()
+    return GitCheckouts(world / "data", debounce_seconds=0, agent_files=ClaudeFiles(), redactor=NO_REDACTION)
 
 
 def after(checkouts: GitCheckouts, repository: Repository, work: str | Work) -> tuple[Checkout, Harvest]:
@@ -42,11 +65,16 @@ def diff_of(place: Checkout) -> str:
     "harm",
     [
         "rm -rf .git",
-        "rm .git/HEAD",
-        "echo 'gitdir: /nowhere' > x && rm -rf .git && mv x .git",
         "rm -rf .git && mkfifo .git",
         "find .git -type f | xargs -n1 chmod u+w; for f in $(find .git -type f); do echo x > $f; done",
-        "rm -rf .git/objects",
+        *(
+            pytest.param(harm, marks=pytest.mark.long)
+            for harm in (
+                "rm .git/HEAD",
+                "echo 'gitdir: /nowhere' > x && rm -rf .git && mv x .git",
+                "rm -rf .git/objects",
+            )
+        ),
     ],
 )
 def test_a_broken_git_directory_costs_the_commits_and_not_the_files(
@@ -129,6 +157,7 @@ def test_hidden_changes_are_seen_whatever_the_agent_says_of_its_index(
     assert "+TWO" in diff_of(place)
 
 
+@pytest.mark.long  # the tests of lost work have one with more inside
 def test_repositories_inside_the_checkout_lose_their_history_with_a_note_and_keep_their_files(
     checkouts: GitCheckouts, repository: Repository
 ) -> None:
@@ -218,11 +247,11 @@ def test_a_harvest_ends_when_its_time_is_over(world_dir: Path, repository: Repos
 
 
 def test_no_notice_names_a_path_of_this_machine(
-    checkouts: GitCheckouts, repository: Repository, world_dir: Path
+    checkouts: GitCheckouts, repository: Repository, world: Path
 ) -> None:
     _, harvest = after(checkouts, repository, "rm -rf .git/objects && echo x > x.txt")
     assert harvest.warnings
-    assert all(str(world_dir) not in notice.message for notice in harvest.warnings)
+    assert all(str(world) not in notice.message for notice in harvest.warnings)
 
 
 # --- the transcript ----------------------------------------------------------------------------
@@ -294,12 +323,10 @@ TAINTS = {
 
 TOGETHER = [
     "fsmonitor, external diff, gpg, ssh",
-    "hooks path, uploadpack, alias, pager and editor",
-    "include, credential helper, alternate refs, trailers and merges",
-    "diff driver",
+    "hooks path, uploadpack, alias, pager and editor, diff driver",
+    "submodule, include, credential helper, alternate refs, trailers and merges",
     "filter",
     "promisor",
-    "submodule",
 ]
 """All of them, as many at once as do not touch each other; one by one in `make test-long`."""
 

@@ -16,7 +16,7 @@ from tests.workspace.history_bases import BASES
 from tests.workspace.history_world import HistoryWorld, shrink
 
 BLOCK = 12
-BLOCKS, LONG_BLOCKS = 2, 167
+BLOCKS, LONG_BLOCKS = 1, 167
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="layers are mounted by root")
 

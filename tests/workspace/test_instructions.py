@@ -12,13 +12,19 @@ SKILL = "---\nname: sum\ndescription: Adds.\nhooks:\n  Stop: [x]\n---\nAdd them.
 
 
 def with_instructions(repository: Repository) -> None:
-    repository.commit("CLAUDE.md", "Root rules, see @docs/more.md\n")
-    repository.commit(".claude/CLAUDE.md", "More rules\n")
-    repository.commit(".claude/rules/style/tabs.md", "Use tabs.\n")
-    repository.commit(".claude/skills/sum/SKILL.md", SKILL)
-    repository.commit(".claude/agents/helper.md", DEFINITION)
-    repository.commit(".claude/settings.json", '{"hooks": {}}')
-    repository.commit(".claude/commands/go.md", "Go.\n")
+    files = {
+        "CLAUDE.md": "Root rules, see @docs/more.md\n",
+        ".claude/CLAUDE.md": "More rules\n",
+        ".claude/rules/style/tabs.md": "Use tabs.\n",
+        ".claude/skills/sum/SKILL.md": SKILL,
+        ".claude/agents/helper.md": DEFINITION,
+        ".claude/settings.json": '{"hooks": {}}',
+        ".claude/commands/go.md": "Go.\n",
+    }
+    for name, text in files.items():
+        (repository.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository.folder / name).write_text(text, encoding="utf-8")
+    repository.run("git add -A && git commit -qm Instructions")
 
 
 def placed(checkouts: GitCheckouts, repository: Repository, **fields: object) -> Checkout:
@@ -88,7 +94,7 @@ def test_a_symlink_in_place_of_instructions_is_not_followed(
     assert place.definitions == {}
 
 
-@pytest.mark.parametrize("name", ["CLAUDE.md", ".claude/CLAUDE.md"])
+@pytest.mark.parametrize("name", [pytest.param("CLAUDE.md", marks=pytest.mark.long), ".claude/CLAUDE.md"])
 def test_a_directory_in_place_of_a_main_file_brings_no_settings(
     checkouts: GitCheckouts, repository: Repository, name: str
 ) -> None:

@@ -73,26 +73,23 @@ KINDS: dict[str, Callable[[Path], Agents]] = {
     "no sandbox": bare,
 }
 _NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="layers are mounted by root")
-_LIKE_OTHERS = ("overlay in an image", "shared objects")
-"""Kinds that `make test` tries in one test alone: an overlay, and a repository with objects elsewhere."""
 
 
-def kinds_with(*like_others: pytest.MarkDecorator) -> list[Any]:
-    """Return all kinds, with these marks on those that are like others."""
-    return [
-        pytest.param(
-            kind,
-            marks=[
-                *((_NEEDS_ROOT,) if "overlay" in kind else ()),
-                *(like_others if kind in _LIKE_OTHERS else ()),
-            ],
-        )
-        for kind in KINDS
-    ]
-
-
-EVERY_KIND = pytest.mark.parametrize("kind", kinds_with())
-EACH_KIND = pytest.mark.parametrize("kind", kinds_with(pytest.mark.long))
+def kinds(*quick: str) -> pytest.MarkDecorator:
+    """Return all kinds as parameters; those that are not named are tried in `make test-long` alone."""
+    return pytest.mark.parametrize(
+        "kind",
+        [
+            pytest.param(
+                kind,
+                marks=[
+                    *((_NEEDS_ROOT,) if "overlay" in kind else ()),
+                    *(() if kind in quick else (pytest.mark.long,)),
+                ],
+            )
+            for kind in KINDS
+        ],
+    )
 
 
 def move_refs(repository: Repository) -> None:
@@ -123,7 +120,7 @@ def continued(job: Job, place: Checkout) -> Job:
     return replace(make_job(), begin="resume", parent_job_id=job.id, commit=place.commit)
 
 
-@EVERY_KIND
+@kinds("overlay", "shared objects")
 def test_a_job_on_a_commit_that_has_not_moved_sees_the_refs_as_they_are_now(
     world_dir: Path, repository: Repository, kind: str
 ) -> None:
@@ -148,7 +145,7 @@ def test_a_job_on_a_commit_that_has_not_moved_sees_the_refs_as_they_are_now(
     run_async(work())
 
 
-@EACH_KIND
+@kinds("overlay", "no sandbox")
 def test_a_run_that_continues_in_a_kept_checkout_sees_the_refs_as_they_are_now(
     world_dir: Path, repository: Repository, kind: str
 ) -> None:
@@ -177,7 +174,7 @@ def test_a_run_that_continues_in_a_kept_checkout_sees_the_refs_as_they_are_now(
     run_async(work())
 
 
-@EACH_KIND
+@kinds("copy")
 def test_a_turn_goes_on_without_its_repository_and_says_that_its_refs_may_be_old(
     world_dir: Path, repository: Repository, kind: str
 ) -> None:
@@ -195,7 +192,7 @@ def test_a_turn_goes_on_without_its_repository_and_says_that_its_refs_may_be_old
     run_async(work())
 
 
-@EACH_KIND
+@kinds("no sandbox")
 def test_a_renamed_default_branch_is_followed(world_dir: Path, repository: Repository, kind: str) -> None:
     async def work() -> None:
         agents = KINDS[kind](world_dir)
@@ -249,7 +246,7 @@ def test_an_agent_can_do_to_its_refs_what_it_likes_and_no_other_job_sees_it(
     run_async(work())
 
 
-@EACH_KIND
+@kinds("no sandbox")
 def test_the_progress_of_a_checkout_is_told_as_it_goes(
     world_dir: Path, repository: Repository, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,7 +64,9 @@ def forge(world_dir: Path) -> Iterator[Forge]:
         yield Forge(world_dir, server)
 
 
-@pytest.mark.parametrize("overlay", [True, False], ids=["overlay", "clone"])
+@pytest.mark.parametrize(
+    "overlay", [True, pytest.param(False, marks=pytest.mark.long)], ids=["overlay", "clone"]
+)
 def test_the_files_are_there_and_only_what_the_agent_changed_is_its_work(
     forge: Forge, world_dir: Path, *, overlay: bool
 ) -> None:

@@ -14,10 +14,11 @@ from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts
 
 SEALED = pytest.param("sealed", id="in the sandbox")
+SEALED_AT_LENGTH = pytest.param("sealed", id="in the sandbox", marks=pytest.mark.long)
 PLAIN = pytest.param("plain", id="without a sandbox")
 PLAIN_AT_LENGTH = pytest.param("plain", id="without a sandbox", marks=pytest.mark.long)
-each_level = pytest.mark.parametrize("hands", [SEALED, PLAIN], indirect=True)
-"""For a part of the tests: the same code of the harvest runs inside the sandbox and without one."""
+in_the_sandbox = pytest.mark.parametrize("hands", [SEALED, PLAIN_AT_LENGTH], indirect=True)
+"""For a part of the tests: the same code of the harvest runs inside the sandbox and, in half the time, without one."""
 JOB = "0123456789ab"
 
 
@@ -65,7 +66,7 @@ class Hands:
         return run_async(go())
 
 
-@pytest.fixture(params=[SEALED, PLAIN_AT_LENGTH])
+@pytest.fixture(params=[SEALED_AT_LENGTH, PLAIN])
 def hands(world_dir: Path, request: pytest.FixtureRequest) -> Hands:
     return Hands(world_dir, request.param)
 
@@ -138,6 +139,7 @@ def test_a_branch_that_was_left_again_and_a_tag_are_listed_and_in_the_bundle(
     assert f"steadyhand/{JOB}" not in repository.run("git branch --list")
 
 
+@in_the_sandbox
 def test_the_stash_and_files_that_were_added_by_force_are_in_the_bundle_and_never_pushed(
     hands: Hands, repository: Repository
 ) -> None:
@@ -197,7 +199,6 @@ def test_an_index_in_conflict_is_named_and_the_files_are_kept(hands: Hands, repo
     assert "<<<<<<<" in place.paths.diff.read_text(encoding="utf-8")
 
 
-@each_level
 def test_a_later_turn_finds_the_branches_the_tags_and_the_stash_of_the_run_before(
     hands: Hands, repository: Repository
 ) -> None:
@@ -234,7 +235,6 @@ def test_a_later_turn_finds_it_in_a_repository_whose_configuration_rewrites_addr
 # --- repositories in the checkout --------------------------------------------------------------
 
 
-@each_level
 def test_the_files_of_nested_repositories_are_kept_without_their_git_directories(
     hands: Hands, repository: Repository
 ) -> None:
@@ -253,7 +253,6 @@ def test_the_files_of_nested_repositories_are_kept_without_their_git_directories
     }  # fmt: skip
 
 
-@each_level
 def test_a_work_tree_of_its_own_is_kept_beside_the_branch_with_its_changes(
     hands: Hands, repository: Repository
 ) -> None:
@@ -276,9 +275,11 @@ def test_a_work_tree_of_its_own_is_kept_beside_the_branch_with_its_changes(
 @pytest.mark.parametrize(
     "move",
     [
-        pytest.param("mv .git .real && echo 'gitdir: .real' > .git", id="into the tree"),
+        pytest.param(
+            "mv .git .real && echo 'gitdir: .real' > .git", id="into the tree", marks=pytest.mark.long
+        ),
         pytest.param('mv .git $HOME/real && echo "gitdir: $HOME/real" > .git', id="into the home"),
-        pytest.param("chmod 000 .git", id="shut"),
+        pytest.param("chmod 000 .git", id="shut", marks=pytest.mark.long),
         pytest.param("mv .git .real && ln -s .real .git", id="behind a link"),
     ],
 )
@@ -303,7 +304,6 @@ def with_submodule(repository: Repository) -> Repository:
     return repository
 
 
-@each_level
 def test_a_file_in_the_folder_of_a_submodule_is_kept_beside_the_branch(
     hands: Hands, with_submodule: Repository
 ) -> None:
@@ -322,6 +322,7 @@ def test_a_submodule_that_was_vendored_becomes_files(hands: Hands, with_submodul
     assert with_submodule.run(f"git ls-tree steadyhand/{JOB} sub").startswith("040000 tree")
 
 
+@in_the_sandbox
 def test_the_work_in_a_submodule_is_kept_and_its_moved_commit_is_in_the_diff(
     hands: Hands, with_submodule: Repository
 ) -> None:
@@ -341,7 +342,6 @@ def test_the_work_in_a_submodule_is_kept_and_its_moved_commit_is_in_the_diff(
 # --- files that git cannot take, or takes for changes --------------------------------------------
 
 
-@each_level
 def test_a_file_that_git_cannot_encode_costs_no_other_and_is_kept_as_it_is(
     hands: Hands, repository: Repository
 ) -> None:
@@ -381,7 +381,11 @@ def converted(repository: Repository) -> Repository:
 
 
 @pytest.mark.parametrize(
-    "touch", ["true", "for f in *.*; do cp -p $f copy && rm $f && mv copy $f && touch $f; done"]
+    "touch",
+    [
+        pytest.param("true", marks=pytest.mark.long),
+        "for f in *.*; do cp -p $f copy && rm $f && mv copy $f && touch $f; done",
+    ],
 )
 def test_a_job_that_changed_nothing_has_no_changes_whatever_git_would_convert(
     hands: Hands, converted: Repository, touch: str
@@ -426,7 +430,9 @@ def test_the_commits_of_a_repository_that_the_agent_committed_as_a_submodule_are
     assert bundle.show(saved, "deeper/inner.md") == "inner\n"
 
 
-@pytest.mark.parametrize("commit", ["true", "echo b >> crlf.auto && git commit -qam b"])
+@pytest.mark.parametrize(
+    "commit", [pytest.param("true", marks=pytest.mark.long), "echo b >> crlf.auto && git commit -qam b"]
+)
 def test_the_ends_of_lines_that_git_would_leave_alone_are_left_alone(
     world_dir: Path, repository: Repository, commit: str
 ) -> None:
@@ -450,6 +456,7 @@ def test_the_branch_of_the_job_that_moved_without_it_moved_from_its_base(
     assert Bundle(repository, place).show(saved, "x") == "x\n"
 
 
+@in_the_sandbox
 def test_what_a_sparse_checkout_takes_away_is_no_deletion(hands: Hands, repository: Repository) -> None:
     place, harvest = hands.work(
         repository, "git sparse-checkout set --no-cone /readme.txt && echo x > new.txt"

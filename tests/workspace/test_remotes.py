@@ -77,8 +77,8 @@ def test_a_repository_without_a_commit_is_said_to_have_none(world_dir: Path) -> 
     "options",
     [
         pytest.param({"overlay": True}, marks=_ROOT_ONLY),
-        pytest.param({"overlay": False}, marks=_ROOT_ONLY),
-        None,
+        pytest.param({"overlay": False}, marks=[_ROOT_ONLY, pytest.mark.long]),
+        pytest.param(None, marks=pytest.mark.long),
     ],
 )
 def test_branches_and_tags_with_any_name_that_git_allows_break_nothing(
@@ -125,9 +125,9 @@ def make_sha256(world_dir: Path) -> Repository:
     "options",
     [
         pytest.param({"overlay": True}, marks=_ROOT_ONLY),
-        pytest.param({"overlay": False}, marks=_ROOT_ONLY),
-        pytest.param({"overlay": False, "shares_objects": True}, marks=_ROOT_ONLY),
-        None,
+        pytest.param({"overlay": False}, marks=[_ROOT_ONLY, pytest.mark.long]),
+        pytest.param({"overlay": False, "shares_objects": True}, marks=[_ROOT_ONLY, pytest.mark.long]),
+        pytest.param(None, marks=pytest.mark.long),
     ],
 )
 def test_a_repository_with_sha_256_is_checked_out_harvested_and_continued(

@@ -24,6 +24,16 @@ class _Here(IsolationContract):
 
 
 class TestLevelNone(_Here):
+    long_tests = frozenset(  # what the level with a sandbox has to hold as well
+        {
+            "test_what_a_command_did_is_harvested_whether_it_ended_or_was_killed",
+            "test_two_runs_at_once_know_nothing_of_each_other",
+            "test_a_second_run_of_a_job_finds_nothing_of_the_first",
+            "test_bytes_go_in_and_come_out_as_they_are",
+            "test_nothing_is_alive_after_a_run_that_ended_by[a kill]",
+        }
+    )
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[tuple[Checkouts, Sandbox]]:
         yield (
@@ -37,6 +47,12 @@ class TestLevelNone(_Here):
 class TestLevelBwrap(_Here):
     overlay = os.geteuid() == 0
     shares = False
+    long_tests = frozenset(
+        {
+            "test_nothing_is_alive_after_a_run_that_ended_by[itself]",
+            "test_nothing_is_alive_after_a_run_that_ended_by[a task that is cancelled]",
+        }
+    )
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[tuple[Checkouts, Sandbox]]:
@@ -64,3 +80,6 @@ class TestLevelBwrapWithCopies(_WithoutOverlay):
 
 class TestLevelBwrapWithClones(_WithoutOverlay):
     shares = True
+    long_tests = frozenset(  # their process is that of any checkout in the sandbox
+        name for name in dir(IsolationContract) if name.startswith("test_") and "is_harvested" not in name
+    )

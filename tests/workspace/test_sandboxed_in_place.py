@@ -97,6 +97,8 @@ TOGETHER = [
     "promisor",
 ]
 """All of them, as many at once as do not touch each other; one by one in `make test-long`."""
+QUICK = ("filter", "hooks, uploadpack")
+"""Those of `make test`: what git runs when it reads files, and what it runs when it fetches."""
 
 
 def test_each_taint_is_among_those_that_are_tried_together() -> None:
@@ -106,7 +108,8 @@ def test_each_taint_is_among_those_that_are_tried_together() -> None:
 @pytest.mark.parametrize(
     "taint",
     [
-        *TOGETHER,
+        *QUICK,
+        *(pytest.param(each, marks=pytest.mark.long) for each in TOGETHER if each not in QUICK),
         *(pytest.param(each, marks=pytest.mark.long) for each in TAINTS if each not in TOGETHER),
     ],
 )

@@ -31,7 +31,11 @@ class Reporter:
 
 @pytest.mark.parametrize(
     ("commands", "reported"),
-    [((LOUD, "true", "echo x"), 3), ((LOUD, "exit 3", "echo x"), 2), ((), 0)],
+    [
+        ((LOUD, "true", "echo x"), 3),
+        ((LOUD, "exit 3", "echo x"), 2),
+        pytest.param((), 0, marks=pytest.mark.long),
+    ],
     ids=["three", "the second fails", "none"],
 )
 def test_each_setup_command_is_a_phase_as_it_begins(

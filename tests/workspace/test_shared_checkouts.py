@@ -128,6 +128,26 @@ Play = Callable[[Callable[[Cluster], Coroutine[Any, Any, None]]], None]
 class TestSharedCheckoutsAlone(CheckoutsContract):
     """One node of a cluster does all that a machine of its own does."""
 
+    long_tests = (
+        frozenset(  # the tests below do the same with several nodes, or it is done before anything is shared
+            {
+                "test_commits_and_uncommitted_work_are_kept_when_the_checkout_is_gone",
+                "test_a_second_run_of_a_job_starts_over_and_leaves_nothing_of_the_first",
+                "test_scratch_is_an_empty_directory_of_the_agent",
+                "test_a_branch_a_tag_and_a_commit_can_each_be_checked_out",
+                "test_an_unknown_ref_is_named_in_the_error",
+                "test_a_repository_that_is_not_there_is_an_error_without_its_path",
+                "test_the_next_job_sees_a_new_commit",
+                "test_uncommitted_work_of_the_repository_is_not_in_a_checkout",
+                "test_what_one_job_does_is_unknown_to_another_and_to_the_repository",
+                "test_the_diff_applies_and_gives_the_tree_that_the_agent_left",
+                "test_a_file_a_link_and_a_folder_that_took_each_others_place_are_kept_without_a_warning",
+                "test_a_job_that_changes_nothing_has_no_changes",
+                "test_definitions_come_by_the_trust_of_the_workspace",
+            }
+        )
+    )
+
     @pytest.fixture(autouse=True)
     def place(self, world_dir: Path) -> None:
         self.root = world_dir

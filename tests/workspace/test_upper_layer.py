@@ -307,7 +307,11 @@ def test_where_the_layer_does_not_say_all_the_whole_tree_is_looked_at(
 
 @pytest.mark.parametrize(
     ("setup", "clean"),
-    [("mkdir built && echo x > built/x", True), ("echo more >> readme.txt", False), ("git tag made", False)],
+    [
+        ("mkdir built && echo x > built/x", True),
+        pytest.param("echo more >> readme.txt", False, marks=pytest.mark.long),
+        ("git tag made", False),
+    ],
     ids=["untracked files", "a tracked file", "a tag"],
 )
 def test_a_setup_that_leaves_work_keeps_the_look_at_the_whole_tree(

@@ -1,5 +1,8 @@
 import asyncio
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +12,7 @@ from tests.workspace.sandboxed_checkouts import SandboxedCheckouts, run_async
 from steadyhand.errors import WorkspaceError
 from steadyhand.job import Job
 from steadyhand.ports import Checkout
-from steadyhand.testing.contracts.checkouts import Repository
+from steadyhand.testing.contracts.checkouts import Repository, make_repository
 from steadyhand.testing.contracts.samples import make_job
 from steadyhand.testing.live_folders import paths_in
 from steadyhand.workspace.warm_checkouts import WarmCheckouts
@@ -20,6 +23,25 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="layers are mounted by
 @pytest.fixture
 def sealed(world_dir: Path) -> SandboxedCheckouts:
     return SandboxedCheckouts(world_dir)
+
+
+@pytest.fixture(scope="module")
+def shared_world() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def shared_sealed(shared_world: Path) -> SandboxedCheckouts:
+    """Return checkouts for the tests that do not count what is made."""
+    return SandboxedCheckouts(shared_world)
+
+
+@pytest.fixture(scope="module")
+def shared_repository(shared_world: Path) -> Repository:
+    return make_repository(shared_world / "repository")
 
 
 def warm_of(sealed: SandboxedCheckouts) -> WarmCheckouts:
@@ -51,10 +73,12 @@ def test_jobs_of_one_commit_share_a_warm_checkout_that_is_made_once(
 
 
 def test_nothing_that_an_agent_does_reaches_the_warm_checkout_or_the_mirror(
-    sealed: SandboxedCheckouts, repository: Repository, world_dir: Path
+    shared_sealed: SandboxedCheckouts, shared_repository: Repository, shared_world: Path
 ) -> None:
+    sealed, repository = shared_sealed, shared_repository
+
     def stamps() -> dict[str, tuple[int, int]]:
-        folders = (world_dir / "data" / "warm", world_dir / "data" / "mirrors")
+        folders = (shared_world / "data" / "warm", shared_world / "data" / "mirrors")
         return {
             str(path): (path.lstat().st_mtime_ns, path.lstat().st_size)
             for folder in folders
@@ -78,10 +102,12 @@ def test_nothing_that_an_agent_does_reaches_the_warm_checkout_or_the_mirror(
 
 
 def test_the_index_is_prepared_so_that_status_reads_no_file_again(
-    sealed: SandboxedCheckouts, repository: Repository
+    shared_sealed: SandboxedCheckouts, shared_repository: Repository
 ) -> None:
+    sealed = shared_sealed
+
     async def work() -> None:
-        place = await sealed.prepare(repository.workspace())
+        place = await sealed.prepare(shared_repository.workspace())
         # This plumbing believes the index alone: it names every file whose owner, inode or times are others than there.
         assert await sealed.run_as_agent(place, "git diff-files --name-only") == ""
         before = "stat -c '%Y %s' .git/index"
@@ -129,9 +155,9 @@ def test_a_setup_command_that_fails_is_named_with_its_last_line_and_leaves_nothi
     assert kept(world_dir) == set()
 
 
-def test_setup_has_no_network(sealed: SandboxedCheckouts, repository: Repository) -> None:
+def test_setup_has_no_network(shared_sealed: SandboxedCheckouts, shared_repository: Repository) -> None:
     script = "python3 -c 'import socket; socket.create_connection((\"192.0.2.1\", 80), 2)' 2>&1 | grep -q unreachable"
-    run_async(sealed.prepare(repository.workspace(setup=(script,))))
+    run_async(shared_sealed.prepare(shared_repository.workspace(setup=(script,))))
 
 
 def test_filters_that_setup_defines_are_used_for_what_is_left_uncommitted(
@@ -242,10 +268,14 @@ def test_what_an_earlier_life_left_half_made_is_removed_and_the_rest_used_again(
 
 
 CACHES = [
-    ("pip", "~/.cache/pip"),
     *(
         pytest.param(*cache, marks=pytest.mark.long)
-        for cache in [("npm", "~/.npm"), ("cargo", "~/.cargo/registry"), ("cargo", "~/.cargo/git")]
+        for cache in [
+            ("pip", "~/.cache/pip"),
+            ("npm", "~/.npm"),
+            ("cargo", "~/.cargo/registry"),
+            ("cargo", "~/.cargo/git"),
+        ]
     ),
     pytest.param("go", "~/go/pkg/mod", marks=pytest.mark.long),
     ("go", "~/.cache/go-build"),
@@ -254,8 +284,9 @@ CACHES = [
 
 @pytest.mark.parametrize(("cache", "where"), CACHES)
 def test_a_cache_is_shared_by_the_jobs_of_a_workspace_and_by_no_other(
-    sealed: SandboxedCheckouts, repository: Repository, cache: str, where: str
+    shared_sealed: SandboxedCheckouts, shared_repository: Repository, cache: str, where: str
 ) -> None:
+    sealed, repository = shared_sealed, shared_repository
     workspace = repository.workspace(caches=(cache,))
 
     async def work() -> None:
