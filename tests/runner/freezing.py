@@ -1,11 +1,13 @@
 """Ways to freeze a process: by a signal, and by the freezer of control groups of both versions."""
 
+import itertools
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +16,27 @@ from steadyhand.runner.process.cgroups import start_ticks
 Freeze = Callable[[int], None]
 _GROUPS = ("group of version 1", "group of version 2")
 _NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="control groups are made by root")
-WAYS = ("signal", *(pytest.param(way, marks=_NEEDS_ROOT) for way in _GROUPS))
-"""The ways as parameters of a test."""
+_MARKS: Mapping[str, list[pytest.MarkDecorator]] = {"signal": [], **{way: [_NEEDS_ROOT] for way in _GROUPS}}
+"""The ways, with the marks of each."""
 _BOUND_SECONDS = 10.0
+
+
+def ways(quick: str) -> Sequence[Any]:
+    """Return the ways as parameters of a test; `make test` has the one that is named."""
+    return [
+        pytest.param(way, marks=[*marks, *([] if way == quick else [pytest.mark.long])])
+        for way, marks in _MARKS.items()
+    ]
+
+
+def each_with_each_way(names: Sequence[str]) -> Sequence[Any]:
+    """Return pairs of a name and a way as parameters of a test; `make test` has each of them once at least."""
+    quick = set(zip(names, itertools.cycle(_MARKS), strict=False))
+    return [
+        pytest.param(name, way, marks=[*marks, *([] if (name, way) in quick else [pytest.mark.long])])
+        for name in names
+        for way, marks in _MARKS.items()
+    ]
 
 
 def state_of(pid: int) -> str:

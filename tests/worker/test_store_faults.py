@@ -196,6 +196,8 @@ KINDS: Mapping[str, tuple[Scene, int]] = {
     "in place": (in_place, 2),
 }
 """Each kind of job, and the number of slots."""
+LIKE_OTHERS = ("retried", "client tools")
+"""Kinds that write as others do: a retry as a resumption, and results with a slot as results without one."""
 
 
 # --- playing them ------------------------------------------------------------------------------
@@ -304,7 +306,9 @@ async def check_each_write(
 
 
 @pytest.mark.parametrize("step", [2, pytest.param(1, marks=pytest.mark.long)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.long] if kind in LIKE_OTHERS else []) for kind in KINDS]
+)
 def test_a_job_comes_to_the_same_end_whichever_of_its_writes_fails_for_20_seconds(
     kind: str, step: int, template: Path
 ) -> None:
@@ -326,6 +330,7 @@ def test_a_job_comes_to_the_same_end_however_any_of_its_writes_fails(
     assert writes >= MIN_WRITES
 
 
+@pytest.mark.long  # the same with a clock of its own is above
 def test_each_kind_of_job_survives_20_real_seconds_without_a_store(template: Path) -> None:
     async def scene() -> None:
         async def check(kind: str, at: int) -> None:

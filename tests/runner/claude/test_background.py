@@ -117,7 +117,10 @@ def _after_result(stage: RunnerHarness, reason: StopReason) -> Callable[[], Awai
 
 @pytest.mark.parametrize(
     ("reason", "expected"),
-    [(StopReason.DEADLINE, ("success", ["background_stopped"])), (StopReason.CANCEL, ("cancelled", []))],
+    [
+        (StopReason.DEADLINE, ("success", ["background_stopped"])),
+        pytest.param(StopReason.CANCEL, ("cancelled", []), marks=pytest.mark.long),
+    ],
 )
 def test_a_deadline_ends_the_wait_with_the_result_and_a_cancel_ends_it_without(
     real_cli: Path,

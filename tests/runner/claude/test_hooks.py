@@ -40,7 +40,11 @@ def _stage(
     ("hook", "expected"),
     [
         (("UserPromptSubmit", "echo too long >&2; exit 2"), ("It blocked the prompt: too long", 0)),
-        (("UserPromptSubmit", f"echo '{json.dumps(STOP)}'"), ("It blocked the prompt: halt", 0)),
+        pytest.param(
+            ("UserPromptSubmit", f"echo '{json.dumps(STOP)}'"),
+            ("It blocked the prompt: halt", 0),
+            marks=pytest.mark.long,
+        ),
         (
             ("Stop", 'echo \'{"decision": "block", "reason": "go on"}\''),
             ("It refused the end of the turn", 10),
@@ -63,7 +67,11 @@ def test_a_hook_that_ends_the_work_is_the_outcome(
 
 
 @pytest.mark.parametrize(
-    ("reason", "outcome"), [(StopReason.DEADLINE, "timeout"), (StopReason.IDLE, "stalled")]
+    ("reason", "outcome"),
+    [
+        (StopReason.DEADLINE, "timeout"),
+        pytest.param(StopReason.IDLE, "stalled", marks=pytest.mark.long),
+    ],
 )
 def test_a_session_start_hook_that_hangs_is_named_when_a_limit_passes(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, reason: StopReason, outcome: str

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from steadyhand.runner.claude.mcp_tools import MAX_REQUESTS, McpToolServer
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.cli import DUMMY_API_KEY
-from steadyhand.testing.contracts.runner_harness import RunnerHarness
+from steadyhand.testing.contracts.runner_harness import RecordedRun, RunnerHarness
 from steadyhand.testing.model import ScriptedModel
 
 WEATHER = ClientTool(
@@ -36,7 +38,7 @@ def _stage(cli: Path, world: Path, model: ScriptedModel, **fields: Any) -> Runne
 
 
 class Caller:
-    """Makes calls, after as long as it takes."""
+    """Makes calls, the first after as long as it takes."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.turns: list[list[Mapping[str, Any]]] = []
@@ -51,39 +53,64 @@ class Caller:
                 await asyncio.sleep(0.02)
         assert all(call.name == "get_weather" for call in calls)
         self.turns.append([call.arguments for call in calls])
-        await asyncio.sleep(self._seconds)
+        await asyncio.sleep(self._seconds if len(self.turns) == 1 else 0.0)
         return {call.id: f"sun in {call.arguments['city']}" for call in calls}
 
 
-@pytest.mark.parametrize("lean", [False, True])
-def test_calls_of_one_turn_are_gathered_and_their_results_reach_the_model(
-    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, *, lean: bool
-) -> None:
-    stage = _stage(real_cli, world_dir, scripted_model, idle_timeout_seconds=20.0)
+Gathered = tuple[RecordedRun, Caller, ScriptedModel]
+
+
+def _gather(cli: Path, world: Path, model: ScriptedModel, *, lean: bool) -> Gathered:
+    stage = _stage(cli, world, model, idle_timeout_seconds=20.0)
     caller = Caller()
+    caller.looks_until_in_session = not lean
     agent = Agent("chat", tools=(), lean=True) if lean else stage.spec.agent
     stage.spec = replace(stage.spec, call_client_tools=caller, agent=agent)
-    ran = asyncio.run(stage.run())
+    return asyncio.run(stage.run()), caller, model
+
+
+@pytest.fixture(scope="module")
+def gathered(real_cli: Path) -> Iterator[Gathered]:
+    """Return a run of an agent that is not lean; its caller looks into the session before it answers."""
+    world = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
+    world.chmod(0o755)
+    with ScriptedModel() as model:
+        yield _gather(real_cli, world, model, lean=False)
+    shutil.rmtree(world)
+
+
+@pytest.mark.parametrize("lean", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_calls_of_one_turn_are_gathered_and_their_results_reach_the_model(
+    request: pytest.FixtureRequest,
+    real_cli: Path,
+    world_dir: Path,
+    scripted_model: ScriptedModel,
+    *,
+    lean: bool,
+) -> None:
+    played: Gathered = (
+        _gather(real_cli, world_dir, scripted_model, lean=True)
+        if lean
+        else request.getfixturevalue("gathered")
+    )
+    ran, caller, model = played
     assert ran.outcome == "success"
     assert caller.turns == [[{"city": "Paris"}, {"city": "Rome"}], [{"city": "Oslo"}]]
     assert ran.result["result"] == "The last one said: sun in Oslo"
     # The model is told of the tool itself, not of a search for it.
-    names = [tool["name"] for tool in scripted_model.requests[0].body["tools"]]
+    names = [tool["name"] for tool in model.requests[0].body["tools"]]
     assert "mcp__client__get_weather" in names
     assert ("Bash" in names) != lean
-    told = json.dumps(scripted_model.requests[1].body["messages"])
+    told = json.dumps(model.requests[1].body["messages"])
     assert "sun in Paris" in told
     assert "sun in Rome" in told
 
 
 def test_the_session_of_the_real_cli_comes_to_hold_every_call_that_it_waits_for(
-    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
+    gathered: Gathered,
 ) -> None:
-    stage = _stage(real_cli, world_dir, scripted_model, idle_timeout_seconds=20.0)
-    caller = Caller()
-    caller.looks_until_in_session = True
-    stage.spec = replace(stage.spec, call_client_tools=caller)
-    assert asyncio.run(stage.run()).outcome == "success"
+    ran, caller, _ = gathered
+    assert ran.outcome == "success"
     assert caller.turns == [[{"city": "Paris"}, {"city": "Rome"}], [{"city": "Oslo"}]]
 
 

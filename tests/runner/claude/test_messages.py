@@ -21,8 +21,8 @@ from steadyhand.events import (
 from steadyhand.job import OutcomeType, Usage
 from steadyhand.job_warnings import WarningCode
 from steadyhand.money import format_dollars
+from steadyhand.runner.claude import messages
 from steadyhand.runner.claude.messages import (
-    MAX_EVENTS,
     MAX_INPUT_BYTES,
     MAX_OUTPUT_BYTES,
     MessageReader,
@@ -117,14 +117,17 @@ def test_an_input_too_large_for_the_record_is_described() -> None:
     assert list(started.input) == ["left_out"]
 
 
-def test_a_flood_of_events_is_cut_with_one_warning_and_the_end_still_comes() -> None:
+def test_a_flood_of_events_is_cut_with_one_warning_and_the_end_still_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(messages, "MAX_EVENTS", 500)
     conversation = MessageReader()
     events: list[Any] = []
-    for number in range(MAX_EVENTS):
+    for number in range(500):
         inner = {"id": f"m{number}", "content": "x", "usage": {}}
         events += conversation.feed({"type": "assistant", "message": inner}, 0)
     assert conversation.limit_reached
-    assert len(events) == MAX_EVENTS + 1
+    assert len(events) == 501
     assert [each.code for each in events if isinstance(each, WarningEvent)] == ["events_left_out"]
     assert conversation.feed({"type": "result", "usage": {}, "total_cost_usd": 1}, 0) != []
 

@@ -21,6 +21,17 @@ CLI = Path("/opt/claude")
 
 
 class TestPlainRunner(RunnerContract):
+    long_tests = frozenset(  # the process and its end are those of the other mode
+        {
+            "test_an_agent_that_stays_after_its_result_is_ended_and_its_result_counts",
+            "test_every_reason_to_stop_ends_all_of_a_deaf_agent_in_time",
+            "test_a_flood_of_any_kind_leaves_the_service_within_fifty_megabytes",
+            "test_what_a_good_run_leaves_behind_is_ended_before_it_returns",
+            "test_prompts_that_look_like_options_arrive_as_text",
+            "test_a_tool_that_ignores_being_asked_is_ended_with_its_agent",
+        }
+    )
+
     def runner(self, cli: Path) -> Runner:
         return PlainRunner(cli, NoSandbox(), NO_REDACTION)
 

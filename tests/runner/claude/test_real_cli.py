@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.runner.claude.tool_names import ALL_TOOLS, BUILT_IN_TOOLS, TOOL_ALIASES, TOOL_NAMES
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.cli import DUMMY_API_KEY, SYSTEM_PATH
-from steadyhand.testing.contracts.runner_harness import RunnerHarness
+from steadyhand.testing.contracts.runner_harness import RecordedRun, RunnerHarness
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.scenario import ModelToolCall, ModelTurn, Scenario
 
@@ -28,6 +31,16 @@ QUIET = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER":
 """What every agent is told: the tools that a service of the CLI's maker adds are not there."""
 SESSION = "7b8a2f0e-6f9b-4c58-9d5a-0d6c7a1b2c3d"
 TRIAGE = "---\nname: triage\ndescription: Sorts.\n---\nSort what comes by the word quetzal.\n"
+PLAIN, STREAM = "plain", "stream"
+
+
+def modes(quick: str | None = None) -> pytest.MarkDecorator:
+    """Return both modes as parameters; those that are not named are tried in `make test-long` alone.
+
+    Where none is named, `tests/blackbox/test_real_cli.py` tries it through the service.
+    """
+    marks = {mode: [] if mode == quick else [pytest.mark.long] for mode in (PLAIN, STREAM)}
+    return pytest.mark.parametrize("mode", [pytest.param(mode, marks=marks[mode]) for mode in marks])
 
 
 def _runner(mode: str, cli: Path) -> Runner:
@@ -84,11 +97,38 @@ def test_the_cli_has_exactly_the_tools_whose_names_are_listed_and_passes_over_ot
     assert tools(ALL_TOOLS) <= listed
 
 
+APPENDED = "quetzal " * 30_000
+
+
+@pytest.fixture(scope="module")
+def continued(real_cli: Path) -> Iterator[tuple[RecordedRun, ScriptedModel]]:
+    """Return a run of the stream mode with earlier turns and an appended prompt, and the model that it asked."""
+    history = (Said("user", "U1"), Said("assistant", "A1"), Said("user", "U2"), Said("assistant", "A2"))
+    world = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
+    world.chmod(0o755)
+    with ScriptedModel() as model:
+        stage = _stage(
+            STREAM,
+            real_cli,
+            world,
+            model,
+            "[[scenario:ok]] U3",
+            history=history,
+            session_id=SESSION,
+            append_system_prompt=APPENDED,
+        )
+        yield asyncio.run(stage.run()), model
+    shutil.rmtree(world)
+
+
 @pytest.mark.parametrize("mode", ["plain", "stream"])
 def test_an_answer_with_its_usage_and_cost(
-    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
+    request: pytest.FixtureRequest, real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
 ) -> None:
-    ran = asyncio.run(_stage(mode, real_cli, world_dir, scripted_model, "[[scenario:ok]] hello").run())
+    if mode == STREAM:
+        ran: RecordedRun = request.getfixturevalue("continued")[0]
+    else:
+        ran = asyncio.run(_stage(mode, real_cli, world_dir, scripted_model, "[[scenario:ok]] hello").run())
     assert ran.outcome == "success"
     result = ran.report.evidence.result
     assert result is not None
@@ -102,7 +142,7 @@ def test_an_answer_with_its_usage_and_cost(
     assert ran.result["result"] == result.text
 
 
-@pytest.mark.parametrize("mode", ["plain", "stream"])
+@modes()
 def test_a_tool_really_runs_in_the_checkout(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
 ) -> None:
@@ -116,7 +156,7 @@ def test_a_tool_really_runs_in_the_checkout(
         assert finished.duration_ms is not None
 
 
-@pytest.mark.parametrize("mode", ["plain", "stream"])
+@modes(PLAIN)
 def test_an_agent_that_nobody_defined_makes_no_model_call(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
 ) -> None:
@@ -128,7 +168,7 @@ def test_an_agent_that_nobody_defined_makes_no_model_call(
     assert scripted_model.requests == []
 
 
-@pytest.mark.parametrize("mode", ["plain", "stream"])
+@modes(STREAM)
 def test_a_defined_agent_is_the_one_that_runs(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
 ) -> None:
@@ -141,7 +181,7 @@ def test_a_defined_agent_is_the_one_that_runs(
     assert any("quetzal" in str(request.body) for request in scripted_model.requests)
 
 
-@pytest.mark.parametrize("mode", ["plain", "stream"])
+@modes()
 def test_a_spent_credit_is_told_at_once(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
 ) -> None:
@@ -150,7 +190,7 @@ def test_a_spent_credit_is_told_at_once(
     assert ran.report.evidence.exit_code == 1
 
 
-@pytest.mark.parametrize("mode", ["plain", "stream"])
+@modes()
 def test_a_cancel_while_a_deaf_tool_runs_is_done_in_time(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
 ) -> None:
@@ -176,22 +216,12 @@ def _runs_a_tool(stage: RunnerHarness) -> bool:
 
 
 def test_earlier_turns_reach_the_model_as_turns_in_one_call(
-    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
+    continued: tuple[RecordedRun, ScriptedModel],
 ) -> None:
-    history = (Said("user", "U1"), Said("assistant", "A1"), Said("user", "U2"), Said("assistant", "A2"))
-    stage = _stage(
-        "stream",
-        real_cli,
-        world_dir,
-        scripted_model,
-        "[[scenario:ok]] U3",
-        history=history,
-        session_id=SESSION,
-    )
-    ran = asyncio.run(stage.run())
+    ran, model = continued
     assert ran.outcome == "success"
     assert ran.report.session_id == SESSION
-    (request,) = scripted_model.requests
+    (request,) = model.requests
     turns = [(each["role"], str(each["content"])) for each in request.body["messages"]]
     spoken = [(role, text) for role, text in turns if role != "system"]
     assert [role for role, _ in spoken] == ["user", "assistant", "user", "assistant", "user"]
@@ -215,15 +245,11 @@ def test_a_schema_gives_an_object(real_cli: Path, world_dir: Path, scripted_mode
 
 
 def test_an_appended_prompt_of_any_size_reaches_the_model(
-    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
+    continued: tuple[RecordedRun, ScriptedModel],
 ) -> None:
-    text = "quetzal " * 30_000
-    stage = _stage(
-        "stream", real_cli, world_dir, scripted_model, "[[scenario:ok]] go", append_system_prompt=text
-    )
-    ran = asyncio.run(stage.run())
+    ran, model = continued
     assert ran.outcome == "success"
-    assert text.strip() in str(scripted_model.requests[0].body["system"])
+    assert APPENDED.strip() in str(model.requests[0].body["system"])
 
 
 def test_an_agent_that_never_meets_its_schema_says_where_it_failed(real_cli: Path, world_dir: Path) -> None:

@@ -84,8 +84,8 @@ def _stage(
     "prompt",
     [
         "/status page is down",
-        "/cost of the last deploy went up",
-        "/plan a refactoring",
+        pytest.param("/cost of the last deploy went up", marks=pytest.mark.long),
+        pytest.param("/plan a refactoring", marks=pytest.mark.long),
     ],
 )
 def test_the_name_of_a_command_of_the_clis_own_is_text(
@@ -127,7 +127,10 @@ def test_each_name_that_is_not_listed_is_one_that_the_cli_takes(
 
 @pytest.mark.parametrize(
     ("prompt", "command"),
-    [("/mine a and b", None), ("/mine a and b", SlashCommand("mine", "a and b"))],
+    [
+        pytest.param("/mine a and b", None, marks=pytest.mark.long),
+        ("/mine a and b", SlashCommand("mine", "a and b")),
+    ],
 )
 def test_a_command_of_the_repository_runs_by_its_prompt_and_by_the_field(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, prompt: str, command: SlashCommand | None
@@ -147,7 +150,7 @@ def test_a_command_that_nobody_defines_is_an_outcome_of_its_own(
     assert scripted_model.calls == 0
 
 
-@pytest.mark.parametrize("mode", ["plain", "stream"])
+@pytest.mark.parametrize("mode", [pytest.param("plain", marks=pytest.mark.long), "stream"])
 def test_a_command_that_only_prints_has_not_asked_the_model(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
 ) -> None:

@@ -169,15 +169,10 @@ def test_a_message_that_a_stop_overtakes_is_told_to_be_unused(
     assert [warning.code for warning in ran.report.warnings] == [WarningCode.STEER_DROPPED]
 
 
-def test_the_plain_mode_refuses_all_messages(
-    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
-) -> None:
-    stage = RunnerHarness.make(
-        PlainRunner(real_cli, NoSandbox(), NO_REDACTION), world_dir, "[[scenario:ok]] hello"
-    )
-    granted = {"ANTHROPIC_API_KEY": DUMMY_API_KEY, "ANTHROPIC_BASE_URL": scripted_model.url}
+def test_the_plain_mode_refuses_all_messages(standin: Path, world_dir: Path) -> None:
+    stage = RunnerHarness.make(PlainRunner(standin, NoSandbox(), NO_REDACTION), world_dir, "hello")
     inbox = Inbox()
-    stage.spec = replace(stage.spec, environment={**stage.spec.environment, **granted}, steers=inbox)
+    stage.spec = replace(stage.spec, steers=inbox)
     assert asyncio.run(stage.run()).outcome == "success"
     assert inbox.is_refused
 

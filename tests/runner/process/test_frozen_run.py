@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from tests.runner.freezing import WAYS, freezer
+from tests.runner.freezing import each_with_each_way, freezer, ways
 from tests.runner.sandboxed_process import SandboxHarness, sandbox_harness, wait_until_ready
 
 from steadyhand.agents import Agent
@@ -53,8 +53,7 @@ def _name_of(pid: int) -> str:
     return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("means", MEANS)
+@pytest.mark.parametrize(("means", "way"), each_with_each_way(MEANS))
 def test_a_run_ends_without_its_frozen_supervisor(unruly: Python, mark: str, means: str, way: str) -> None:
     async def scenario(freeze: Callable[[int], None]) -> None:
         async with AgentProcess.start(_launch(unruly("reforking", "deaf", "stay"), means)) as process:
@@ -72,7 +71,7 @@ def test_a_run_ends_without_its_frozen_supervisor(unruly: Python, mark: str, mea
         asyncio.run(scenario(freeze))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ways("group of version 2"))
 def test_a_supervisor_that_is_frozen_after_the_agents_end_is_not_waited_for(
     unruly: Python, mark: str, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
@@ -103,8 +102,7 @@ def test_a_supervisor_that_is_frozen_after_the_agents_end_is_not_waited_for(
         asyncio.run(scenario(freeze))
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("means", MEANS)
+@pytest.mark.parametrize(("means", "way"), each_with_each_way(MEANS))
 def test_a_frozen_agent_is_ended_like_any_other(unruly: Python, mark: str, means: str, way: str) -> None:
     async def scenario(freeze: Callable[[int], None]) -> None:
         async with AgentProcess.start(_launch(unruly("daemon", "mortal", "stay"), means)) as process:
@@ -124,7 +122,7 @@ def test_a_frozen_agent_is_ended_like_any_other(unruly: Python, mark: str, means
         asyncio.run(scenario(freeze))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ways("group of version 1"))
 def test_a_frozen_supervisor_of_an_earlier_service_is_ended_at_the_next_start(
     unruly: Python, mark: str, way: str
 ) -> None:
@@ -157,7 +155,7 @@ def test_a_start_that_hangs_is_given_up_once_a_stop_is_requested(unruly: Python,
         asyncio.run(scenario(freeze))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ways("group of version 1"))
 def test_a_frozen_fork_server_is_replaced_and_waited_for_no_longer_than_a_stop(
     python: Python, mark: str, way: str
 ) -> None:
@@ -189,8 +187,7 @@ class TestInASandbox:
         with sandbox_harness(mark) as made:
             yield made
 
-    @pytest.mark.parametrize("way", WAYS)
-    @pytest.mark.parametrize("frozen", ["supervisor", "bwrap", "agent", "all"])
+    @pytest.mark.parametrize(("frozen", "way"), each_with_each_way(["supervisor", "bwrap", "agent", "all"]))
     def test_a_run_ends_whatever_of_it_is_frozen(self, world: SandboxHarness, frozen: str, way: str) -> None:
         known: list[tuple[int, int]] = []
 

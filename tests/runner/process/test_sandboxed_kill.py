@@ -24,7 +24,11 @@ from steadyhand.testing.service import wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
-KINDS = ("plain", "setsid", "daemon", "reforking")
+KINDS = (
+    *(pytest.param(kind, marks=pytest.mark.long) for kind in ("plain", "setsid")),  # a daemon is both
+    "daemon",
+    "reforking",
+)
 UNRULY = (Path(__file__).parents[1] / "unruly_agent.py").read_text(encoding="utf-8")
 AFTER_SECONDS = 10.0
 """How long after the end something may still be dying on a busy machine; left alone it would live for 30 s."""
@@ -92,7 +96,7 @@ def _states(mark: str) -> set[str]:
 
 
 @pytest.mark.skipif(not cgroups.detect_cgroups().parents, reason="needs control groups")
-@pytest.mark.parametrize("kind", ["plain", "setsid", "daemon"])
+@pytest.mark.parametrize("kind", KINDS[:-1])
 def test_a_pause_stops_each_process_of_the_run_and_looks_at_no_other(
     world: SandboxHarness, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +136,7 @@ def _policies(mark: str) -> set[int]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["plain", "setsid"])
+@pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.long), "setsid"])
 def test_a_preparation_in_the_background_has_the_idle_priority_with_all_that_it_starts(
     world: SandboxHarness, kind: str
 ) -> None:
@@ -189,8 +193,24 @@ def test_nothing_is_left_after_the_supervisor_was_killed(world: SandboxHarness, 
     gone(world, known)
 
 
-@pytest.mark.parametrize("both", ["service", "service and supervisor"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "both"),
+    [
+        ("daemon", "service"),
+        ("reforking", "service and supervisor"),
+        *(
+            pytest.param(kind, both, marks=pytest.mark.long)
+            for kind, both in (
+                ("plain", "service"),
+                ("plain", "service and supervisor"),
+                ("setsid", "service"),
+                ("setsid", "service and supervisor"),
+                ("daemon", "service and supervisor"),
+                ("reforking", "service"),
+            )
+        ),
+    ],
+)
 def test_nothing_is_left_after_the_service_was_killed(mark: str, kind: str, both: str) -> None:
     words = [
         sys.executable,

@@ -153,7 +153,7 @@ setpriv --reuid "$1" --regid "$1" --clear-groups /usr/bin/python3 -c "$2" "$3"
 """
 
 
-@pytest.mark.parametrize("user", [0, SERVICE_UID])
+@pytest.mark.parametrize("user", [pytest.param(0, marks=pytest.mark.long), SERVICE_UID])
 def test_a_sealed_run_starts_where_few_processes_are_to_be_seen(copy: Path, user: int) -> None:
     """In a container the numbers that a new pid namespace gives are nobody's outside it."""
     alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -202,8 +202,24 @@ def test_an_unprivileged_run_holds_no_more_memory_than_it_may(copy: Path) -> Non
     assert out.splitlines() == ["None 9 True", "None 9 False"]
 
 
-@pytest.mark.parametrize("victim", ["service", "supervisor"])
-@pytest.mark.parametrize("kind", ["plain", "setsid", "daemon", "reforking"])
+@pytest.mark.parametrize(
+    ("kind", "victim"),
+    [
+        ("daemon", "service"),
+        ("reforking", "supervisor"),
+        *(
+            pytest.param(kind, victim, marks=pytest.mark.long)
+            for kind, victim in (
+                ("plain", "service"),
+                ("plain", "supervisor"),
+                ("setsid", "service"),
+                ("setsid", "supervisor"),
+                ("daemon", "supervisor"),
+                ("reforking", "service"),
+            )
+        ),
+    ],
+)
 def test_nothing_is_left_of_an_unprivileged_run(copy: Path, mark: str, kind: str, victim: str) -> None:
     words = ["-m", "tests.runner.sandboxed_process", mark, str(shared_etc()), UNRULY, kind, "deaf", "stay"]
     with start(copy, *words) as service:

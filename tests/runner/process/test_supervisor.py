@@ -19,7 +19,11 @@ from steadyhand.testing.processes import pids_with_mark, wait_until_gone
 
 Python = Callable[..., Command]
 
-KINDS = ("plain", "setsid", "daemon", "reforking")
+KINDS = (
+    *(pytest.param(kind, marks=pytest.mark.long) for kind in ("plain", "setsid")),  # a daemon is both
+    "daemon",
+    "reforking",
+)
 MEANS = [
     pytest.param("pid_namespace", marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root")),
     pytest.param("cgroup", marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root")),
@@ -28,7 +32,7 @@ MEANS = [
 
 
 async def _ready(process: AgentProcess) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         assert await process.stdout.readline() == b"ready\n"
 
 
@@ -47,7 +51,7 @@ def _launch(command: Command, means: str) -> LaunchSpec:
 
 
 @pytest.mark.parametrize("means", MEANS)
-@pytest.mark.parametrize("deaf", ["deaf", "mortal"])
+@pytest.mark.parametrize("deaf", ["deaf", pytest.param("mortal", marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_left_after_a_normal_end(
     unruly: Python, mark: str, kind: str, deaf: str, means: str
