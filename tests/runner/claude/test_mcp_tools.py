@@ -129,8 +129,8 @@ def test_calls_of_one_turn_are_handed_out_one_after_another_when_asked_for(
 def test_the_idle_limit_does_not_run_while_the_caller_makes_a_call(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
 ) -> None:
-    stage = _stage(real_cli, world_dir, scripted_model, idle_timeout_seconds=5.0)
-    stage.spec = replace(stage.spec, call_client_tools=Caller(seconds=6.0))
+    stage = _stage(real_cli, world_dir, scripted_model, idle_timeout_seconds=10.0)
+    stage.spec = replace(stage.spec, call_client_tools=Caller(seconds=11.0))
     assert asyncio.run(stage.run()).outcome == "success"
 
 
