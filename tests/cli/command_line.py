@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, chdir, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from unittest.mock import patch
 
-from typer.testing import CliRunner
+from typer import Typer, main, testing
 
 import steadyhand.cli.jobs
 import steadyhand.cli.keys
@@ -359,14 +360,24 @@ def _open_stream(theirs: ExitStack, kind: int, mode: str) -> tuple[int, BinaryIO
     return number, cast("BinaryIO", os.fdopen(ours, mode))
 
 
+@cache
+def _build_program(program: Typer) -> Any:
+    """Return the program with its commands: building it takes as long as most commands."""
+    return main.get_command(program)
+
+
 class InProcessCommandLine(CommandLine):
     """The same without a process for each command: the program is called, in the environment it is to see."""
 
     def __call__(self, *arguments: str, given: str = "", timeout: float = 90, **env: str) -> CommandResult:  # noqa: ARG002  # the test's own bound holds
         before = signal.getsignal(signal.SIGTERM)
-        with patch.dict(os.environ, self.env | env, clear=True), chdir(self.home):
+        with (
+            patch.dict(os.environ, self.env | env, clear=True),
+            patch.object(testing, "_get_command", _build_program),
+            chdir(self.home),
+        ):
             try:
-                result = CliRunner().invoke(
+                result = testing.CliRunner().invoke(
                     app, list(arguments), input=given.encode(), prog_name="steadyhand"
                 )
             finally:

@@ -330,6 +330,7 @@ def test_it_works_without_scripts(browser: Browser, service: RunningService) -> 
     plain.check()
 
 
+@pytest.mark.long  # `test_composer.py` and `test_saved.py` send the same forms
 def test_a_prompt_with_a_file_and_an_estimate_is_saved_chosen_and_started(
     service: RunningService, profile: WatchedContext
 ) -> None:
@@ -360,6 +361,7 @@ def test_a_prompt_with_a_file_and_an_estimate_is_saved_chosen_and_started(
     expect(page.get_by_text("Saved prompts")).to_have_count(0)
 
 
+@pytest.mark.long  # `test_saved.py` sends the same forms, and a test above has the list live
 def test_a_view_is_saved_while_the_list_is_live_and_survives_a_reload(
     service: RunningService, profile: WatchedContext
 ) -> None:
