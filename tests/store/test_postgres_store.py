@@ -441,7 +441,9 @@ def any_url(request: pytest.FixtureRequest, postgres: Postgres) -> Iterator[str]
 def test_a_database_has_the_tables_of_the_schema_also_after_migrations(any_url: str) -> None:
     engine = create_engine(any_url.replace("postgresql", "postgresql+psycopg"))
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        # The partitions have the columns of their table.
+        names = {"compare_type": True, "include_name": lambda name, *_: not str(name).startswith("events_")}
+        context = MigrationContext.configure(connection, opts=names)
         assert compare_metadata(context, create_metadata()) == []
     engine.dispose()
 

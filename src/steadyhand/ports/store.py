@@ -283,7 +283,11 @@ class Store(Protocol):
         ...
 
     async def delete_all(self, job_ids: Sequence[str]) -> Sequence[str]:
-        """Delete those of these jobs that `delete` would delete; return the ids of those that it refuses."""
+        """Delete those of these jobs that `delete` would delete; return the ids of those that it refuses.
+
+        It is for retention. Nothing can be read of these jobs any more, but a store may keep their events for a while
+        and get rid of many at once.
+        """
         ...
 
     async def list_deleted(self, job_ids: Sequence[str]) -> Sequence[str]:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from steadyhand.job import Job
 from steadyhand.store.changed_jobs import ChangedJobs
-from steadyhand.store.driver import fetch_all
+from steadyhand.store.driver import POSTGRES, fetch_all
 from steadyhand.store.mapping import BRIEF_PROMPT_LENGTH, job_from_row, run_from_row
 from steadyhand.store.schema import jobs, runs
 
@@ -25,8 +25,10 @@ _NAMES = (*_SMALL_COLUMNS, "prompt", "last_event")
 _COLUMNS = (
     *_SMALL_COLUMNS,
     f"substr(prompt, 1, {BRIEF_PROMPT_LENGTH})",
-    "(SELECT coalesce(max(seq), 0) FROM events WHERE job = jobs.sequence)",
+    "(SELECT coalesce(max(seq), 0) FROM events WHERE job = jobs.sequence{bounds})",
 )
+_BOUNDS = " AND job BETWEEN ? AND ?"
+"""The first and the last of the jobs: Postgres then plans for the partitions of events that have them."""
 _RUN_NAMES = tuple(column.name for column in runs.c)
 
 Row = Sequence[Any]
@@ -112,9 +114,12 @@ def _read_rows(
     if not sequences:
         return {}, {}
     places = ", ".join("?" * len(sequences))
+    is_postgres = connection.dialect.name == POSTGRES
+    columns = ", ".join(_COLUMNS).format(bounds=_BOUNDS if is_postgres else "")
+    bounds = (min(sequences), max(sequences)) if is_postgres else ()
     # Without other indexes: the sequences are the primary key.
-    text = f"SELECT {', '.join(_COLUMNS)} FROM jobs NOT INDEXED WHERE sequence IN ({places})"  # noqa: S608  # our own words
-    rows: dict[int, Row] = {row[0]: row for row in fetch_all(connection, text, sequences)}
+    text = f"SELECT {columns} FROM jobs NOT INDEXED WHERE sequence IN ({places})"  # noqa: S608  # our own words
+    rows: dict[int, Row] = {row[0]: row for row in fetch_all(connection, text, (*bounds, *sequences))}
     text = f"SELECT {', '.join(_RUN_NAMES)} FROM runs WHERE job IN ({places}) ORDER BY job, number"  # noqa: S608
     runs_by_job: dict[int, list[Row]] = {}
     for row in fetch_all(connection, text, sequences):

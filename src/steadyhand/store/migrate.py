@@ -35,12 +35,10 @@ def migrate(connection: Connection) -> None:
         if is_newer(connection, revision):
             return
         check_old_nodes(connection)
-    # Imported only when there is something to do: Alembic costs a cold start 0.1 s and more. Its templates would load a
-    # highlighter of source text: 4 MB that the service would hold until its end.
-    with not_loaded("mako.ext.pygmentplugin"):
-        from alembic import command  # noqa: PLC0415
-        from alembic.config import Config  # noqa: PLC0415
-        from alembic.util import CommandError  # noqa: PLC0415
+    load_alembic()
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
@@ -64,6 +62,13 @@ def migrate(connection: Connection) -> None:
         connection.exec_driver_sql(f"PRAGMA cache_size = -{_DEFAULT_CACHE_KIBIBYTES}")
     if revision is not None:
         log.info("store.migrated", seconds=round(time.monotonic() - began, 1))
+
+
+def load_alembic() -> None:
+    """Load Alembic, only when there is something to migrate: it costs a cold start 0.1 s and more."""
+    # Its templates would load a highlighter of source text: 4 MB that the service would hold until its end.
+    with not_loaded("mako.ext.pygmentplugin"):
+        import alembic.command  # noqa: F401, PLC0415
 
 
 def _revision(connection: Connection) -> str | None:

@@ -48,6 +48,12 @@ def is_conflict(error: BaseException) -> bool:
     return error_codes.is_conflict(_cause(error))
 
 
+def postgres_code(error: BaseException) -> str | None:
+    """Return the code of an error of Postgres; None for any other."""
+    code: str | None = getattr(_cause(error), "sqlstate", None)
+    return code
+
+
 def _cause(error: BaseException) -> BaseException:
     return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
 

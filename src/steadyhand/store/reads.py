@@ -7,7 +7,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
+    RowMapping,
     Select,
     and_,
     bindparam,
@@ -18,11 +20,12 @@ from sqlalchemy import (
 
 from steadyhand.errors import InvalidRequest
 from steadyhand.events import Event, ToolFinished, ToolStarted
-from steadyhand.job import ENDED, Job, Run, State
+from steadyhand.job import ENDED, Job, State
 from steadyhand.ports import ApiKey, IdempotencyKey, JobFilter, JobPage, ModelCall, RunOutput
 from steadyhand.retry import MAX_ANCESTORS, awaits_parent, has_started_agent
 from steadyhand.store.brief_jobs import BriefJobs, read_brief_jobs
 from steadyhand.store.driver import POSTGRES, SQLITE, fetch_all
+from steadyhand.store.job_sequences import JobSequences
 from steadyhand.store.json_texts import field_text, field_values
 from steadyhand.store.lists import MAX_SEQUENCE, matching_sequences
 from steadyhand.store.mapping import (
@@ -50,25 +53,42 @@ from steadyhand.store.schema import (
 IDEMPOTENCY_TTL = timedelta(hours=24)
 """The time for which a caller's `Idempotency-Key` refers to the same job."""
 
-_LAST_EVENT = (
-    select(func.coalesce(func.max(events.c.seq), 0))
-    .where(events.c.job == jobs.c.sequence)
-    .scalar_subquery()
-    .label("last_event")
+_LAST_EVENT = func.coalesce(func.max(events.c.seq), 0).label("last_event")
+_LAST_EVENT_OF_JOB = select(_LAST_EVENT).where(events.c.job == bindparam("job")).subquery("newest")
+_JOB = select(*jobs.c).where(jobs.c.id == bindparam("job_id"))
+_JOB_OF_SEQUENCE = select(*jobs.c).where(jobs.c.sequence == bindparam("sequence"))
+# By the number of the job: Postgres then plans for the one partition of events that has it, and locks no other.
+_NEWEST_AND_RUNS = (
+    select(_LAST_EVENT_OF_JOB.c.last_event, *runs.c)
+    .select_from(_LAST_EVENT_OF_JOB.outerjoin(runs, runs.c.job == bindparam("job")))
+    .order_by(runs.c.number)
 )
-_JOB = select(*jobs.c, _LAST_EVENT).where(jobs.c.id == bindparam("job_id"))
-_JOB_OF_SEQUENCE = select(*jobs.c, _LAST_EVENT).where(jobs.c.sequence == bindparam("sequence"))
-_RUNS = select(runs).where(runs.c.job == bindparam("job")).order_by(runs.c.number)
-_LAST_EVENTS = select(jobs.c.id, jobs.c.sequence, _LAST_EVENT).where(
-    jobs.c.id.in_(bindparam("job_ids", expanding=True))
-)
-_EVENTS = (
-    select(events)
-    .join(jobs, jobs.c.sequence == events.c.job)
-    .where(jobs.c.id == bindparam("job_id"), events.c.seq > bindparam("after"))
+
+
+def _last_events(*bounds: ColumnElement[bool]) -> Select[Any]:
+    newest = select(_LAST_EVENT).where(events.c.job == jobs.c.sequence, *bounds).scalar_subquery()
+    query = select(jobs.c.id, jobs.c.sequence, newest.label("last_event"))
+    return query.where(jobs.c.id.in_(bindparam("job_ids", expanding=True)))
+
+
+_LAST_EVENTS = {
+    SQLITE: _last_events(),
+    POSTGRES: _last_events(events.c.job.between(bindparam("first"), bindparam("last"))),
+}
+
+
+def _events_of_job(dialect: str) -> Select[Any]:
+    query = select(events).join(jobs, jobs.c.sequence == events.c.job).where(jobs.c.id == bindparam("job_id"))
+    return query.where(events.c.job == bindparam("sequence")) if dialect == POSTGRES else query
+
+
+_EVENTS = {
+    dialect: _events_of_job(dialect)
+    .where(events.c.seq > bindparam("after"))
     .order_by(events.c.seq)
     .limit(bindparam("most"))
-)
+    for dialect in (SQLITE, POSTGRES)
+}
 _DELETED = select(deleted_jobs.c.id).where(deleted_jobs.c.id.in_(bindparam("job_ids", expanding=True)))
 _CHUNK_SIZE = 500
 # SQLite is told the index: without statistics it may prefer the one of the states, and read the whole history.
@@ -86,26 +106,17 @@ def _newest_events(dialect: str) -> Select[Any]:
     name = field_text(dialect, events.c.data, "name")
     is_tool = and_(events.c.type == ToolStarted.type, name.in_(bindparam("tools", expanding=True)))
     return (
-        select(events)
-        .join(jobs, jobs.c.sequence == events.c.job)
-        .where(
-            jobs.c.id == bindparam("job_id"),
-            or_(events.c.type.in_(bindparam("types", expanding=True)), is_tool),
-        )
+        _events_of_job(dialect)
+        .where(or_(events.c.type.in_(bindparam("types", expanding=True)), is_tool))
         .order_by(events.c.seq.desc())
         .limit(bindparam("most"))
     )
 
 
 def _tool_results(dialect: str) -> Select[Any]:
-    return (
-        select(events)
-        .join(jobs, jobs.c.sequence == events.c.job)
-        .where(
-            jobs.c.id == bindparam("job_id"),
-            events.c.type == ToolFinished.type,
-            field_text(dialect, events.c.data, "tool_id").in_(bindparam("ids", expanding=True)),
-        )
+    return _events_of_job(dialect).where(
+        events.c.type == ToolFinished.type,
+        field_text(dialect, events.c.data, "tool_id").in_(bindparam("ids", expanding=True)),
     )
 
 
@@ -116,7 +127,7 @@ _TOOL_RESULTS = {dialect: _tool_results(dialect) for dialect in (SQLITE, POSTGRE
 def get_job(connection: Connection, job_id: str) -> Job | None:
     """Return a job with its runs, or `None`."""
     row = connection.execute(_JOB, {"job_id": job_id}).mappings().first()
-    return None if row is None else job_from_row(row, _runs_of(connection, row["sequence"]))
+    return None if row is None else _job_of(connection, row)
 
 
 def find_conversation(connection: Connection, api_key_id: str, conversation: str) -> Job | None:
@@ -126,16 +137,27 @@ def find_conversation(connection: Connection, api_key_id: str, conversation: str
     if len(sequences) != 1:
         return None
     row = connection.execute(_JOB_OF_SEQUENCE, {"sequence": sequences[0]}).mappings().one()
-    return job_from_row(row, _runs_of(connection, sequences[0]))
+    return _job_of(connection, row)
 
 
-def _runs_of(connection: Connection, sequence: int) -> list[Run]:
-    return [run_from_row(row) for row in connection.execute(_RUNS, {"job": sequence}).mappings()]
+def _job_of(connection: Connection, row: RowMapping) -> Job:
+    """Return the job of a row, with its runs and the number of its newest event."""
+    found = connection.execute(_NEWEST_AND_RUNS, {"job": row["sequence"]}).mappings().all()
+    job_runs = [run_from_row(each) for each in found if each["number"] is not None]
+    return job_from_row({**row, "last_event": found[0]["last_event"]}, job_runs)
 
 
-def last_event_numbers(connection: Connection, job_ids: Collection[str]) -> dict[str, tuple[int, int]]:
-    """Return the sequence of each job that exists, and the number of its newest event, 0 if it has none."""
-    rows = connection.execute(_LAST_EVENTS, {"job_ids": list(job_ids)})
+def last_event_numbers(
+    connection: Connection, job_ids: Collection[str], sequences: Collection[int]
+) -> dict[str, tuple[int, int]]:
+    """Return the sequence of each job that exists, and the number of its newest event, 0 if it has none.
+
+    Postgres looks for them between the first and the last of `sequences` alone, which are those of the jobs.
+    """
+    values: dict[str, Any] = {"job_ids": list(job_ids)}
+    if connection.dialect.name == POSTGRES:
+        values |= {"first": min(sequences, default=0), "last": max(sequences, default=0)}
+    rows = connection.execute(_LAST_EVENTS[connection.dialect.name], values)
     return {row.id: (row.sequence, row.last_event) for row in rows}
 
 
@@ -195,18 +217,41 @@ def decode_cursor(cursor: str) -> int:
     return sequence
 
 
-def list_events(connection: Connection, job_id: str, after: int, limit: int) -> list[Event]:
+def list_events(
+    connection: Connection, job_id: str, after: int, limit: int, sequences: JobSequences
+) -> list[Event]:
     """Return a job's events after a number; see `Store.list_events`."""
-    values = {"job_id": job_id, "after": after, "most": limit}
-    return [event_from_row(job_id, row) for row in connection.execute(_EVENTS, values).mappings()]
+    job = _values_of_job(connection, job_id, sequences)
+    if job is None:
+        return []
+    values = {**job, "after": after, "most": limit}
+    rows = connection.execute(_EVENTS[connection.dialect.name], values).mappings()
+    return [event_from_row(job_id, row) for row in rows]
+
+
+def _values_of_job(connection: Connection, job_id: str, sequences: JobSequences) -> dict[str, Any] | None:
+    """Return the values of `_events_of_job`; None if the job does not exist."""
+    if connection.dialect.name != POSTGRES:
+        return {"job_id": job_id}
+    sequence = sequences.find(connection, job_id)
+    return None if sequence is None else {"job_id": job_id, "sequence": sequence}
 
 
 def list_newest_events(
-    connection: Connection, job_id: str, types: frozenset[str], tools: frozenset[str], limit: int
+    connection: Connection,
+    job_id: str,
+    types: frozenset[str],
+    tools: frozenset[str],
+    limit: int,
+    *,
+    sequences: JobSequences,
 ) -> list[Event]:
     """Return the newest events of types and calls of tools; see `Store.list_newest_events`."""
+    job = _values_of_job(connection, job_id, sequences)
+    if job is None:
+        return []
     values = {
-        "job_id": job_id,
+        **job,
         "types": sorted(types),
         "tools": field_values(connection, sorted(tools)),
         "most": limit,
@@ -218,7 +263,7 @@ def list_newest_events(
         each for each in ids if each.encode("utf-8", "ignore").decode() == each
     ]  # SQL has no half characters
     for chunk in range(0, len(ids), _CHUNK_SIZE):
-        values = {"job_id": job_id, "ids": field_values(connection, ids[chunk : chunk + _CHUNK_SIZE])}
+        values = {**job, "ids": field_values(connection, ids[chunk : chunk + _CHUNK_SIZE])}
         results = connection.execute(_TOOL_RESULTS[connection.dialect.name], values).mappings()
         found += [event_from_row(job_id, row) for row in results if row["type"] not in types]
     return sorted(found, key=lambda event: event.seq)
@@ -245,9 +290,9 @@ def get_output(connection: Connection, job_id: str) -> RunOutput | None:
 
 def list_in_states(connection: Connection, states: frozenset[State]) -> list[Job]:
     """Return the jobs in these states; see `Store.list_in_states`."""
-    query = select(*jobs.c, _LAST_EVENT).where(jobs.c.state.in_(sorted(states))).order_by(jobs.c.sequence)
+    query = select(*jobs.c).where(jobs.c.state.in_(sorted(states))).order_by(jobs.c.sequence)
     rows = connection.execute(query).mappings().all()
-    return [job_from_row(row, _runs_of(connection, row["sequence"])) for row in rows]
+    return [_job_of(connection, row) for row in rows]
 
 
 def list_ended_before(connection: Connection, moment: datetime, limit: int) -> list[str]:

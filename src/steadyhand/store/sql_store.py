@@ -58,6 +58,7 @@ from steadyhand.store.commit_marks import create_marks
 from steadyhand.store.database_url import DEFAULT_NODE, is_postgres_url, require_psycopg
 from steadyhand.store.drained_nodes import SqlDrainedNodes
 from steadyhand.store.driver import SQLITE
+from steadyhand.store.job_sequences import JobSequences
 from steadyhand.store.outage import unavailable
 from steadyhand.store.page_sessions import SqlPageSessions
 from steadyhand.store.readers import Readers
@@ -71,6 +72,8 @@ if TYPE_CHECKING:
 
 OPTIMIZE_SECONDS = 3600.0
 """The time between two refreshes of the statistics; the first one is that long after the start."""
+PARTITION_SECONDS = 60.0
+"""The time between two looks at the partitions of Postgres; a hundred thousand jobs have room until the next one."""
 
 T = TypeVar("T")
 
@@ -93,8 +96,12 @@ class SqlStore:
         monotonic: Callable[[], float] = time.monotonic,
         on_close: Callable[[], None] = lambda: None,
         node: str | None = None,
+        partition_upkeep: Callable[[], bool] | None = None,
     ) -> None:
-        """Create it. `node` is the name of this service if others may use the database as well, else None."""
+        """Create it. `node` is the name of this service if others may use the database as well, else None.
+
+        `partition_upkeep` does a piece of the upkeep of partitions and returns True if there is more of it; it blocks.
+        """
         self._node = node
         self._write_engine = write_engine
         self._read_engine = read_engine
@@ -117,6 +124,7 @@ class SqlStore:
         self._on_close = on_close
         self._closed = False
         self._has_older_jobs = True
+        self._sequences = JobSequences()
         self._plan_deliveries: PlanDeliveries | None = None
         self._on_deliveries: Callable[[frozenset[str]], None] = lambda _circuits: None
         self.page_sessions = SqlPageSessions(self._writer.submit, self._read)
@@ -126,6 +134,8 @@ class SqlStore:
         self._check_change: Callable[[bool, Connection, Job, Job], None] | None = None
         self._monotonic = monotonic
         self._optimized_at = monotonic()
+        self._partition_upkeep = partition_upkeep
+        self._partitions_at = monotonic()
 
     @property
     def outage(self) -> str | None:
@@ -250,13 +260,15 @@ class SqlStore:
 
     async def list_events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[Event]:
         """Return the events with numbers above `after`, in order."""
-        return await self._read_alone(lambda at: reads.list_events(at, job_id, after, limit))
+        return await self._read_alone(lambda at: reads.list_events(at, job_id, after, limit, self._sequences))
 
     async def list_newest_events(
         self, job_id: str, types: frozenset[str], tools: frozenset[str], limit: int
     ) -> Sequence[Event]:
         """Return the newest events of these types and the calls of these tools, with their results, in order."""
-        return await self._read(lambda at: reads.list_newest_events(at, job_id, types, tools, limit))
+        return await self._read(
+            lambda at: reads.list_newest_events(at, job_id, types, tools, limit, sequences=self._sequences)
+        )
 
     async def save_output(self, job_id: str, run: int, output: RunOutput) -> None:
         """Store the output of a run, after an outage if need be. Raise `NotFound` if the job does not exist."""
@@ -305,14 +317,23 @@ class SqlStore:
         )
 
     async def maintain(self) -> bool:
-        """Add older jobs to the search index, or refresh statistics; return True if there is more to do at once."""
+        """Add older jobs to the search index, refresh statistics, keep partitions; return True if there is more to do."""
         if self._has_older_jobs:
             self._has_older_jobs = await self._writer.submit(upkeep.index_older_jobs)
             return self._has_older_jobs
         if self._monotonic() - self._optimized_at >= OPTIMIZE_SECONDS:
             self._optimized_at = self._monotonic()
             await self._writer.submit(upkeep.optimize)
-        return False
+        return await self._maintain_partitions()
+
+    async def _maintain_partitions(self) -> bool:
+        if self._partition_upkeep is None or self._monotonic() < self._partitions_at:
+            return False
+        self._partitions_at = self._monotonic() + PARTITION_SECONDS  # also if it fails
+        has_more = await asyncio.to_thread(self._partition_upkeep)
+        if has_more:
+            self._partitions_at = self._monotonic()
+        return has_more
 
     async def list_keys(self) -> Sequence[ApiKey]:
         """Return the stored keys, oldest first."""
@@ -495,7 +516,7 @@ async def open_store(
     use it, each with a name of its own, `node`. Raise `ConfigError` for an unsupported URL, `StoreError` if the
     database cannot be used, and `DatabaseBusy` if another service uses it, with Postgres under the same name.
     """
-    write_engine, read_engine, release = await asyncio.to_thread(_open_engines, url, node)
+    write_engine, read_engine, partition_upkeep, release = await asyncio.to_thread(_open_engines, url, node)
     return SqlStore(
         write_engine,
         read_engine,
@@ -504,14 +525,25 @@ async def open_store(
         on_commit=on_commit,
         on_close=release,
         node=node if is_postgres_url(url) else None,
+        partition_upkeep=partition_upkeep,
     )
 
 
-def _open_engines(url: str, node: str) -> tuple[Engine, Engine, Callable[[], None]]:
+def _open_engines(
+    url: str, node: str
+) -> tuple[Engine, Engine, Callable[[], bool] | None, Callable[[], None]]:
+    """Return the engines for writes and for reads, the upkeep that Postgres needs, and the end of all."""
     if not is_postgres_url(url):
-        return *open_sqlite_engines(parse_sqlite_url(url)), lambda: None
+        return *open_sqlite_engines(parse_sqlite_url(url)), None, lambda: None
     require_psycopg()
     from steadyhand.store.postgres.engines import open_postgres_engines  # noqa: PLC0415  # it needs an extra
+    from steadyhand.store.postgres.partition_upkeep import PartitionUpkeep  # noqa: PLC0415
 
     write_engine, read_engine, lock = open_postgres_engines(url, node)
-    return write_engine, read_engine, lock.release
+    partitions = PartitionUpkeep(write_engine)
+
+    def close() -> None:
+        partitions.close()
+        lock.release()
+
+    return write_engine, read_engine, partitions.run, close

@@ -16,7 +16,7 @@ from steadyhand.errors import Conflict, NotFound
 from steadyhand.events import Event, EventDraft
 from steadyhand.job import ENDED, Job, Run, State, with_store_fields
 from steadyhand.ports import AddResult, ApiKey, IdempotencyKey, ModelCall, RunOutput, TickClaim
-from steadyhand.store import announcements, derived, reads, schedules, usage_sums
+from steadyhand.store import announcements, derived, leftover_events, reads, schedules, usage_sums
 from steadyhand.store.bulk_insert import CompiledInsert
 from steadyhand.store.changed_jobs import note_changed
 from steadyhand.store.driver import POSTGRES, execute, fetch_all
@@ -187,16 +187,18 @@ def update_job(
     return changed, added
 
 
-def lock_jobs(connection: Connection, job_ids: Collection[str]) -> None:
+def lock_jobs(connection: Connection, job_ids: Collection[str]) -> Sequence[int]:
     """Lock jobs until the end of the transaction, in a statement of its own: what it reads next is then the newest.
 
     SQLite has one writer at a time. Of Postgres several nodes may write the events of one job.
+    Return the sequences of those that exist, none on SQLite.
     """
     if connection.dialect.name == POSTGRES:
         ids = sorted(job_ids)
         places = ", ".join("?" * len(ids))
-        query = f"SELECT 1 FROM jobs WHERE id IN ({places}) ORDER BY id FOR NO KEY UPDATE"  # noqa: S608  # only places
-        fetch_all(connection, query, ids)
+        query = f"SELECT sequence FROM jobs WHERE id IN ({places}) ORDER BY id FOR NO KEY UPDATE"  # noqa: S608  # only places
+        return [sequence for (sequence,) in fetch_all(connection, query, ids)]
+    return ()
 
 
 def _update_row(
@@ -240,8 +242,7 @@ def append_events(connection: Connection, appends: Sequence[EventAppend]) -> lis
     Raise `NotFound` if one of the jobs does not exist, and `Conflict` if one of the runs is over.
     """
     job_ids = {each.job_id for each in appends}
-    lock_jobs(connection, job_ids)
-    last_numbers = reads.last_event_numbers(connection, job_ids)
+    last_numbers = reads.last_event_numbers(connection, job_ids, lock_jobs(connection, job_ids))
     _require_runs(connection, [(each.job_id, each.run) for each in appends if each.run is not None])
     rows: list[dict[str, Any]] = []
     added: list[Sequence[Event]] = []
@@ -293,12 +294,17 @@ def delete_job(connection: Connection, job_id: str, now: datetime) -> bool:
         raise Conflict(
             f"The job {turn_id} continues its conversation and has not begun yet; cancel it first, or wait."
         )
-    _delete_jobs(connection, [job_id], now)
+    sequences = _delete_jobs(connection, [job_id], now)
+    if connection.dialect.name == POSTGRES:
+        leftover_events.delete(connection, sequences)
     return True
 
 
 def delete_jobs(connection: Connection, job_ids: Sequence[str], now: datetime) -> list[str]:
-    """Delete those of these jobs that may be deleted, and return the ids of the others; see `Store.delete_all`."""
+    """Delete those of these jobs that may be deleted, and return the ids of the others; see `Store.delete_all`.
+
+    On Postgres their events are left, where nothing reads them; see `leftover_events`.
+    """
     awaited = reads.list_awaited(connection)
     states = connection.execute(_STATES, {"job_ids": list(job_ids)}).all()
     refused = [row.id for row in states if State(row.state) not in ENDED or row.id in awaited]
@@ -306,16 +312,19 @@ def delete_jobs(connection: Connection, job_ids: Sequence[str], now: datetime) -
     return refused
 
 
-def _delete_jobs(connection: Connection, job_ids: Sequence[str], now: datetime) -> None:
+def _delete_jobs(connection: Connection, job_ids: Sequence[str], now: datetime) -> Sequence[int]:
+    """Delete jobs with the rows that refer to them, and return their sequences."""
     if not job_ids:
-        return
+        return ()
     rows = connection.execute(_DERIVED_COLUMNS, {"job_ids": list(job_ids)}).mappings().all()
     connection.execute(_DELETE_JOBS, {"job_ids": list(job_ids)})
     deleted_at = to_microseconds(now)
     _INSERT_DELETED.run(connection, [{"id": job_id, "deleted_at": deleted_at} for job_id in job_ids])
     connection.execute(_FORGET_DELETED, {"moment": to_microseconds(now - DELETED_JOBS_TTL)})
-    note_changed(connection, (row["sequence"] for row in rows))
+    sequences = [row["sequence"] for row in rows]
+    note_changed(connection, sequences)
     derived.remove(connection, [derived.source_of_row(row) for row in rows])
+    return sequences
 
 
 def save_key(connection: Connection, key: ApiKey) -> None:

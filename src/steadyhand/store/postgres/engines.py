@@ -1,5 +1,7 @@
 """Opening a database of Postgres for the store: the lock, the schema, then the connections."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import psycopg
@@ -15,6 +17,7 @@ from steadyhand.store.postgres.connections import (
     parse_postgres_url,
 )
 from steadyhand.store.postgres.database_lock import DatabaseLock
+from steadyhand.store.postgres.event_migration import migrate_with_events
 from steadyhand.store.readers import CONNECTIONS
 
 _IDLE_SECONDS = 8
@@ -30,11 +33,7 @@ def open_postgres_engines(url: str, node: str) -> tuple[Engine, Engine, Database
         lock.acquire()
         write = partial(create_postgres_engine, parameters, purpose="writer", connections=1)
         write_engine = write(before_use=lock.ensure, idle_seconds=_IDLE_SECONDS)
-        with write_engine.begin() as connection:
-            _check_encoding(connection)
-            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK:d})"))
-            migrate(connection)
+        migrate_with_events(partial(_begin_migration, write_engine), migrate)
         read_engine = create_postgres_engine(
             parameters, purpose="reader", connections=CONNECTIONS, read_only=True
         )
@@ -45,6 +44,15 @@ def open_postgres_engines(url: str, node: str) -> tuple[Engine, Engine, Database
         lock.release()
         raise
     return write_engine, read_engine, lock
+
+
+@contextmanager
+def _begin_migration(engine: Engine) -> Iterator[Connection]:
+    with engine.begin() as connection:
+        _check_encoding(connection)
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK:d})"))
+        yield connection
 
 
 def _check_encoding(connection: Connection) -> None:

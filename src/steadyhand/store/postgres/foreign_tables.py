@@ -14,15 +14,19 @@ FOREIGN_REMEDY: Final = "Use an empty database."
 _OTHERS: Final = (
     "budget_leases",
     "credential_states",
+    "events_0",
+    "events_default",
     "job_texts",
     "key_rates",
+    "leftover_events",
     "node_calls",
     "procrastinate_jobs",
     "queue_nodes",
     "queue_places",
     "queue_turn",
 )
-"""The tables that are not in `METADATA`: the search index, those of the queue, its engine and shared limits."""
+"""The tables that are not in `METADATA`: partitions, jobs whose events are left, the search index, those of the queue,
+its engine and shared limits."""
 
 
 def foreign_tables(rows: Iterable[Sequence[Any]]) -> str | None:

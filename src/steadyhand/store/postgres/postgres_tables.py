@@ -4,6 +4,8 @@ Text has the order of its bytes, as in SQLite, whatever the order of the databas
 of SQLite ends with the primary key of its table; here one of jobs names it. A workspace may be too long for an index,
 which has its digest then; other texts in indexes are short.
 
+Events are partitioned; see `event_partitions`.
+
 The first service on a database creates the newest schema at once. A migration has to bring an earlier one to the same:
 it asks the context for the dialect where they differ. `tests/store/test_postgres_store.py` compares them.
 """
@@ -13,6 +15,7 @@ from sqlalchemy import (
     Column,
     Connection,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -25,6 +28,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from steadyhand.errors import StoreError
 from steadyhand.store.driver import postgres_words, text_digest, workspace_digest
+from steadyhand.store.postgres.event_partitions import create_partitions
 from steadyhand.store.postgres.foreign_tables import FOREIGN_REMEDY, TABLES, foreign_tables
 from steadyhand.store.schema import METADATA, NEWEST_REVISION, ROWS_OF_INDEX
 
@@ -40,6 +44,7 @@ def create_schema(connection: Connection) -> None:
     if foreign is not None:
         raise StoreError(f"The database cannot be used: it is one {foreign}. {FOREIGN_REMEDY}")
     create_metadata().create_all(connection, checkfirst=False)
+    create_partitions(connection)
     connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)")
     connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": NEWEST_REVISION})
 
@@ -62,6 +67,7 @@ def create_metadata() -> MetaData:
     digest = text(workspace_digest(_WORKSPACE))
     Index("uq_job_groups_names", groups.c.api_key_id, groups.c.agent, digest, unique=True)
     _add_texts(metadata)
+    _partition_events(metadata)
     return metadata
 
 
@@ -100,4 +106,21 @@ def _add_texts(metadata: MetaData) -> None:
         ),
         Column("words", TSVECTOR, nullable=False),
         Index("ix_job_texts_words", "words", postgresql_using="gin"),
+    )
+
+
+def _partition_events(metadata: MetaData) -> None:
+    """Let the events lie in ranges of jobs, without a reference to them, beside the jobs whose events are left."""
+    events = metadata.tables["events"]
+    events.dialect_options["postgresql"]["partition_by"] = "RANGE (job)"
+    references = [each for each in events.constraints if isinstance(each, ForeignKeyConstraint)]
+    events.constraints.difference_update(references)
+    events.foreign_keys.clear()
+    events.c.job.foreign_keys.clear()
+    Table(
+        "leftover_events",
+        metadata,
+        Column("job", BigInteger, primary_key=True, autoincrement=False),
+        Column("removed_at", BigInteger, nullable=False),
+        Index("ix_leftover_events_removed_at", "removed_at"),
     )
