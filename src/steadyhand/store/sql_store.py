@@ -317,7 +317,7 @@ class SqlStore:
         )
 
     async def maintain(self) -> bool:
-        """Add older jobs to the search index, refresh statistics, keep partitions; return True if there is more to do."""
+        """Add older jobs to the search index, refresh statistics, keep partitions; return True if there is more."""
         if self._has_older_jobs:
             self._has_older_jobs = await self._writer.submit(upkeep.index_older_jobs)
             return self._has_older_jobs

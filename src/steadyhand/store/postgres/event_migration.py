@@ -8,8 +8,8 @@ Three transactions, of which each waits a third of a second at most for its lock
 3. The migrations, under a lock of `events` and of `jobs` against everybody. With the constraint the table becomes
    the first partition without being read.
 
-The limit is far above the newest job, so nodes of the version before go on for long if this is broken off. The constraint
-goes if the migration fails.
+The limit is far above the newest job, so nodes of the version before go on for long if this is broken off. If the
+migration fails, the constraint goes.
 """
 
 import re
