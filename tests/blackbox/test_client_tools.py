@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 import httpx2
+import pytest
 from tests import openai_types
 
 from steadyhand.testing.cli import cli_path
@@ -57,6 +58,7 @@ def test_calls_come_and_go_between_a_client_and_a_sealed_agent(real_default: Ser
         assert (job["state"], job["run"]) == ("completed", 1)
 
 
+@pytest.mark.long  # as in `tests/runner/claude/test_mcp_tools`
 def test_a_client_that_takes_one_call_at_a_time_gets_them_so(real_default: Service) -> None:
     service = real_default
     talk = [QUESTION]

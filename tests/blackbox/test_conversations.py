@@ -195,7 +195,7 @@ def respond(service: Service, items: list[Any], **more: Any) -> tuple[list[dict[
 
 
 @pytest.mark.parametrize(
-    ("refer", "stream"), [(False, False), (True, True), long(False, True), long(True, False)]
+    ("refer", "stream"), [long(False, False), (True, True), long(False, True), long(True, False)]
 )
 def test_responses_go_on_in_the_session_of_what_comes_back(
     service: Service, *, refer: bool, stream: bool

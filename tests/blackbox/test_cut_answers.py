@@ -16,6 +16,7 @@ def real(real_default: Service) -> Service:
     return real_default
 
 
+@pytest.mark.long  # the chat below has it in one piece, too
 def test_a_job_has_the_whole_answer(real: Service) -> None:
     job = real.run_job(PROMPT, agent="chat")
     assert (job["state"], job["answer"]) == ("completed", WHOLE)

@@ -66,7 +66,6 @@ def test_a_prompt_of_two_megabytes_is_executed_by_the_real_cli(real: Service, mo
 
 
 @LONG_CLASSIC
-@pytest.mark.long  # the runner with the real CLI and this route with the stand-in are tested
 def test_an_agent_that_nobody_defined_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
     model.clear()
     job = real.poll_classic(real.execute_classic("Say ok.", "nobody")["job_id"])
@@ -223,7 +222,7 @@ def test_a_kill_9_and_a_sigterm_of_the_service_leave_nothing_of_the_real_cli_ali
     assert service.get_job(second)["state"] == "interrupted"
 
 
-@pytest.mark.long  # `steadyhand demo` does it in `tests/cli`
+@pytest.mark.long  # the demo of a release does it in `tests/package`, a how-to in `tests/docs`
 def test_the_example_is_fixed_by_the_real_cli_and_the_diff_says_how(
     real_default: Service, world_dir: Path
 ) -> None:
@@ -361,7 +360,7 @@ DOORS: dict[str, tuple[str, dict[str, Any]]] = {
     [
         ("default", "a job"),
         pytest.param("default", "a chat", marks=pytest.mark.long),
-        ("default", "a forced tool"),
+        pytest.param("default", "a forced tool", marks=pytest.mark.long),
         pytest.param("default", "a response", marks=pytest.mark.long),
         pytest.param("classic", "a job", marks=pytest.mark.long),
     ],
@@ -395,7 +394,6 @@ def test_a_prompt_with_the_name_of_the_clis_own_command_is_a_task_or_a_failure(
         assert "/plan a refactoring" in model.requests[0].prompt
 
 
-@pytest.mark.long  # each half has a test: the runner's of commands, and of costs
 def test_a_later_turn_with_such_a_name_keeps_the_conversation_and_each_turn_has_its_own_cost(
     real_default: Service, model: ScriptedModel
 ) -> None:

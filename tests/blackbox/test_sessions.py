@@ -121,6 +121,7 @@ def test_of_two_writers_of_one_session_the_second_waits_for_the_first(
         assert job_of(service, two.result())["parent_job_id"] == job_of(service, one.result())["id"]
 
 
+@pytest.mark.long  # two writers are above
 def test_of_many_writers_that_come_at_once_each_knows_what_those_before_it_said(service: Service) -> None:
     many = 6
     with ThreadPoolExecutor(many) as pool:
