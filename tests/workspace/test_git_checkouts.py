@@ -84,6 +84,7 @@ class TestSealedClones(_WithoutOverlay):
 
     shares = True
     long_tests = AS_WITHOUT_A_SANDBOX | {
+        "test_the_diff_applies_and_gives_the_tree_that_the_agent_left",
         "test_a_file_a_link_and_a_folder_that_took_each_others_place_are_kept_without_a_warning",
         "test_scratch_is_an_empty_directory_of_the_agent",
     }

@@ -427,6 +427,7 @@ def test_no_object_of_a_checkout_is_a_hard_link_into_the_mirror(
     assert not (place.directory / ".git" / "objects" / "info" / "alternates").exists()
 
 
+@pytest.mark.long
 def test_a_thousand_new_files_are_all_kept(checkouts: GitCheckouts, repository: Repository) -> None:
     script = "mkdir many && cd many && i=0; while [ $i -lt 1000 ]; do echo $i > f$i; i=$((i+1)); done"
     place, harvest = after(checkouts, repository, script)

@@ -15,8 +15,8 @@ from tests.workspace.histories import generate
 from tests.workspace.history_bases import BASES
 from tests.workspace.history_world import HistoryWorld, shrink
 
-BLOCK = 12
-BLOCKS, LONG_BLOCKS = 1, 167
+BLOCK = 6
+BLOCKS, LONG_BLOCKS = 1, 334
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="layers are mounted by root")
 

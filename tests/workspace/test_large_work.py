@@ -77,6 +77,7 @@ def test_a_harvest_that_is_cut_keeps_the_commits_and_the_first_files_and_names_t
     assert "Mine" in Bundle(repository, place).git(f"log --format=%s {changes_of(harvest).head}")
 
 
+@pytest.mark.long
 def test_a_harvest_that_is_cut_before_the_files_keeps_the_commits(
     world_dir: Path, repository: Repository
 ) -> None:

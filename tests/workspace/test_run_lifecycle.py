@@ -49,6 +49,7 @@ class TestLevelBwrap(_Here):
     shares = False
     long_tests = frozenset(
         {
+            "test_bytes_go_in_and_come_out_as_they_are",  # the runner has such a test of its own
             "test_nothing_is_alive_after_a_run_that_ended_by[itself]",
             "test_nothing_is_alive_after_a_run_that_ended_by[a task that is cancelled]",
         }
@@ -78,8 +79,8 @@ class TestLevelBwrapWithCopies(_WithoutOverlay):
     """A private copy, which differs from a clone by its objects alone."""
 
 
+@pytest.mark.long
 class TestLevelBwrapWithClones(_WithoutOverlay):
+    """A clone, whose process is that of any other checkout in the sandbox."""
+
     shares = True
-    long_tests = frozenset(  # their process is that of any checkout in the sandbox
-        name for name in dir(IsolationContract) if name.startswith("test_") and "is_harvested" not in name
-    )
