@@ -92,7 +92,7 @@ MATRIX_ANSWER = {
 @pytest.mark.parametrize(
     ("url", "answer"),
     [
-        ("gotify://@HERE@/the-token-of-gotify", {}),
+        pytest.param("gotify://@HERE@/the-token-of-gotify", {}, marks=pytest.mark.long),
         ("matrix://user:password@@HERE@/%23room", MATRIX_ANSWER),
     ],
 )

@@ -6,6 +6,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from steadyhand.testing.cli import SYSTEM_PATH
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +58,7 @@ def test_the_wheel_has_the_command_and_the_licence(wheel: Path) -> None:
         assert any(name.endswith("licenses/LICENSE") for name in opened.namelist())
 
 
+@pytest.mark.long  # the demo of `test_release.py` finds it, too
 def test_what_is_unpacked_from_the_wheel_finds_its_data(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as opened:
         opened.extractall(tmp_path)
