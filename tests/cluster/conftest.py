@@ -30,7 +30,8 @@ __all__ = [  # fixtures, taken in
 ]
 
 MakeCluster = Callable[..., Cluster]
-_CLUSTERS = pytest.StashKey[list[Cluster]]()
+CLUSTERS = pytest.StashKey[list[Cluster]]()
+"""The clusters of a test, for its report."""
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def make_cluster(
     request: pytest.FixtureRequest, make_service: MakeService, postgres_url: str
 ) -> Iterator[MakeCluster]:
     """Start the nodes of one cluster; keywords are those of `Cluster`, and `url`. They are ended with the test."""
-    clusters = request.node.stash.setdefault(_CLUSTERS, [])
+    clusters = request.node.stash.setdefault(CLUSTERS, [])
     with ExitStack() as stack:
 
         def make(**options: object) -> Cluster:
@@ -55,6 +56,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Add the ends of the logs of all nodes to the report of a test that failed."""
     report = yield
     if report.failed:
-        for cluster in item.stash.get(_CLUSTERS, []):
+        for cluster in item.stash.get(CLUSTERS, []):
             report.sections += [("logs of the nodes", text) for text in cluster.log_tails()]
     return report

@@ -1,8 +1,12 @@
 """What a failure tells about the nodes of a cluster."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from tests.cluster.conftest import CLUSTERS
+from tests.cluster.conftest import pytest_runtest_makereport as add_logs
 
 from steadyhand.testing.cluster import Cluster
 from steadyhand.testing.service import LOG_TAIL_BYTES, Service
@@ -43,3 +47,15 @@ def fail_in(cluster: Cluster) -> None:
 def test_the_end_of_a_short_log_is_all_of_it(cluster: Cluster) -> None:
     cluster["two"].log_path.write_text("begun\nüber\n")
     assert cluster["two"].log_tail() == "begun\nüber\n"
+
+
+def test_a_test_of_a_cluster_that_fails_has_the_logs_in_its_report(cluster: Cluster) -> None:
+    item: Any = SimpleNamespace(stash=pytest.Stash())
+    item.stash[CLUSTERS] = [cluster]
+    for failed, count in ((True, 2), (False, 0)):
+        report: Any = SimpleNamespace(failed=failed, sections=[])
+        hook = add_logs(item)
+        next(hook)
+        with pytest.raises(StopIteration):
+            hook.send(report)
+        assert [name for name, _ in report.sections] == ["logs of the nodes"] * count
