@@ -32,8 +32,9 @@ def _git(*arguments: str) -> bytes:
 
 def names_at(commit: str) -> set[str]:
     """Return the names of the test functions of a commit."""
-    with tarfile.open(fileobj=io.BytesIO(_git("archive", "--format=tar", commit, "tests"))) as archive:
-        files = [archive.extractfile(member) for member in archive if member.name.endswith(".py")]
+    with tarfile.open(fileobj=io.BytesIO(_git("archive", "--format=tar", commit, "src", "tests"))) as archive:
+        found = [member for member in archive if member.name.startswith(FOLDERS)]
+        files = [archive.extractfile(member) for member in found if member.name.endswith(".py")]
         return set().union(*(_names(file.read()) for file in files if file is not None))
 
 
