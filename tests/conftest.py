@@ -1,5 +1,6 @@
 """Fixtures for every test: a directory that agents can reach, the scripted model, the real CLI and the stand-in."""
 
+import gc
 import logging
 import os
 import shutil
@@ -45,6 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
         max_examples=examples(100, quick=30),
     )
     settings.load_profile("busy")
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector pass over all that was collected: looking at it is an eighth of the time of quick tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
