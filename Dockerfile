@@ -4,10 +4,10 @@
 FROM debian:bookworm-slim AS build
 RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ca-certificates python3-venv
+RUN python3 -m venv /build
 COPY pyproject.toml README.md LICENSE /src/
 COPY src /src/src
-RUN python3 -m venv /build \
-    && /build/bin/python -m pip wheel --quiet --no-deps --wheel-dir /wheels /src
+RUN /build/bin/python -m pip wheel --quiet --no-deps --wheel-dir /wheels /src
 
 FROM debian:bookworm-slim
 # git makes the checkouts, bubblewrap the sandbox. Agents see this /usr in the sandbox, with its python3.
@@ -23,13 +23,13 @@ RUN python3 -m venv /opt/steadyhand \
     && python3 -c "import tomllib as t; p = t.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['postgres'], sep='\n')" > needs.txt \
     && /opt/steadyhand/bin/python -m pip install --quiet --no-cache-dir -c constraints.txt -r needs.txt \
     && rm -r /tmp/steadyhand
+RUN groupadd --gid 10001 steadyhand \
+    && useradd --uid 10001 --gid 10001 --home-dir /home/steadyhand --create-home --shell /usr/sbin/nologin steadyhand \
+    && install -d -o 10001 -g 10001 -m 0755 /data
 COPY --from=build /wheels /tmp/wheels
 RUN /opt/steadyhand/bin/python -m pip install --quiet --no-cache-dir --no-deps /tmp/wheels/*.whl \
     && ln -s /opt/steadyhand/bin/steadyhand /usr/local/bin/steadyhand \
     && rm -r /tmp/wheels
-RUN groupadd --gid 10001 steadyhand \
-    && useradd --uid 10001 --gid 10001 --home-dir /home/steadyhand --create-home --shell /usr/sbin/nologin steadyhand \
-    && install -d -o 10001 -g 10001 -m 0755 /data
 ENV STEADYHAND_DATA_DIR=/data
 VOLUME ["/data"]
 USER 10001:10001

@@ -231,7 +231,7 @@ class Container:
             return self.execute(*self._image.stage.health).returncode == 0
 
         try:
-            wait_until(well, allowed, interval=0.5)
+            wait_until(well, allowed, interval=1.0)
         except TimeoutError as error:
             raise AssertionError(f"it is not healthy:\n{self.log}") from error
 

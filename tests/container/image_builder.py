@@ -1,7 +1,7 @@
 """Carries out a Dockerfile's own steps without an engine: each step in a root of its own over the layers before it.
 
 Layers are folders, kept by what they were made from, as engines keep them, so that a second build takes moments. What
-depends on the sources, which change all the time, is not kept.
+depends on the sources, which change all the time, is kept for hours: for the other processes of a run of the tests.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +27,10 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BASE = "debian:bookworm-slim"
 SUITE = "bookworm"
 STEP_SECONDS, BASE_SECONDS = 600, 900
-FRESH_SECONDS, KEPT_SECONDS = 7 * 86_400, 14 * 86_400
+FRESH_SECONDS, KEPT_SECONDS, CHANGING_SECONDS = 7 * 86_400, 14 * 86_400, 3 * 3_600
 _FROM = "/dev/.from"
 _CHANGING = "src"
+_CHANGING_PREFIX, _GONE_PREFIX = "changing-", "gone-"
 _SLIM = (
     "force-unsafe-io", "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/doc/*",
     "path-exclude=/usr/share/locale/*",
@@ -62,11 +63,11 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class _BuildState:
-    """A stage so far: its layers, what it was made from, and whether it may be kept."""
+    """A stage so far: its layers, what it was made from, and True if it is without the sources."""
 
     layers: tuple[str, ...]
     key: str
-    kept: bool = True
+    is_lasting: bool = True
 
 
 def cache_folder() -> Path:
@@ -124,7 +125,7 @@ class ImageBuilder:
     ) -> _BuildState:
         env = {"PATH": PATH, **stage.env}
         binds: list[Bind]
-        kept, sources = built.kept, ""
+        is_lasting, sources = built.is_lasting, ""
         if isinstance(step, Run):
             argv = ["/bin/sh", "-c", step.command]
             more, folders = registry_access.build_settings()
@@ -136,23 +137,18 @@ class ImageBuilder:
             if step.stage is None:
                 binds = [(str(self._context), _FROM)]
                 sources = _digest(self._context, step.sources)
-                kept = kept and _CHANGING not in step.sources
+                is_lasting = is_lasting and _CHANGING not in step.sources
             else:
                 other = named[step.stage]
                 binds = [(list(other.layers), _FROM)]
-                sources, kept = other.key, kept and other.kept
+                sources, is_lasting = other.key, is_lasting and other.is_lasting
         made_from = json.dumps([built.key, repr(step), stage.env, sources])
         key = hashlib.sha256(made_from.encode()).hexdigest()[:24]
-        layer = self._cache / key
-        if kept and layer.is_dir():
-            os.utime(layer)
-        else:
-            folder = self._enter(built.layers, binds, env, argv, str(step))
-            if kept:
-                folder.rename(layer)
-            else:
-                layer = folder
-        return _BuildState((*built.layers, str(layer)), key, kept)
+        layer = self._cache / (key if is_lasting else _CHANGING_PREFIX + key)
+        if not layer.is_dir():
+            self._enter(built.layers, binds, env, argv, str(step)).rename(layer)
+        os.utime(layer)
+        return _BuildState((*built.layers, str(layer)), key, is_lasting)
 
     def _enter(
         self, lower: Sequence[str], binds: Sequence[Bind], env: dict[str, str], argv: list[str], what: str
@@ -171,10 +167,18 @@ class ImageBuilder:
         return area / "upper"
 
     def _forget_old(self) -> None:
-        """Remove layers that nobody asked for in a while."""
+        """Remove layers that nobody asked for in a while, and the rest of removals that were interrupted."""
         for path in self._cache.iterdir():
-            if path.is_dir() and time.time() - path.stat().st_mtime > KEPT_SECONDS:
-                shutil.rmtree(path)
+            with suppress(FileNotFoundError):  # another process has taken its scratch folder away
+                self._forget_if_old(path)
+
+    def _forget_if_old(self, path: Path) -> None:
+        seconds = CHANGING_SECONDS if path.name.startswith(_CHANGING_PREFIX) else KEPT_SECONDS
+        is_gone = path.name.startswith(_GONE_PREFIX)
+        if not path.is_dir() or (not is_gone and time.time() - path.stat().st_mtime <= seconds):
+            return
+        # First to another name: half of a layer must not be taken for the whole one.
+        shutil.rmtree(path if is_gone else path.rename(self._cache / f"{_GONE_PREFIX}{time.time_ns()}"))
 
 
 def enter_command(spec: dict[str, object], *namespaces: str) -> list[str]:

@@ -2,15 +2,12 @@
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.container.conftest import PROJECT
 from tests.container.container import ComposeService, Container
-from tests.container.dockerfile import parse
-from tests.container.image_builder import Image, ImageBuilder, cache_folder
+from tests.container.image_builder import Image
 
 from steadyhand.testing.cli import DUMMY_API_KEY
 
@@ -19,26 +16,10 @@ pytestmark = [
     pytest.mark.timeout(1800),  # the first time all of Debian is fetched
 ]
 
-PROJECT = Path(__file__).resolve().parents[2]
 MODEL_PORT = 9099
 PYTHON = "/opt/steadyhand/bin/python"
 REPOSITORY = "/home/steadyhand/shop"
 MAKE = f"from pathlib import Path; from steadyhand.testing.example import make_repository as m; m(Path('{REPOSITORY}'))"
-
-
-@pytest.fixture(scope="module")
-def scratch() -> Iterator[Path]:
-    # Beside the kept layers: what is kept is renamed, which no two file systems can do.
-    cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="scratch-", dir=cache_folder()))
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def image(scratch: Path) -> Image:
-    stages = parse((PROJECT / "Dockerfile").read_text("utf-8"))
-    return ImageBuilder(PROJECT, scratch, cache_folder()).build(stages)
 
 
 def service(file: str) -> ComposeService:
@@ -62,7 +43,8 @@ def namespace_of(pid: int | str) -> str | None:
         return None
 
 
-@pytest.mark.parametrize("file", ["compose.yaml", "compose.none.yaml"])
+# The other one opens less of the engine; test_compose.py holds that it fits the image.
+@pytest.mark.parametrize("file", ["compose.yaml", pytest.param("compose.none.yaml", marks=pytest.mark.long)])
 def test_a_job_is_done_in_the_container_and_a_stop_leaves_nothing(
     image: Image, scratch: Path, file: str
 ) -> None:

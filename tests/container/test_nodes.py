@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.container.conftest import PROJECT
 from tests.container.container import ComposeService, Container
 from tests.container.image_builder import Image
-from tests.container.test_image import MODEL_PORT, PROJECT, PYTHON, image, scratch
+from tests.container.test_image import MODEL_PORT, PYTHON
 from tests.deploy.chart import FULL, container_of, environment_of, render
 
 from steadyhand.testing.cli import DUMMY_API_KEY
@@ -26,8 +27,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a root"),
     pytest.mark.timeout(1800),
 ]
-__all__ = ["image", "scratch"]  # fixtures, taken in
-
 COMPOSE = PROJECT / "deploy/compose/compose.yaml"
 KEY = "sh-test-key-of-the-containers"
 SOCKET = "/run/postgres"
@@ -111,6 +110,8 @@ def node_of(job: dict[str, Any]) -> str:
     return name
 
 
+# The pods below are two such nodes in each run; how the compose file differs from them is read by test_compose.py.
+@pytest.mark.long
 def test_the_nodes_of_compose_share_jobs_and_a_drained_one_gets_none(world: World) -> None:
     variables = {"POSTGRES_PASSWORD": "-", "STEADYHAND_API_KEY": KEY, "ANTHROPIC_API_KEY": DUMMY_API_KEY}
     with ExitStack() as stack:
