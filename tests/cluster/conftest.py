@@ -1,10 +1,12 @@
 """Clusters of real services on one database of Postgres."""
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 from tests.blackbox.conftest import (
+    UNSANDBOXED,
     common_dir,
     make_service,
     make_service_in,
@@ -13,9 +15,11 @@ from tests.blackbox.conftest import (
     stand_in,
 )
 from tests.postgres_fixtures import pgbouncer_url, postgres_url, store_template
+from tests.service_fixtures import closing_services
 
 from steadyhand.testing.cluster import Cluster
-from steadyhand.testing.service import MakeService
+from steadyhand.testing.postgres import Postgres
+from steadyhand.testing.service import MakeService, Service
 
 __all__ = [  # fixtures, taken in
     "common_dir",
@@ -59,3 +63,52 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         for cluster in item.stash.get(CLUSTERS, []):
             report.sections += [("logs of the nodes", text) for text in cluster.log_tails()]
     return report
+
+
+@contextmanager
+def unsandboxed_cluster(
+    make_service_in: MakeService, postgres: Postgres, template: str, **options: Any
+) -> Iterator[Cluster]:
+    """Start the nodes of a cluster without a boundary on a database of their own, for more than one test."""
+
+    def make(**more: Any) -> Service:
+        return make_service_in(**{**more, "env": UNSANDBOXED | more.get("env", {})})
+
+    database = postgres.create_database(template)
+    with closing_services(make) as ended, Cluster(ended, postgres.url(database), **options) as cluster:
+        yield cluster
+    postgres.drop_database(database)
+
+
+def start_ended_nodes(cluster: Cluster, request: pytest.FixtureRequest) -> Cluster:
+    """Return a shared cluster for a test: nodes that were ended are started again, and its logs are in the report."""
+    request.node.stash.setdefault(CLUSTERS, []).append(cluster)
+    for node in cluster.nodes.values():
+        if node.process.poll() is not None:
+            node.restart()
+    return cluster
+
+
+_shared: list[Cluster] = []
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(
+    make_service_in: MakeService, postgres: Postgres, store_template: str
+) -> Iterator[Cluster]:
+    with unsandboxed_cluster(make_service_in, postgres, store_template, serving=("front", "back")) as made:
+        _shared.append(made)
+        yield made
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest, shared_cluster: Cluster) -> Cluster:
+    """Two nodes that serve and one that works, without a boundary; shared, so a test leaves nothing running there."""
+    return start_ended_nodes(shared_cluster, request)
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the shared nodes after the last test of this folder: they are not to work beside all others."""
+    if nextitem is None or nextitem.path.parent != item.path.parent:
+        for cluster in _shared:
+            cluster.close()

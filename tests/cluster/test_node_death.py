@@ -1,17 +1,33 @@
 """A node dies, is frozen, or loses its database: its jobs go on elsewhere or are told as interrupted, each once."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.conftest import MakeCluster
+import pytest
+from tests.cluster.conftest import start_ended_nodes, unsandboxed_cluster
 
 from steadyhand.testing.cluster import Cluster
 from steadyhand.testing.postgres import Postgres
 from steadyhand.testing.service import MakeService, Service, wait_until
 
 TWO_WORKERS: dict[str, Any] = {"working": ("one", "two"), "env": {"STEADYHAND_CONCURRENCY": "4"}}
+CAPACITY = 8
+
+
+@pytest.fixture(scope="module")
+def two_workers(make_service_in: MakeService, postgres: Postgres, store_template: str) -> Iterator[Cluster]:
+    with unsandboxed_cluster(make_service_in, postgres, store_template, **TWO_WORKERS) as made:
+        yield made
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest, two_workers: Cluster) -> Cluster:
+    """A node that serves and two that work, which a test may end: they are started again for the next one."""
+    start_ended_nodes(two_workers, request)
+    wait_until(lambda: two_workers.front.client.get("/health").json()["capacity"] == CAPACITY, 60)
+    return two_workers
 
 
 def waits_for(go: Path, ran: Path) -> str:
@@ -44,9 +60,8 @@ def assert_numbered(service: Service, job: dict[str, Any]) -> None:
 
 
 def test_what_a_killed_node_held_follows_on_interrupt_and_what_waited_runs_on_another(
-    make_cluster: MakeCluster, common_dir: Path
+    cluster: Cluster, common_dir: Path
 ) -> None:
-    cluster = make_cluster(**TWO_WORKERS)
     front, go, ran = cluster.front, common_dir / "go", common_dir / "ran"
     jobs = {
         mode: front.submit(waits_for(go, ran), on_interrupt=mode, workspace="scratch")["id"]
@@ -72,9 +87,8 @@ def test_what_a_killed_node_held_follows_on_interrupt_and_what_waited_runs_on_an
 
 
 def test_a_job_whose_nodes_died_twice_is_not_run_a_third_time_by_itself(
-    make_cluster: MakeCluster, common_dir: Path
+    cluster: Cluster, common_dir: Path
 ) -> None:
-    cluster = make_cluster(**TWO_WORKERS)
     job_id = cluster.front.submit(
         waits_for(common_dir / "never", common_dir / "ran"), on_interrupt="restart"
     )["id"]
@@ -90,9 +104,8 @@ def test_a_job_whose_nodes_died_twice_is_not_run_a_third_time_by_itself(
 
 
 def test_a_node_that_was_frozen_writes_nothing_over_what_others_decided(
-    make_cluster: MakeCluster, common_dir: Path
+    cluster: Cluster, common_dir: Path
 ) -> None:
-    cluster = make_cluster(**TWO_WORKERS)
     front, go, ran = cluster.front, common_dir / "go", common_dir / "ran"
     job_id = front.submit(waits_for(go, ran), on_interrupt="restart")["id"]
     frozen = node_of(cluster, job_id)
@@ -115,6 +128,8 @@ def test_a_node_that_was_frozen_writes_nothing_over_what_others_decided(
     )
 
 
+# One node in an outage is in postgres/test_server_outage.py, and the queues of two in queue/test_many_nodes.py.
+@pytest.mark.long
 def test_an_outage_of_the_database_ends_no_run_on_any_node(
     make_service: MakeService, common_dir: Path
 ) -> None:

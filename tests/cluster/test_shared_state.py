@@ -4,8 +4,8 @@ from functools import partial
 
 import httpx2
 from tests.blackbox.test_events import follow
-from tests.cluster.conftest import MakeCluster
 
+from steadyhand.testing.cluster import Cluster
 from steadyhand.testing.service import wait_until
 
 TEXT = "the whole answer comes in pieces, from another node"
@@ -15,8 +15,8 @@ def is_refused(client: httpx2.Client) -> bool:
     return client.get("/v1/jobs").status_code == 401
 
 
-def test_a_client_of_one_node_follows_a_run_on_another_with_its_live_text(make_cluster: MakeCluster) -> None:
-    front = make_cluster().front
+def test_a_client_of_one_node_follows_a_run_on_another_with_its_live_text(cluster: Cluster) -> None:
+    front = cluster.front
     job_id = front.submit(f'[[standin: text="{TEXT}" pace=60 chunk=4]]')["id"]
     found = follow(front, job_id)
     assert [run["node"] for run in front.get_job(job_id)["runs"]] == ["worker"]
@@ -27,9 +27,8 @@ def test_a_client_of_one_node_follows_a_run_on_another_with_its_live_text(make_c
     assert TEXT.endswith("".join(live))
 
 
-def test_keys_and_sign_in_links_of_one_node_hold_on_another(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster(serving=("front", "other"), working=())
-    front, other = cluster["front"], cluster["other"]
+def test_keys_and_sign_in_links_of_one_node_hold_on_another(cluster: Cluster) -> None:
+    front, other = cluster["front"], cluster["back"]
     for number in range(3):
         key = front.client.post("/v1/keys", json={"name": f"key {number}", "scopes": ["read"]}).json()
         with other.new_client(key["secret"]) as client:

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 from tests.cluster.conftest import MakeCluster
 
+from steadyhand.testing.cluster import Cluster
 from steadyhand.testing.postgres import Postgres
 from steadyhand.testing.service import wait_until
 
@@ -12,10 +14,7 @@ def waits_for(go: Path) -> str:
     return f"[[standin: say=hello wait_for={go} text=done]]"
 
 
-def test_jobs_that_one_node_accepts_run_on_the_other_and_are_read_from_the_first(
-    make_cluster: MakeCluster,
-) -> None:
-    cluster = make_cluster()
+def test_jobs_that_one_node_accepts_run_on_the_other_and_are_read_from_the_first(cluster: Cluster) -> None:
     front, worker = cluster["front"], cluster["worker"]
     job = front.wait_until_ended(front.submit("[[standin: say=hello text=done]]")["id"], 60)
     assert (job["state"], job["answer"], [run["node"] for run in job["runs"]]) == (
@@ -33,8 +32,7 @@ def test_jobs_that_one_node_accepts_run_on_the_other_and_are_read_from_the_first
     assert "steadyhand serve" in refused.json()["detail"]
 
 
-def test_a_job_is_cancelled_from_the_node_that_serves(make_cluster: MakeCluster, common_dir: Path) -> None:
-    cluster = make_cluster()
+def test_a_job_is_cancelled_from_the_node_that_serves(cluster: Cluster, common_dir: Path) -> None:
     job_id = cluster.front.submit(waits_for(common_dir / "never"))["id"]
     cluster.wait_until_runs(job_id, "worker")
     assert cluster.front.client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
@@ -42,6 +40,8 @@ def test_a_job_is_cancelled_from_the_node_that_serves(make_cluster: MakeCluster,
     wait_until(lambda: not cluster["worker"].live_agent_pids())
 
 
+# queue/test_many_nodes.py has nodes, and store/test_followers_on_nodes.py followers behind it.
+@pytest.mark.long
 def test_two_nodes_work_behind_pgbouncer_when_notifications_have_an_address_of_their_own(
     make_cluster: MakeCluster, postgres: Postgres, pgbouncer_url: str, postgres_url: str
 ) -> None:
