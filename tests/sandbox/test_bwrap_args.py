@@ -1,6 +1,8 @@
 import re
 import shutil
 import socket
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -258,9 +260,13 @@ def test_sharing_the_network_is_asked_for_by_that_one_word_alone() -> None:
 # --- with the real bwrap -------------------------------------------------------------------------
 
 
-@pytest.fixture
-def sealed(world_dir: Path, standin: Path) -> BwrapHarness:
-    return BwrapHarness(world_dir, standin)
+@pytest.fixture(scope="module")
+def sealed(standin: Path) -> Iterator[BwrapHarness]:
+    """A sandbox that most tests share: what one leaves in its place is in no other one's way."""
+    root = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
+    root.chmod(0o755)
+    yield BwrapHarness(root, standin)
+    shutil.rmtree(root, ignore_errors=True)
 
 
 def test_an_agent_sees_itself_as_a_plain_user_in_its_workspace(sealed: BwrapHarness) -> None:
@@ -354,7 +360,10 @@ def test_the_stand_in_and_the_real_program_run_at_a_fixed_path(
     program = locate_program(real_cli, "claude")
     assert program.sandbox_path == Path("/opt/steadyhand/claude")
     reachable = world_dir / "claude"
-    shutil.copyfile(real_cli, reachable)
+    try:
+        reachable.hardlink_to(real_cli)
+    except OSError:  # it is on another file system
+        shutil.copyfile(real_cli, reachable)
     reachable.chmod(0o755)
     sealed.sandbox = replace(sealed.sandbox, program=locate_program(reachable, "claude"))
     done = sealed.run(str(reachable), "--version", env={"PATH": "/usr/bin", "HOME": "/home/agent"})
