@@ -4,7 +4,8 @@ import json
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,6 @@ def _texts(body: dict[str, Any]) -> list[str]:
     return [text for text in texts if "system-reminder" not in text and "# Environment" not in text]
 
 
-@at_both_levels
 def test_each_turn_of_a_conversation_goes_on_in_the_process_of_the_turn_before(
     live: Service, echo: ScriptedModel
 ) -> None:
@@ -181,6 +181,22 @@ def test_another_key_gets_neither_the_process_nor_a_word_of_the_conversation(
     assert not used & {each["slot_id"] for job in jobs if (each := _taken(live, job)) is not None}
 
 
+USERS = ("ada", "grace", "edsger")
+
+
+def _remember(service: Service, user: str, words: Sequence[str]) -> list[str]:
+    """Say words for a user, one request after the other, and return the ids of their jobs."""
+    ids = []
+    with service.new_client() as client:
+        for word in words:
+            messages = [{"role": "user", "content": f"Remember {word}."}]
+            body = {"model": "chat", "messages": messages, "user": user}
+            answer = client.post("/v1/chat/completions", json=body)
+            assert answer.status_code == 200, answer.text
+            ids.append(str(answer.headers["x-steadyhand-job-id"]))
+    return ids
+
+
 @pytest.mark.parametrize(
     "jobs",
     [
@@ -194,32 +210,42 @@ def test_nothing_of_an_earlier_request_is_in_a_later_one(
     wait_for_slot(reused)
     echo.clear()
     choice = random.Random(jobs)  # noqa: S311  # the same each time
-    words: list[tuple[str, str]] = []
-    ids = []
+    words: dict[str, list[str]] = {user: [] for user in USERS}
     for number in range(jobs):
-        user, word = choice.choice(["ada", "grace", "edsger"]), f"secret-{number}-{choice.getrandbits(48):x}"
-        words.append((user, word))
-        ids.append(_say(reused, [], f"Remember {word}.", user=user))
-    for (_, word), request in zip(words, echo.requests, strict=True):
+        words[choice.choice(USERS)].append(f"secret-{number}-{choice.getrandbits(48):x}")
+    # Each user gets a process; from then on all ask at once, and their requests meet as they will.
+    ids = {}
+    for user in USERS:
+        wait_for_slot(reused)
+        ids[user] = _remember(reused, user, words[user][:1])
+    with ThreadPoolExecutor(len(USERS)) as pool:
+        for user, more in zip(
+            USERS, pool.map(lambda user: _remember(reused, user, words[user][1:]), USERS), strict=True
+        ):
+            ids[user] += more
+    said = {word for theirs in words.values() for word in theirs}
+    found = []
+    lengths = set()
+    for request in echo.requests:
         text = json.dumps([request.body, request.headers])
-        assert {each for _, each in words if each in text} == {word}
+        (word,) = (each for each in said if each in text)
+        found.append(word)
         assert "/clear" not in text
         assert "local-command" not in text
+        lengths.add(len(json.dumps(_texts(request.body))) - len(word))
+    assert sorted(found) == sorted(said)
     sessions = [request.headers["x-claude-code-session-id"] for request in echo.requests]
     assert len(set(sessions)) == jobs
-    lengths = {
-        len(json.dumps(_texts(request.body))) - len(word)
-        for (_, word), request in zip(words, echo.requests, strict=True)
-    }
     assert len(lengths) == 1, lengths  # nothing is added with the number of the requests before
     # A process is used again, and by one user alone.
     users: dict[str, set[str]] = {}
-    for (user, _), job in zip(words, ids, strict=True):
-        taken = _taken(reused, job)
-        if taken is not None:
-            users.setdefault(taken["slot_id"], set()).add(user)
+    taken = {each["job"]: each for each in events_of(reused, "warm.taken")}
+    for user, theirs in ids.items():
+        for job in theirs:
+            if job in taken:
+                users.setdefault(taken[job]["slot_id"], set()).add(user)
     assert all(len(each) == 1 for each in users.values())
-    assert sum(bool((_taken(reused, job) or {}).get("is_used")) for job in ids) > jobs / 4
+    assert sum(taken[job]["is_used"] for theirs in ids.values() for job in theirs if job in taken) > jobs / 4
 
 
 def test_the_home_of_a_process_that_was_reset_is_as_new(reused: Service) -> None:
