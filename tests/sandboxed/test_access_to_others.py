@@ -1,6 +1,7 @@
 """What an agent can read and write of others: another job, the mirror, the data directory, the warm checkout."""
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,12 @@ print(json.dumps([len(seen), signalled, sorted(uids)]))
 """
 
 
+def together_or_alone(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Return names as parameter of a test: all of them at once, and each alone in the long run."""
+    alone = [pytest.param((name,), id=name, marks=pytest.mark.long) for name in names]
+    return pytest.mark.parametrize("names", [pytest.param(tuple(names), id="together"), *alone])
+
+
 def walk(needle: str) -> str:
     # The needle is put together inside, so that neither the program nor the prompt holds it.
     half = len(needle) // 2
@@ -117,8 +124,16 @@ def test_nothing_of_another_job_is_seen_while_it_runs(sealed: Service, workspace
     assert json.loads(run_commands(sealed, walk(SECRET), workspace=workspace)) == []
 
 
+# test_attacks_by_process_mode.py searches for all of them.
 @pytest.mark.parametrize(
-    "what", ["the admin key", "the callers' key", "the data directory", "the service's folder"]
+    "what",
+    [
+        "the admin key",
+        *(
+            pytest.param(what, marks=pytest.mark.long)
+            for what in ("the callers' key", "the data directory", "the service's folder")
+        ),
+    ],
 )
 def test_nothing_of_the_service_is_seen(sealed: Service, workspace: str, what: str) -> None:
     needles = {
@@ -130,13 +145,15 @@ def test_nothing_of_the_service_is_seen(sealed: Service, workspace: str, what: s
     assert json.loads(run_commands(sealed, walk(needles[what]), workspace=workspace)) == []
 
 
-@pytest.mark.parametrize("what", UNREADABLE)
-def test_nothing_of_this_machine_is_read(sealed: Service, what: str) -> None:
-    path = UNREADABLE[what]
-    said = run_commands(
-        sealed, f"(head -c 20 {path}* || ls -A {path}*) >/dev/null 2>&1 && echo READ || echo refused"
-    )
-    assert said == "refused"
+@together_or_alone(UNREADABLE)
+def test_nothing_of_this_machine_is_read(sealed: Service, names: Sequence[str]) -> None:
+    looks = [
+        f"(head -c 20 {UNREADABLE[name]}* || ls -A {UNREADABLE[name]}*) >/dev/null 2>&1"
+        f' && echo "READ {name}" || echo refused'
+        for name in names
+    ]
+    said = run_commands(sealed, "; ".join(looks))
+    assert said.splitlines() == ["refused"] * len(names)
 
 
 def test_the_jobs_and_sockets_of_others_cannot_be_reached(sealed: Service, workspace: str) -> None:
@@ -176,14 +193,15 @@ def warm_workspace(sealed: Service) -> str:
     return workspace
 
 
-@pytest.mark.parametrize("what", WRITES)
-def test_nothing_of_others_is_written(sealed: Service, warm_workspace: str, what: str) -> None:
+@together_or_alone(WRITES)
+def test_nothing_of_others_is_written(sealed: Service, warm_workspace: str, names: Sequence[str]) -> None:
     workspace = warm_workspace
     shared = [folder for folder in sealed.data_dir.iterdir() if folder.name not in ("jobs", "stage")]
     shared = [folder for folder in shared if folder.is_dir()]
     before = {folder: _listing(folder) for folder in shared}
     assert any("objects" in name for listing in before.values() for name in listing)
-    run_commands(sealed, f"({WRITES[what]}) >/dev/null 2>&1; echo tried", workspace=workspace)
+    attempts = "; ".join(f"({WRITES[name]}) >/dev/null 2>&1" for name in names)
+    assert run_commands(sealed, f"{attempts}; echo tried", workspace=workspace) == "tried"
     assert {folder: _listing(folder) for folder in shared} == before
     # The next job begins with what was committed, and its repository is whole.
     look = "cat greeting.txt; git status --porcelain; git fsck 2>&1 | grep -v dangling; true"

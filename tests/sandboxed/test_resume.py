@@ -16,6 +16,7 @@ SEEN = "tracked-notof the home\nhello\n1"
 SPENT = f"[[standin: {LEFT} result=max_budget]]"
 
 
+CONCURRENCY = 3
 LEVELS = ("sealed", "limited", "none")
 
 
@@ -33,7 +34,7 @@ def service(request: pytest.FixtureRequest, make_service_in: MakeService) -> Ite
 
     Shared, so a test leaves no job in it that runs, nor one's checkout.
     """
-    env = {"STEADYHAND_CONCURRENCY": "3", "STEADYHAND_SERVICE__DRAIN_SECONDS": "0.2"}
+    env = {"STEADYHAND_CONCURRENCY": str(CONCURRENCY), "STEADYHAND_SERVICE__DRAIN_SECONDS": "0.2"}
     if request.param == "limited":
         env["STEADYHAND_DEFAULTS__DISK"] = "64M"
     if request.param == "none":
@@ -62,7 +63,7 @@ def started(service: Service, job_id: str, text: str = "here") -> None:
     wait_until(look)
 
 
-@levels("sealed", "limited")
+@levels("limited")
 def test_a_job_whose_budget_is_spent_goes_on_in_the_same_session_and_checkout(service: Service) -> None:
     blocker = service.submit("[[standin: say=here sleep=20]]", workspace="scratch")["id"]
     started(service, blocker)
@@ -87,7 +88,7 @@ def test_a_job_whose_budget_is_spent_goes_on_in_the_same_session_and_checkout(se
     assert told == [SPENT, LOOK, "[[standin: history]]"]
 
 
-@levels("sealed", "none")
+@levels("sealed")
 def test_a_planned_stop_goes_on_by_itself_at_the_next_start(service: Service) -> None:
     script = f"[[standin: {LEFT} say=here sleep=30]]"
     job_id = service.submit(script, workspace=workspace_of(service))["id"]
@@ -107,7 +108,8 @@ AFTER_A_CRASH = {"auto": ONCE, "fail": ONCE, "resume": AGAIN, "restart": AGAIN}
 AFTER_A_PLANNED_STOP = {"auto": AGAIN, "fail": ONCE, "resume": AGAIN, "restart": AGAIN}
 
 
-@pytest.mark.parametrize("planned", [False, True])
+# After a planned stop only `auto` differs, which is above.
+@pytest.mark.parametrize("planned", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_after_a_stop_or_a_crash_what_was_asked_for_is_done_with_each_job(
     make_service: MakeService, *, planned: bool
 ) -> None:
@@ -154,7 +156,7 @@ def _check_after_restart(service: Service, job: dict[str, Any], wish: str, runs:
         assert not [name for name in leftover_job_files(service) if name.startswith(job_id)]
 
 
-@levels("sealed", "limited")
+@levels("sealed")
 def test_a_completed_job_goes_on_in_a_checkout_made_anew_from_its_work(service: Service) -> None:
     script = "[[standin: write=a.txt:one commit=first write=left.txt:more text=done]]"
     job = service.run_job(script, workspace=workspace_of(service))
@@ -193,12 +195,19 @@ def test_what_cannot_go_on_is_refused_with_the_reason(service: Service) -> None:
     service.wait_until_ended(running)
 
 
-def test_cancelling_what_was_to_go_on_lets_go_of_its_checkout(make_service: MakeService) -> None:
-    service = make_service(config=CONFIG, env={"STEADYHAND_CONCURRENCY": "1"}).start()
+@pytest.mark.parametrize("service", ["sealed"], indirect=True)
+def test_cancelling_what_was_to_go_on_lets_go_of_its_checkout(service: Service) -> None:
     job = service.run_job(SPENT, workspace=workspace_of(service))
-    blocker = service.submit("[[standin: say=here sleep=20]]", workspace="scratch")["id"]
-    started(service, blocker)
+    blockers = [
+        service.submit("[[standin: say=here sleep=60]]", workspace="scratch")["id"]
+        for _ in range(CONCURRENCY)
+    ]
+    for blocker in blockers:
+        started(service, blocker)
     resume(service, job["id"], budget_usd=9)
     assert service.client.post(f"/v1/jobs/{job['id']}/cancel").status_code == 200
     assert not [name for name in leftover_job_files(service) if name.startswith(job["id"])]
-    service.client.post(f"/v1/jobs/{blocker}/cancel")
+    for blocker in blockers:
+        service.client.post(f"/v1/jobs/{blocker}/cancel")
+    for blocker in blockers:
+        service.wait_until_ended(blocker)
