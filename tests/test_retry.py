@@ -5,9 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from steadyhand.job import Run, StartMode, State
-from steadyhand.retry import elapsed_seconds, requeued
+from steadyhand.job import Outcome, OutcomeType, Run, StartMode, State
+from steadyhand.retry import elapsed_seconds, recovery_start_mode, requeued
 from steadyhand.testing.contracts.samples import NOON, make_job
+from steadyhand.worker.results import node_death_outcome
 
 
 @pytest.mark.parametrize(("mode", "prompt"), [("resume", "The results: rain."), ("fresh", None)])
@@ -29,3 +30,20 @@ def test_the_time_in_which_a_run_waited_for_its_client_is_not_used_up() -> None:
     assert elapsed_seconds(job, now) == 107
     assert elapsed_seconds(job, now, waited_seconds=60) == 47
     assert elapsed_seconds(job, now, waited_seconds=101) == 7
+
+
+def test_a_job_whose_nodes_died_twice_is_not_run_again_by_itself() -> None:
+    runs = (Run(1, State.RUNNING, started_at=NOON),)
+    job = make_job(state=State.RUNNING, on_interrupt="restart", runs=runs)
+    first = node_death_outcome(job, "The node one died.")
+    assert (first.node_died, first.detail) == (True, "The node one died.")
+    assert recovery_start_mode(job, first, planned=False) == "fresh"
+    ended = replace(job.runs[0], state=State.INTERRUPTED, outcome=first)
+    again = replace(job, runs=(ended, Run(2, State.RUNNING, started_at=NOON)))
+    stopped = Outcome(OutcomeType.INTERRUPTED, "The node two stopped.")
+    assert recovery_start_mode(again, stopped, planned=True) == "fresh"
+    second = node_death_outcome(again, "The node two died.")
+    assert second.detail == (
+        "The node two died. 2 nodes died while this job ran on them, so it is not run again by itself."
+    )
+    assert recovery_start_mode(again, second, planned=False) is None

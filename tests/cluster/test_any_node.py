@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests import openai_types
 from tests.cluster.conftest import MakeCluster
 
@@ -101,6 +102,8 @@ def test_a_client_that_comes_back_to_another_node_finds_its_run(cluster: Cluster
     assert len(front.client.get("/v1/jobs").json()["data"]) == before + 1
 
 
+# The results above go the same way to the node of the run (store/test_node_calls.py).
+@pytest.mark.long
 def test_a_message_to_a_running_turn_comes_to_any_node(
     make_cluster: MakeCluster, model: ScriptedModel
 ) -> None:

@@ -67,6 +67,8 @@ def codes(answers: list[Any]) -> list[str]:
     return [answer.json()["code"] for answer in answers if answer.status_code == 429]
 
 
+# store/test_shared_limits.py has the limits, and queue/test_many_nodes.py the keys of running jobs.
+@pytest.mark.long
 def test_a_key_s_rate_and_its_running_and_waiting_jobs_are_those_of_all_nodes(
     make_cluster: MakeCluster,
 ) -> None:

@@ -86,6 +86,8 @@ def test_what_a_killed_node_held_follows_on_interrupt_and_what_waited_runs_on_an
     assert front.run_job("[[standin: text=again]]")["runs"][0]["node"] == other
 
 
+# test_retry.py has the rule, and the test above the death of a node.
+@pytest.mark.long
 def test_a_job_whose_nodes_died_twice_is_not_run_a_third_time_by_itself(
     cluster: Cluster, common_dir: Path
 ) -> None:
