@@ -17,13 +17,16 @@ export PYTHONDONTWRITEBYTECODE :=
 QUICK := $(wildcard tests/test_*.py) $(addprefix tests/,api/classic api/native api/openapi api/transport config docs \
 	gateway/money queue redact store worker)
 
-.PHONY: check check-tests compile-tests demo docs recording test test-long bench bench-publish serve lint format setup clients man release demo-release bench-queue-engines chaos
+.PHONY: check check-tests compile-tests demo docs recording test test-long bench bench-publish serve lint format setup clients clients-of-test man release demo-release bench-queue-engines chaos
 
 demo: $(STAMP)
 	$(BIN)/steadyhand demo
 
+# Clients whose programs and cases `make test` runs; `make test-long` has all of them.
+CLIENTS := ai-sdk axe codex llm openai openai-node schemathesis typescript
+
 test: $(TEST_STAMP)
-	@$(MAKE) --no-print-directory -j3 --output-sync=target clients lint compile-tests
+	@$(MAKE) --no-print-directory -j3 --output-sync=target clients-of-test lint compile-tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long"
 
 test-long: $(TEST_STAMP) clients
@@ -69,6 +72,9 @@ demo-release: $(STAMP)
 # The clients that tests/clients runs; quick when they are there.
 clients: $(TEST_STAMP)
 	@VENV=$(VENV) sh tools/clients.sh
+
+clients-of-test: $(TEST_STAMP)
+	@VENV=$(VENV) sh tools/clients.sh $(CLIENTS)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench

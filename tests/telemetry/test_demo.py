@@ -5,7 +5,6 @@ import signal
 from pathlib import Path
 
 import httpx2
-import pytest
 from tests.blackbox.test_metrics import NOT_ON_THE_PATH, OF_THIS_MOMENT, is_counted, parse
 from tests.cli.command_line import CommandLine, read_until
 from tests.telemetry.otlp_receiver import OtlpReceiver, faults_of
@@ -22,7 +21,6 @@ OF_OTHER_PATHS = {
 """The demo has neither waiting processes nor callbacks."""
 
 
-@pytest.mark.long  # `blackbox/test_metrics.py` has the metrics, and `test_traces.py` the trace of the same path
 def test_after_the_demo_every_metric_of_its_path_counts_and_its_trace_is_whole(
     world_dir: Path, otlp: OtlpReceiver
 ) -> None:
