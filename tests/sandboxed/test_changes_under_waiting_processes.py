@@ -199,6 +199,8 @@ def test_a_key_that_is_revoked_leaves_its_process_to_nobody(
     assert (counted[ids[0]], counted[ids[1]]) == (1, 1)
 
 
+# test_warm_slots.py has a budget in a process that waited.
+@pytest.mark.long
 def test_the_limits_of_the_key_of_a_job_hold_in_a_process_that_waited_for_anybody(
     service: ModeService, model_of_now: ScriptedModel
 ) -> None:

@@ -150,11 +150,13 @@ text = "It is {{last_result}}."
 """
 
 
+# test_changes_under_waiting_processes.py has the key on the calls of the real CLI, and the tests above the searches.
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("before", "found"),
     [
         ("", "It is nowhere."),
-        pytest.param("echo sk-ant-can''ary > ~/there.txt; ", "there.txt", marks=pytest.mark.long),
+        ("echo sk-ant-can''ary > ~/there.txt; ", "there.txt"),
     ],
 )
 def test_with_the_real_cli_the_key_is_on_the_calls_and_nowhere_that_its_tools_can_look(

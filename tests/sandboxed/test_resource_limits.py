@@ -65,6 +65,8 @@ def test_memory_in_files_of_memory_counts_as_well(service: Service) -> None:
     assert "filled 0" not in job["answer"]
 
 
+# test_attacks_by_process_mode.py has the limit on processes.
+@pytest.mark.long
 def test_a_fork_bomb_comes_to_its_limit(service: Service) -> None:
     job = watched(service, shell_prompt(fork_bomb(service)), agent="small")
     assert job["state"] in ("completed", "failed")

@@ -35,6 +35,8 @@ def steer(service: Service, job_id: str, text: str) -> Any:
     )
 
 
+# blackbox/test_reattach.py has a message to the real CLI, and test_kept_processes.py that nothing is left of a job.
+@pytest.mark.long
 def test_a_message_is_used_by_a_process_that_then_waits_for_the_next_job(
     service: Service, model: ScriptedModel
 ) -> None:
