@@ -50,7 +50,6 @@ QUICK = frozenset(
     {
         "test_a_completed_job_has_answer_usage_cost_run_and_session",
         "test_after_a_kill_9_queued_jobs_run_and_running_ones_are_interrupted",
-        "test_a_kill_9_at_a_random_moment_loses_nothing_and_doubles_nothing",
         "test_a_list_is_newest_first_filtered_and_paged_without_a_gap",
         "test_a_deleted_job_is_gone_with_all_that_was_kept_of_it",
         "test_an_output_schema_gives_an_object",
@@ -102,14 +101,12 @@ def name_of(item: pytest.Item) -> str:
 
 
 def is_quick(item: pytest.Item) -> bool:
-    """Return True for a test of `make test`: one of the sets above, with the first seed alone."""
+    """Return True for a test of `make test`: one of the sets above."""
     if is_apart(item):
         return name_of(item) in QUICK_APART
     if "classic" in item.nodeid and name_of(item) not in QUICK_CLASSIC:
         return False
-    callspec = getattr(item, "callspec", None)
-    is_first = callspec is None or callspec.params.get("seed", 1) == 1
-    return name_of(item) in QUICK and is_first
+    return name_of(item) in QUICK
 
 
 def is_apart(item: pytest.Item) -> bool:

@@ -40,7 +40,7 @@ def test_a_database_whose_schema_or_settings_were_changed_is_made_anew(
         "CREATE TABLE more (id integer)",
         "ALTER DATABASE {name} SET timezone = 'Asia/Kathmandu'",
         "GRANT SELECT ON jobs TO pg_monitor",
-        "DROP DATABASE {name}",
+        "DROP DATABASE {name} WITH (FORCE)",
     ):
         name = database.prepare().rpartition("/")[2]
         postgres.execute(statement.format(name=name), "postgres" if "DATABASE" in statement else name)

@@ -68,6 +68,7 @@ def play_stream(talk: Conversation, model: ScriptedModel) -> StreamScene:
     )
 
 
+@pytest.mark.long  # `test_standin_fidelity.py` has a plain prompt, too
 def test_a_plain_prompt_is_answered_with_one_json_result(
     world: AgentHarness, real_cli: Path, scripted_model: ScriptedModel
 ) -> None:
