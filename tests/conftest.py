@@ -68,7 +68,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Leave to `make test-long` the tests of a contract that their class names in `long_tests`, also by a parameter.
 
-    The contract runs wholly on one adapter in `make test`, and on each of them in `make test-long`.
+    Each test of a contract is a part of `make test` on one adapter at least, and of `make test-long` on all of them.
     """
     long_tests: frozenset[str] = getattr(getattr(item, "cls", None), "long_tests", frozenset())
     if long_tests & {item.name, getattr(item, "originalname", item.name)}:

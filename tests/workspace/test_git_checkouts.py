@@ -16,6 +16,13 @@ from steadyhand.workspace import GitCheckouts
 
 
 class TestGitCheckouts(CheckoutsContract):
+    long_tests = frozenset(  # an overlay in the sandbox is harder
+        {
+            "test_the_diff_applies_and_gives_the_tree_that_the_agent_left",
+            "test_a_file_a_link_and_a_folder_that_took_each_others_place_are_kept_without_a_warning",
+        }
+    )
+
     @pytest.fixture(autouse=True)
     def place(self, world_dir: Path) -> None:
         self.root = world_dir
@@ -74,7 +81,7 @@ class _WithoutOverlay(TestSealedCheckouts):
     overlay = False
 
 
-@pytest.mark.long  # copies without a sandbox have the whole contract in `make test`
+@pytest.mark.long  # copies without a sandbox and overlays share the contract in `make test`
 class TestSealedCopies(_WithoutOverlay):
     """A private copy in the sandbox, where there is no overlay."""
 

@@ -145,7 +145,7 @@ def test_a_job_on_a_commit_that_has_not_moved_sees_the_refs_as_they_are_now(
     run_async(work())
 
 
-@kinds("overlay", "no sandbox")
+@kinds("overlay")
 def test_a_run_that_continues_in_a_kept_checkout_sees_the_refs_as_they_are_now(
     world_dir: Path, repository: Repository, kind: str
 ) -> None:

@@ -121,7 +121,7 @@ def continued(real_cli: Path) -> Iterator[tuple[RecordedRun, ScriptedModel]]:
     shutil.rmtree(world)
 
 
-@pytest.mark.parametrize("mode", ["plain", "stream"])
+@modes(STREAM)
 def test_an_answer_with_its_usage_and_cost(
     request: pytest.FixtureRequest, real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
 ) -> None:
@@ -156,7 +156,7 @@ def test_a_tool_really_runs_in_the_checkout(
         assert finished.duration_ms is not None
 
 
-@modes(PLAIN)
+@modes()
 def test_an_agent_that_nobody_defined_makes_no_model_call(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
 ) -> None:
