@@ -148,6 +148,7 @@ def test_the_models_are_listed_and_given_one_by_one(default_service: Service) ->
     assert (gone.status_code, gone.json()["error"]["code"]) == (404, "model_not_found")
 
 
+@pytest.mark.long  # one that leaves its stream is below
 def test_a_client_that_goes_away_cancels_its_run(default_service: Service, common_dir: Path) -> None:
     body = {"model": "chat", "messages": [user(f"[[standin: touch={common_dir}/on sleep=60]]")]}
     with default_service.new_client() as client, pytest.raises(httpx2.ReadTimeout):

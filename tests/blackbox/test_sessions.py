@@ -79,6 +79,7 @@ def test_a_conversation_forks_from_any_earlier_turn_that_comes_back(service: Ser
     assert job_of(service, after)["parent_job_id"] == job_of(service, main)["id"]
 
 
+@pytest.mark.long  # a chat forks above, and a response goes on with an earlier one in `test_conversations`
 def test_a_response_forks_from_any_earlier_one(service: Service) -> None:
     root = ask(service, RESPONSES, says("one")).json()
     main = ask(service, RESPONSES, says("two"), previous_response_id=root["id"]).json()
