@@ -330,7 +330,6 @@ class TestManyNodes:
                 assert cluster.lost == [held.id]
                 assert await self.states() == []
 
-    @pytest.mark.long  # `postgres/test_server_outage.py` has an outage under a service
     @async_test
     async def test_an_outage_of_the_database_ends_no_run_and_loses_no_end(self) -> None:
         with Postgres() as server:
@@ -414,7 +413,6 @@ class TestManyNodes:
             return await (await connection.execute("SELECT state, node FROM queue_places")).fetchall()
 
 
-@pytest.mark.long  # `cluster/test_two_nodes.py` has two services behind one
 def test_behind_pgbouncer_nodes_hear_of_each_other_by_the_address_of_the_server(
     pgbouncer_url: str, postgres_url: str
 ) -> None:
