@@ -170,8 +170,6 @@ def test_a_completed_job_goes_on_in_a_checkout_made_anew_from_its_work(service: 
     assert done["session_id"] == job["session_id"]
 
 
-# workspace/test_retention.py has the time, and the test above a checkout that is made anew.
-@pytest.mark.long
 def test_a_checkout_is_kept_for_as_long_as_it_is_said(make_service: MakeService) -> None:
     service = make_service(config=CONFIG, env={"STEADYHAND_RETENTION__KEPT_CHECKOUTS": "1s"}).start()
     job = service.run_job(SPENT, workspace=workspace_of(service))
