@@ -81,17 +81,7 @@ def test_a_taint_runs_nothing_outside_in_harvest_publish_and_the_next_job(
     assert marks.take_marks() == set()
 
 
-# tests/workspace/test_sandboxed_in_place.py has all groups.
-@pytest.mark.parametrize(
-    "taints",
-    [
-        *(
-            pytest.param(taints, id=", ".join(taints), marks=[] if "hooks" in taints else [pytest.mark.long])
-            for taints in TOGETHER
-        ),
-        *(pytest.param((taint,), id=taint, marks=pytest.mark.long) for taint in ATTACKS),
-    ],
-)
+@GROUPS
 def test_a_taint_in_a_directory_in_place_runs_nothing_outside(
     service: Service, marks: AttackMarks, taints: tuple[str, ...]
 ) -> None:
