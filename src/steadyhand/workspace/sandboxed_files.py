@@ -4,12 +4,11 @@ It is a part of the program that `sandboxed_git_client` sends into the sandbox.
 """
 
 import contextlib
-import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 GITLINK = b"160000"
 _MODE_LINK = b"120000"
@@ -18,14 +17,14 @@ _MAX_REPAIRS = 100_000
 _SHA1_DIGITS = 40
 
 
-@dataclass
 class Classified:
     """Changed names of a tree by what has to be done about them."""
 
-    present: list[bytes] = field(default_factory=list)
-    missing: list[bytes] = field(default_factory=list)
-    oversized: list[bytes] = field(default_factory=list)
-    sizes: dict[bytes, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.present: list[bytes] = []
+        self.missing: list[bytes] = []
+        self.oversized: list[bytes] = []
+        self.sizes: dict[bytes, int] = {}
 
 
 def classify_names(tree: Path, names: Iterable[bytes], file_bytes: int, total_bytes: int) -> Classified:
@@ -105,6 +104,8 @@ def raw_entry(path: Path, digits: int) -> tuple[bytes, bytes] | None:
 
     `digits` is the length of an object id in the repository.
     """
+    import hashlib  # noqa: PLC0415  # it loads OpenSSL, and few jobs have a file to look into
+
     digest = hashlib.sha1(usedforsecurity=False) if digits == _SHA1_DIGITS else hashlib.sha256()
     try:
         info = path.lstat()
@@ -123,8 +124,7 @@ def raw_entry(path: Path, digits: int) -> tuple[bytes, bytes] | None:
     return (b"100755" if info.st_mode & stat.S_IXUSR else b"100644"), digest.hexdigest().encode()
 
 
-@dataclass(frozen=True)
-class Given:
+class Given(NamedTuple):
     """The files whose bytes in the checkout are not those of their blob, as they were given: by name.
 
     A value has the mode, the blob of the index and the object id of the bytes. Submodules stand there too.

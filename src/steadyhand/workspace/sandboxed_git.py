@@ -11,9 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from steadyhand.workspace.sandboxed_command import GitError
 from steadyhand.workspace.sandboxed_given import read_given
@@ -93,8 +92,7 @@ def read_packed_refs(content: bytes) -> dict[bytes, bytes]:
     return {name: value for value, _, name in pairs}
 
 
-@dataclass(frozen=True)
-class RefUpdates:
+class RefUpdates(NamedTuple):
     """The input of two `git update-ref --stdin -z`, and the names that cannot be made beside the agent's own refs."""
 
     deletions: bytes

@@ -2,10 +2,14 @@
 
 import functools
 import json
+import marshal
 import re
 import sys
+import zlib
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +43,22 @@ PROGRAM_MODULES = (
 )
 """The modules of the program inside the sandbox; they import each other and the standard library only."""
 _LOADER = """
-import sys, types
+import marshal, sys, types, zlib
+from _frozen_importlib_external import MAGIC_NUMBER
+from binascii import a2b_base64
 parent = types.ModuleType({package!r})
 sys.modules[{package!r}] = parent
-for name, source in {sources!r}.items():
+is_compiled = MAGIC_NUMBER == {magic!r}
+packed = {compiled!r} if is_compiled else {sources!r}
+for name, code in marshal.loads(zlib.decompress(a2b_base64(packed))).items():
     module = types.ModuleType({package!r} + "." + name)
     sys.modules[module.__name__] = module
     setattr(parent, name, module)
-    exec(compile(source, name + ".py", "exec"), module.__dict__)
+    exec(code if is_compiled else compile(code, name + ".py", "exec"), module.__dict__)
 module.main()
 """
+_PORTABLE_MARSHAL = 2
+"""A version of the format that each Python reads."""
 _PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
 
 
@@ -200,9 +210,22 @@ def _program() -> str:
 
 
 def build_program(sources: Mapping[str, str]) -> str:
-    """Return one text that has these modules under their own names, and runs the last one's `main`."""
+    """Return one text that has these modules under their own names, and runs the last one's `main`.
+
+    They are in it as the code of this Python, which takes a tenth of a second to make, and as text for any other one.
+    """
     package = sandboxed_git.__name__.rpartition(".")[0]
-    return _LOADER.format(sources=dict(sources), package=package)
+    codes = {name: compile(text, f"{name}.py", "exec", dont_inherit=True) for name, text in sources.items()}
+    return _LOADER.format(
+        package=package,
+        magic=MAGIC_NUMBER,
+        compiled=_pack(marshal.dumps(codes)),
+        sources=_pack(marshal.dumps(dict(sources), _PORTABLE_MARSHAL)),
+    )
+
+
+def _pack(data: bytes) -> str:
+    return b64encode(zlib.compress(data)).decode()
 
 
 @functools.cache

@@ -9,9 +9,8 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from steadyhand.workspace.sandboxed_command import MAX_REASON_LENGTH, GitError, decode_line, git
 from steadyhand.workspace.sandboxed_commits import AgentRepository, pack_parts
@@ -27,8 +26,7 @@ _SENT_OBJECTS = "sent"
 _SENT_BYTES = 16 << 20
 
 
-@dataclass(frozen=True)
-class Paths:
+class Paths(NamedTuple):
     """The folders of a harvest: the tree, the service's copy of the base, a scratch folder, and given objects."""
 
     tree: Path
@@ -355,7 +353,7 @@ class _Harvest:
             self._pack_saved(repository, [("forced", "forced", tree)])
 
     def _staging(self, tree: Path, env: Mapping[str, str]) -> Staging:
-        limits = replace(self._limits, total_bytes=self._bytes_left)
+        limits = self._limits._replace(total_bytes=self._bytes_left)
         return Staging(tree, env, self._paths.scratch, limits, self._access)
 
     def _send_worktrees(self, repository: AgentRepository) -> None:
@@ -409,7 +407,7 @@ class _Harvest:
                 continue
             tree = self._stage_folder(folder, env)
             if not head and os.path.lexists(folder / ".git"):
-                named = losses_of(Losses(nested=[path + b"/"]))
+                named = losses_of(Losses(nested=(path + b"/",)))
                 self._frames.write(section="losses", **named[0])
             listing = git(
                 "cat-file", "--batch-all-objects", "--unordered", "--batch-check=%(objectname)", env=env

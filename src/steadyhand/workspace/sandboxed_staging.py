@@ -6,9 +6,8 @@ It is a part of the program that `sandboxed_git_client` sends into the sandbox.
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from steadyhand.workspace.sandboxed_command import MAX_REASON_LENGTH, GitError, git
 from steadyhand.workspace.sandboxed_files import (
@@ -33,20 +32,19 @@ _FEW_NAMES, _FEW_BYTES = 50, 16 * 1024
 _LITERAL = {"GIT_LITERAL_PATHSPECS": "1"}
 
 
-@dataclass
 class Losses:
     """Names that could not be kept as they are, by the reason."""
 
-    large: list[bytes] = field(default_factory=list)
-    nested: list[bytes] = field(default_factory=list)
-    lost: list[bytes] = field(default_factory=list)
-    unencoded: list[bytes] = field(default_factory=list)
-    reason: str = ""
-    """Git's words about the last of the lost files."""
+    def __init__(self, nested: Iterable[bytes] = ()) -> None:
+        self.large: list[bytes] = []
+        self.nested = list(nested)
+        self.lost: list[bytes] = []
+        self.unencoded: list[bytes] = []
+        self.reason = ""
+        """Git's words about the last of the lost files."""
 
 
-@dataclass(frozen=True)
-class StagingLimits:
+class StagingLimits(NamedTuple):
     """The limits of the files of one snapshot, in bytes."""
 
     file_bytes: int
