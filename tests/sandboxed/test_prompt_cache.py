@@ -51,7 +51,6 @@ def shared(first: str, second: str) -> float:
 
 
 # test_lean_context.py counts what two jobs with the CLI's own prompt and tools share.
-@pytest.mark.long
 def test_two_jobs_in_two_slots_share_what_the_model_is_sent(repository: Path, real_cli: Path) -> None:
     root = repository.parent
     config = CONFIG.format(repository=repository)
