@@ -20,6 +20,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -236,6 +237,7 @@ def _become(argv: list[str], folder: str, environment: dict[str, str], streams: 
     _open_streams()
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # it may have been found by the environment of before
     sys.argv[:] = argv
     _LIBC.prctl(_PR_SET_NAME, ctypes.c_char_p(os.fsencode(Path(argv[0]).name)), *_ZEROS)
     _show([_interpreter_of(Path(argv[0])), *argv], [f"{name}={value}" for name, value in environment.items()])
