@@ -199,13 +199,9 @@ def run_two_at_a_time(make_service: MakeService, common_dir: Path, count: int) -
         thread.start()
     for thread in threads:
         thread.join(30)
+    assert counts(service) == (2, count)  # both slots are used
     go.touch()
-
-    def idle() -> bool:
-        body = service.client.get("/health").json()
-        return (body["active"], body["queued"]) == (0, 0)
-
-    wait_until(idle, 90, interval=0.2)
+    wait_until(lambda: counts(service) == (0, 0), 90, interval=0.2)
     jobs = [job for job in everything(service) if job["id"] not in gates]
     assert len(jobs) == count
     assert {job["state"] for job in jobs} == {"completed"}
@@ -217,7 +213,12 @@ def run_two_at_a_time(make_service: MakeService, common_dir: Path, count: int) -
         ((common_dir / f"{n}-on").stat().st_mtime, (common_dir / f"{n}-off").stat().st_mtime)
         for n in range(count)
     ]
-    assert at_once(spans) == 2  # never more, and both slots were used
+    assert at_once(spans) <= 2
+
+
+def counts(service: Service) -> tuple[int, int]:
+    body = service.client.get("/health").json()
+    return body["active"], body["queued"]
 
 
 def moment(text: str) -> float:
