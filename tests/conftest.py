@@ -66,10 +66,13 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Leave to `make test-long` the tests of a contract that their class names in `long_tests`, also by a parameter.
+    """Mark the tests that need a server of Postgres, and those that a class of a contract leaves to `make test-long`.
 
-    Each test of a contract is a part of `make test` on one adapter at least, and of `make test-long` on all of them.
+    A class names the latter in `long_tests`, also by a parameter. Each test of a contract is a part of `make test` on
+    one adapter at least, and of `make test-long` on all of them.
     """
+    if "postgres" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.postgres)
     long_tests: frozenset[str] = getattr(getattr(item, "cls", None), "long_tests", frozenset())
     if long_tests & {item.name, getattr(item, "originalname", item.name)}:
         item.add_marker(pytest.mark.long)

@@ -250,7 +250,6 @@ def test_a_page_whose_files_come_late_follows_its_job(
     expect(page.locator("#events")).to_contain_text("in spite of it")
 
 
-@pytest.mark.long  # `test_pages.py` sends the same forms
 def test_a_job_is_cancelled_and_resumed_with_a_message(
     service: RunningService, profile: WatchedContext
 ) -> None:
@@ -399,7 +398,7 @@ def test_the_keyboard_reaches_all(service: RunningService, profile: WatchedConte
 @pytest.mark.parametrize(
     ("size", "scheme"),
     [
-        pytest.param(DESKTOP, "light", id="desktop-light", marks=pytest.mark.long),
+        pytest.param(DESKTOP, "light", id="desktop-light"),
         pytest.param(DESKTOP, "dark", id="desktop-dark", marks=pytest.mark.long),
         pytest.param(PHONE, "light", id="phone-light", marks=pytest.mark.long),
         pytest.param(PHONE, "dark", id="phone-dark"),

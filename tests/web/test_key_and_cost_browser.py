@@ -28,7 +28,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
     ("scheme", "size"),
     [
         pytest.param("light", DESKTOP, id="desktop", marks=pytest.mark.long),
-        pytest.param("dark", PHONE, id="phone", marks=pytest.mark.long),
+        pytest.param("dark", PHONE, id="phone"),
     ],
 )
 def test_a_key_is_made_and_replaced_its_costs_are_read_and_it_ends(
