@@ -12,10 +12,13 @@ WORKERS := 4
 # Compiled tests are kept: else each worker compiles all of them anew. Empty means not set.
 export PYTHONDONTWRITEBYTECODE :=
 # Pure code and single rooms: no service in a process of its own and no sandbox. The faults of the store and the routes
-# of OpenAI, with their own clients, take a minute each. The how-tos start services, and the site a browser. A server of
-# Postgres, long histories, texts that are cut anywhere and jobs of random fields are left to `make test`, too.
+# of OpenAI, with their own clients, take a minute each. The how-tos start services, and the site a browser. What needs a
+# server of Postgres, other processes, long histories or thousands of random texts is left to `make test`, too.
 QUICK := $(wildcard tests/test_*.py) $(addprefix tests/,api/classic api/native api/openapi api/transport config docs \
 	gateway/money queue redact store worker)
+LEFT_OUT := worker/test_store_faults worker/test_machine_memory docs/test_how_to docs/test_scopes docs/test_site \
+	store/test_mapping store/test_history store/test_shared_artifacts store/test_durability store/test_node_calls \
+	redact/test_redactor redact/test_ngram_index api/transport/test_hostile_input gateway/money/test_real_prices
 
 .PHONY: check check-tests compile-tests demo docs recording test test-long bench bench-publish serve lint format setup clients clients-of-test man release demo-release bench-queue-engines chaos
 
@@ -44,11 +47,8 @@ check: $(STAMP)
 	@$(MAKE) --no-print-directory -j2 --output-sync=target lint check-tests
 
 check-tests: $(STAMP)
-	$(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not long and not postgres" $(QUICK) \
-		--ignore=tests/worker/test_store_faults.py --ignore=tests/docs/test_how_to.py \
-		--ignore=tests/docs/test_scopes.py --ignore=tests/docs/test_site.py --ignore=tests/store/test_mapping.py \
-		--ignore=tests/store/test_history.py --ignore=tests/store/test_shared_artifacts.py \
-		--ignore=tests/redact/test_redactor.py --ignore=tests/worker/test_machine_memory.py
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not long and not postgres" $(QUICK) \
+		$(addprefix --ignore=tests/,$(addsuffix .py,$(LEFT_OUT))) --ignore-glob='*/store/test_postgres_*.py'
 
 # It runs while clients wait for the network. An error is told by the tests themselves.
 compile-tests: $(TEST_STAMP)
