@@ -47,7 +47,7 @@ check: $(STAMP)
 	@$(MAKE) --no-print-directory -j2 --output-sync=target lint check-tests
 
 check-tests: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not long and not postgres" $(QUICK) \
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not long and not postgres" $(QUICK) \
 		$(addprefix --ignore=tests/,$(addsuffix .py,$(LEFT_OUT))) --ignore-glob='*/store/test_postgres_*.py'
 
 # It runs while clients wait for the network. An error is told by the tests themselves.
