@@ -18,6 +18,7 @@ QUICK := $(wildcard tests/test_*.py) $(addprefix tests/,api/classic api/native a
 	gateway/money queue redact store worker)
 LEFT_OUT := worker/test_store_faults worker/test_machine_memory docs/test_how_to docs/test_scopes docs/test_site \
 	store/test_mapping store/test_history store/test_shared_artifacts store/test_durability store/test_node_calls \
+	store/test_schema store/test_lock worker/test_waiting_runs \
 	redact/test_redactor redact/test_ngram_index api/transport/test_hostile_input gateway/money/test_real_prices
 
 .PHONY: check check-tests compile-tests demo docs recording test test-long bench bench-publish serve lint format setup clients clients-of-test man release demo-release bench-queue-engines chaos
