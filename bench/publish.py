@@ -91,7 +91,10 @@ def merged(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 def _machines(runs: Sequence[Mapping[str, Any]]) -> str:
     if len(runs) == 1:
         return _machine(runs[0])
-    return "\n".join(f"- {_machine(run)} It has {', '.join(run['names'])}." for run in runs)
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        names.setdefault(_machine(run), []).extend(run["names"])
+    return "\n".join(f"- {machine} It has {', '.join(found)}." for machine, found in names.items())
 
 
 def _machine(context: Mapping[str, Any]) -> str:
