@@ -26,11 +26,14 @@ def spawn(kind: str, *, ignore_signals: bool, pids: str, lifetime: float) -> Non
         os.close(ready)
         return
     os.close(ready)
-    if kind in ("setsid", "daemon"):
-        os.setsid()
-    if kind == "daemon" and os.fork():
-        os._exit(0)
-    _stay_alive(kind, deaf=ignore_signals, pids=pids, lifetime=lifetime, told=pipe)
+    try:
+        if kind in ("setsid", "daemon"):
+            os.setsid()
+        if kind == "daemon" and os.fork():
+            os._exit(0)
+        _stay_alive(kind, deaf=ignore_signals, pids=pids, lifetime=lifetime, told=pipe)
+    finally:
+        os._exit(1)  # after an error (no process left, a full disk) a copy of the agent would go on
 
 
 def _stay_alive(kind: str, *, deaf: bool, pids: str, lifetime: float, told: int) -> None:
