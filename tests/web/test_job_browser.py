@@ -101,6 +101,36 @@ def test_a_long_transcript_grows_in_parts_that_the_browser_leaves_out(
     expect(last).to_be_in_viewport()
 
 
+def test_a_page_that_stays_open_keeps_the_newest_events_and_links_to_the_older_ones(
+    service: RunningService, profile: WatchedContext
+) -> None:
+    count, parts = 300, 4
+
+    async def play(emit: Emit) -> None:
+        await gate.wait()
+        for number in range(count):
+            await emit(Message("assistant", f"word {number}"))
+
+    gate = asyncio.Event()
+    service.runner.play = play
+    job_id = submit(service, "play all is done")
+    page = profile.page(f"/ui/jobs/{job_id}")
+    items = page.locator("#events > ol > li")
+    earlier = page.get_by_role("link", name="Earlier events")
+    expect(items.first).to_be_visible()
+    expect(earlier).to_be_hidden()
+    page.evaluate("(parts) => { document.getElementById('events').dataset.maxParts = parts; }", parts)
+    wait_until(lambda: service.feed.follower_count(job_id))
+    service.loop.call_soon_threadsafe(gate.set)
+    expect(items.filter(has_text="completed")).to_have_count(1)
+    expect(page.locator("#events > ol")).to_have_count(parts)
+    first = items.first.get_attribute("id")
+    assert first
+    assert int(first[1:]) > count // 4
+    earlier.click()
+    expect(items.last).to_have_id(f"e{int(first[1:]) - 1}")
+
+
 def test_the_todo_list_and_the_timeline_change_by_themselves(
     service: RunningService, profile: WatchedContext
 ) -> None:

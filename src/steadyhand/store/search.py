@@ -15,7 +15,6 @@ from sqlalchemy import Connection, RowMapping
 
 from steadyhand.errors import InvalidRequest
 from steadyhand.ports import JobFilter
-from steadyhand.store.bulk_insert import MAX_ROWS_PER_STATEMENT
 from steadyhand.store.driver import POSTGRES, execute
 from steadyhand.store.postgres import search_words
 
@@ -35,7 +34,7 @@ _INSERT = "INSERT INTO job_texts (rowid, title, prompt, scope) VALUES "
 _INSERTED = "(?, ?, ?, ?)"
 _DELETE = "INSERT INTO job_texts (job_texts, rowid, title, prompt, scope) VALUES "
 _DELETED = "('delete', ?, ?, ?, ?)"
-
+_ROWS_PER_STATEMENT = 1_000
 
 _INSERT_VECTORS = (
     "INSERT INTO job_texts (job, words) SELECT job, CAST(words AS tsvector) "
@@ -144,10 +143,11 @@ def remove_texts(connection: Connection, rows: Sequence[TextRow]) -> None:
 
 
 def _write(connection: Connection, statement: str, places: str, rows: Sequence[TextRow]) -> None:
-    # In the order of their rowids: FTS5 begins a new part of the index, and merges it later, for each lower one.
+    # FTS5 begins a new part of the index, and merges it later, for each statement of several rows and for each rowid
+    # that is lower than the one before.
     rows = sorted(rows, key=lambda row: row.sequence)
-    for at in range(0, len(rows), MAX_ROWS_PER_STATEMENT):
-        part = rows[at : at + MAX_ROWS_PER_STATEMENT]
+    for at in range(0, len(rows), _ROWS_PER_STATEMENT):
+        part = rows[at : at + _ROWS_PER_STATEMENT]
         values = [value for row in part for value in row.values()]
         execute(connection, statement + ", ".join([places] * len(part)), values)
 

@@ -21,6 +21,10 @@ from steadyhand.web.web_app import Visit
 
 PAGE_EVENTS = 400
 """The events of one page of the transcript; the newest come first."""
+PART_EVENTS = 25
+"""The events of one part of a page. A browser lays out and paints only the parts in sight."""
+MAX_LIVE_EVENTS = 2_000
+"""The events that a page which grows keeps; for the older ones it has a link."""
 _MEDIA_TYPES = {
     "diff": ("text/x-diff; charset=utf-8", "patch"),
     "transcript": ("application/x-ndjson", "jsonl"),
@@ -46,6 +50,8 @@ async def show_job(visit: Visit) -> Response:
             before=first + 1 if first else None,
             is_newest=last == job.last_event,
             position=last,
+            part_events=PART_EVENTS,
+            max_parts=MAX_LIVE_EVENTS // PART_EVENTS,
             **values,
         )
     )

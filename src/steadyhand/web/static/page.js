@@ -37,15 +37,32 @@
     if (follows !== null) return;
     follows = atEnd();
     requestAnimationFrame(() => {
-      if (follows) window.scrollTo(0, document.documentElement.scrollHeight);
+      if (follows) {
+        leaveOutOldest();
+        window.scrollTo(0, document.documentElement.scrollHeight);
+      }
       follows = null;
     });
   });
   // New events are added to the last part of the transcript (page.css). An item never moves to another part.
   function beginPart() {
-    const last = document.querySelector("#events > :last-child");
-    if (!last || last.childElementCount < 25) return;
-    last.after(last.cloneNode(false));
+    const last = document.getElementById("last-part"); // by its id: any other search looks at the whole transcript
+    if (!last || last.childElementCount < Number(last.parentElement.dataset.partEvents)) return;
+    const next = last.cloneNode(false);
+    last.removeAttribute("id");
+    last.after(next);
+  }
+  // A tab that stays open keeps the newest parts; what came before is a link away, as on a page that is opened anew.
+  // Nothing is taken from somebody who reads further up or whose focus is in it.
+  function leaveOutOldest() {
+    const events = document.getElementById("events");
+    const isOver = () => events.childElementCount > Number(events.dataset.maxParts);
+    if (!events || !isOver()) return;
+    while (isOver() && !events.firstElementChild.contains(document.activeElement)) events.firstElementChild.remove();
+    const earlier = document.getElementById("earlier");
+    const first = events.querySelector(".item");
+    earlier.querySelector("a").search = `?before=${first.id.slice(1)}`;
+    earlier.hidden = false;
   }
   document.addEventListener("htmx:after:swap", showSelected);
 
@@ -66,8 +83,9 @@
   document.addEventListener("toggle", catchUp, true);
 
   function showSelected() {
-    const count = document.querySelector("[data-selected]");
-    if (!count) return;
+    const list = document.getElementById("list");
+    const count = list && document.querySelector("[data-selected]");
+    if (!count) return; // a transcript, which is not searched after each of its events
     const all = document.querySelector("[data-select-all]");
     all.hidden = false;
     const boxes = document.querySelectorAll('#list input[name="job"]').length;
