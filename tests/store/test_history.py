@@ -589,6 +589,22 @@ def test_a_prompt_is_searched_up_to_a_length_that_one_write_can_bear(tmp_path: P
     in_store(tmp_path / "jobs.db", scene)
 
 
+def test_many_jobs_are_one_part_of_the_search_index_and_not_many_to_merge(tmp_path: Path) -> None:
+    async def scene(store: SqlStore) -> list[int]:
+        rows = [
+            search.TextRow(number, "k", "claude", None, None, f"word{number}") for number in range(1, 201)
+        ]
+        parts = []
+        for write, some in ((search.add_texts, rows), (search.remove_texts, rows[:150])):
+            with store._write_engine.begin() as connection:
+                write(connection, some)
+                found = connection.exec_driver_sql("SELECT count(DISTINCT segid) FROM job_texts_idx")
+                parts.append(found.scalar_one())
+        return parts
+
+    assert in_store(tmp_path / "jobs.db", scene) == [1, 2]
+
+
 def test_statistics_are_refreshed_once_an_hour(tmp_path: Path) -> None:
     async def scene(store: SqlStore) -> list[int]:
         now, said = 0.0, list[str]()
