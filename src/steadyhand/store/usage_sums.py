@@ -4,6 +4,7 @@ A period that begins or ends within a day takes the calls of that part of the da
 comes from the sums, of the level with the fewest rows that has every name that the query needs.
 """
 
+import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -13,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from steadyhand.ports import CalendarPeriod, TokenCounts, UsageGroup, UsageQuery, UsageRow, UsageTotal
-from steadyhand.store.driver import POSTGRES, execute, fetch_all
+from steadyhand.store.driver import POSTGRES, Values, execute, fetch_all
 from steadyhand.store.ledger_workspace import ledger_workspace
 from steadyhand.store.mapping import MICROSECONDS_PER_DAY, to_microseconds
 from steadyhand.store.readers import check_time
@@ -61,6 +62,8 @@ _COLUMNS = (*_KEY_NAMES, *SUM_NAMES)
 _CALL_COLUMNS = ("settled", "day", *_NAMES, *_TOKEN_COLUMNS, "micros", "priced", "complete")
 GREATEST_SUM = 2**63 - 1
 """The greatest number of a column: a sum that would be greater is this one."""
+_SUM_OVERFLOW = "integer overflow"
+"""The message of SQLite's error."""
 _NO_SUMS = (0,) * len(SUM_NAMES)
 _MAX_ROWS = 8 * 2 * len(_LEVELS)
 """The most sums in one statement: those of eight calls that have nothing in common."""
@@ -180,8 +183,7 @@ def _sum(connection: Connection, query: UsageQuery) -> list[UsageRow]:
     source = _Source(query)
     groups = [_GROUP_COLUMNS[by] for by in query.by]
     rows_to_add = source.select(groups)
-    sums = ", ".join(f"{_sum_of(name, connection.dialect.name)} AS {name}" for name in SUM_NAMES)
-    columns = [*groups, *SUM_NAMES] if source.has_whole_groups else [*groups, sums]
+    columns = [*groups, *SUM_NAMES] if source.has_whole_groups else [*groups, "{sums}"]
     statement = f"SELECT {', '.join(columns)} FROM ({rows_to_add}) AS parts WHERE "  # noqa: S608
     statement += "calls > 0" if source.has_whole_groups else "true"
     if query.after:
@@ -200,15 +202,26 @@ def _sum(connection: Connection, query: UsageQuery) -> list[UsageRow]:
             {by: _group_text(by, value) for by, value in zip(query.by, row, strict=False)},
             _total(dict(zip(SUM_NAMES, row[len(groups) :], strict=True))),
         )
-        for row in fetch_all(connection, statement, source.parameters)
+        for row in _fetch_sums(connection, statement, source.parameters)
     ]
 
 
-def _sum_of(name: str, dialect: str) -> str:
-    """Return the expression of a sum. SQLite refuses to add up what does not fit, but not in two parts."""
-    if dialect == POSTGRES:
-        return f"coalesce(sum({name}), 0)"
-    return f"coalesce(sum({name} >> 32) * 4294967296 + sum({name} & 4294967295), 0)"
+def _fetch_sums(connection: Connection, statement: str, parameters: Values) -> list[tuple[Any, ...]]:
+    """Return the rows of a statement with the sums of all columns in place of `{sums}`.
+
+    SQLite refuses a sum that does not fit in 64 bits. Two halves of each number have sums that fit, but adding both up
+    takes twice as long, so they are asked for only then.
+    """
+    sums, halves = (
+        ", ".join(f"coalesce({each.format(name)}, 0) AS {name}" for name in SUM_NAMES)
+        for each in ("sum({0})", "sum({0} >> 32) * 4294967296 + sum({0} & 4294967295)")
+    )
+    try:
+        return fetch_all(connection, statement.replace("{sums}", sums), parameters)
+    except sqlite3.OperationalError as error:
+        if str(error) != _SUM_OVERFLOW:
+            raise
+    return fetch_all(connection, statement.replace("{sums}", halves), parameters)
 
 
 @dataclass(slots=True)
