@@ -13,6 +13,7 @@ from tests.web.test_browser import Steps, submit
 
 from steadyhand.events import Message, TextDelta, ToolFinished, ToolStarted, UsageReported
 from steadyhand.ports import Emit
+from steadyhand.web.job_page import PART_EVENTS
 
 
 def test_subagents_are_nested_live_as_after_a_reload(
@@ -59,7 +60,7 @@ def test_a_long_transcript_grows_in_parts_that_the_browser_leaves_out(
     service: RunningService, profile: WatchedContext
 ) -> None:
     """The browser looks at each part at each frame, and at each item of the parts in sight."""
-    count, part = 300, 25
+    count, part = 300, PART_EVENTS
 
     async def play(emit: Emit) -> None:
         await emit(Message("assistant", "word 0"))
@@ -120,10 +121,12 @@ def test_a_page_that_stays_open_keeps_the_newest_events_and_links_to_the_older_o
     expect(items.first).to_be_visible()
     expect(earlier).to_be_hidden()
     page.evaluate("(parts) => { document.getElementById('events').dataset.maxParts = parts; }", parts)
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
     wait_until(lambda: service.feed.follower_count(job_id))
     service.loop.call_soon_threadsafe(gate.set)
     expect(items.filter(has_text="completed")).to_have_count(1)
     expect(page.locator("#events > ol")).to_have_count(parts)
+    page.wait_for_function("innerHeight + scrollY >= document.documentElement.scrollHeight - 80")
     first = items.first.get_attribute("id")
     assert first
     assert int(first[1:]) > count // 4

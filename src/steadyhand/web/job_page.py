@@ -24,7 +24,7 @@ PAGE_EVENTS = 400
 PART_EVENTS = 25
 """The events of one part of a page. A browser lays out and paints only the parts in sight."""
 MAX_LIVE_EVENTS = 2_000
-"""The events that a page which grows keeps; for the older ones it has a link."""
+"""The events that a page which follows its job keeps; for the older ones it has a link."""
 _MEDIA_TYPES = {
     "diff": ("text/x-diff; charset=utf-8", "patch"),
     "transcript": ("application/x-ndjson", "jsonl"),

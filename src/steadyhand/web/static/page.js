@@ -27,23 +27,37 @@
     });
   }
 
-  // The layout of a long transcript is asked for once a frame, and not for each of its events.
+  // A page that is at its end stays there until somebody scrolls up. Its height changes by itself as well: a part that
+  // comes into sight is seldom as high as it was taken for. The layout is asked for once a frame, and not for each event.
   const atEnd = () => window.innerHeight + window.scrollY >= document.documentElement.scrollHeight - 80;
-  let follows = null;
+  let follows = false;
+  let lastY = 0;
+  let isFrameAsked = false;
+  document.addEventListener("scroll", () => {
+    follows = atEnd() || (follows && window.scrollY >= lastY);
+    lastY = window.scrollY;
+  }, { passive: true });
+  new ResizeObserver(() => { lastY = window.scrollY; }).observe(document.body); // a lower page is not somebody's doing
   document.addEventListener("htmx:sse:before:message", ({ detail }) => {
     if (detail.message.event) return;
     heardAt = Date.now();
     beginPart();
-    if (follows !== null) return;
-    follows = atEnd();
+    if (isFrameAsked) return;
+    isFrameAsked = true;
+    follows ||= atEnd();
     requestAnimationFrame(() => {
-      if (follows) {
-        leaveOutOldest();
-        window.scrollTo(0, document.documentElement.scrollHeight);
-      }
-      follows = null;
+      isFrameAsked = false;
+      if (!follows) return;
+      leaveOutOldest();
+      scrollToEnd();
+      requestAnimationFrame(scrollToEnd); // once what has come into sight has its height
     });
   });
+  function scrollToEnd() {
+    if (!follows) return;
+    window.scrollTo(0, document.documentElement.scrollHeight);
+    lastY = window.scrollY;
+  }
   // New events are added to the last part of the transcript (page.css). An item never moves to another part.
   function beginPart() {
     const last = document.getElementById("last-part"); // by its id: any other search looks at the whole transcript
