@@ -284,9 +284,9 @@ def kill_while_it_tells(
 @pytest.mark.parametrize(
     ("jobs", "kills"),
     [
-        pytest.param(20, 4, id="100 messages, 4 kills"),
+        pytest.param(20, 4, id="100 messages, 4 kills", marks=pytest.mark.long),
         pytest.param(40, 10, id="200 messages, 10 kills", marks=pytest.mark.long),
-        pytest.param(100, 30, id="1000 messages, 30 kills", marks=pytest.mark.long),
+        pytest.param(100, 30, id="1000 messages, 30 kills"),
         pytest.param(1_000, 30, id="10000 messages, 30 kills", marks=pytest.mark.long),
     ],
 )
