@@ -16,6 +16,26 @@ from steadyhand.ports import Emit
 from steadyhand.web.job_page import PART_EVENTS
 
 
+class Burst:
+    """A job that says "word 0", and the next words all at once when it is told to."""
+
+    def __init__(self, service: RunningService, count: int) -> None:
+        self._service = service
+        self._count = count
+        self._gate = asyncio.Event()
+        service.runner.play = self._play
+        self.job_id = submit(service, "play all is done")
+
+    def go(self) -> None:
+        self._service.loop.call_soon_threadsafe(self._gate.set)
+
+    async def _play(self, emit: Emit) -> None:
+        await emit(Message("assistant", "word 0"))
+        await self._gate.wait()
+        for number in range(1, self._count):
+            await emit(Message("assistant", f"word {number}"))
+
+
 def test_subagents_are_nested_live_as_after_a_reload(
     service: RunningService, profile: WatchedContext
 ) -> None:
@@ -61,23 +81,15 @@ def test_a_long_transcript_grows_in_parts_that_the_browser_leaves_out(
 ) -> None:
     """The browser looks at each part at each frame, and at each item of the parts in sight."""
     count, part = 300, PART_EVENTS
-
-    async def play(emit: Emit) -> None:
-        await emit(Message("assistant", "word 0"))
-        await gate.wait()
-        for number in range(1, count):
-            await emit(Message("assistant", f"word {number}"))
-
-    gate = asyncio.Event()
-    service.runner.play = play
-    job_id = submit(service, "play all is done")
+    burst = Burst(service, count)
+    job_id = burst.job_id
     page = profile.page(f"/ui/jobs/{job_id}")
     items = page.locator("#events > ol > li")
     first = items.filter(has_text="word 0").locator(".seq")
     expect(first).to_be_visible()
     wait_until(lambda: service.feed.follower_count(job_id))
     first.focus()
-    service.loop.call_soon_threadsafe(gate.set)
+    burst.go()
     expect(items.filter(has_text="completed")).to_have_count(1)
     expect(first).to_be_focused()  # no item is moved to another part
 
@@ -106,24 +118,16 @@ def test_a_page_that_stays_open_keeps_the_newest_events_and_links_to_the_older_o
     service: RunningService, profile: WatchedContext
 ) -> None:
     count, parts = 300, 4
-
-    async def play(emit: Emit) -> None:
-        await gate.wait()
-        for number in range(count):
-            await emit(Message("assistant", f"word {number}"))
-
-    gate = asyncio.Event()
-    service.runner.play = play
-    job_id = submit(service, "play all is done")
-    page = profile.page(f"/ui/jobs/{job_id}")
+    burst = Burst(service, count)
+    page = profile.page(f"/ui/jobs/{burst.job_id}")
     items = page.locator("#events > ol > li")
     earlier = page.get_by_role("link", name="Earlier events")
     expect(items.first).to_be_visible()
     expect(earlier).to_be_hidden()
     page.evaluate("(parts) => { document.getElementById('events').dataset.maxParts = parts; }", parts)
     page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
-    wait_until(lambda: service.feed.follower_count(job_id))
-    service.loop.call_soon_threadsafe(gate.set)
+    wait_until(lambda: service.feed.follower_count(burst.job_id))
+    burst.go()
     expect(items.filter(has_text="completed")).to_have_count(1)
     expect(page.locator("#events > ol")).to_have_count(parts)
     page.wait_for_function("innerHeight + scrollY >= document.documentElement.scrollHeight - 80")

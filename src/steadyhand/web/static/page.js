@@ -70,9 +70,11 @@
   // Nothing is taken from somebody who reads further up or whose focus is in it.
   function leaveOutOldest() {
     const events = document.getElementById("events");
+    const oldest = events?.firstElementChild;
     const isOver = () => events.childElementCount > Number(events.dataset.maxParts);
-    if (!events || !isOver()) return;
+    if (!oldest || !isOver()) return;
     while (isOver() && !events.firstElementChild.contains(document.activeElement)) events.firstElementChild.remove();
+    if (events.firstElementChild === oldest) return;
     const earlier = document.getElementById("earlier");
     const first = events.querySelector(".item");
     earlier.querySelector("a").search = `?before=${first.id.slice(1)}`;
