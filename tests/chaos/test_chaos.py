@@ -18,7 +18,7 @@ __all__ = ["reachable_tmp"]  # a fixture, taken in
 SHORT = KINDS[0]
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_under_faults_every_job_ends_once_and_nothing_is_left(seed: int, reachable_tmp: Path) -> None:
     result = run_chaos(seed, SMALL, make_service_root(reachable_tmp))
     assert not result.wrong, "\n".join([*result.faults, *result.wrong, *result.logs])
