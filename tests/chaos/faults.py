@@ -40,6 +40,14 @@ class Plan:
     """With fewer hits of nodes the run has shown too little."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """The times of day between which a node was killed."""
+
+    began: float
+    ended: float
+
+
 class Faults:
     """Carries out the faults of a seed."""
 
@@ -59,8 +67,7 @@ class Faults:
         self._outage_at = random.Random(-seed).randrange(1, min(plan.faults, _FIRST_FAULTS) - 1)  # noqa: S311  # the same
         self._away = {name: threading.Lock() for name in cluster.nodes}
         self.log: list[str] = []
-        self.kills: list[float] = []
-        """The times of day at which nodes were killed."""
+        self.kills: list[Kill] = []
 
     def run(self, is_over: Callable[[], bool], deadline: Deadline) -> None:
         """Carry them out, and leave all running. `is_over` ends it early."""
@@ -130,8 +137,9 @@ class Faults:
     def _kill(self, node: str, away_seconds: float) -> None:
         self.log.append(f"kill {node}")
         service = self._cluster[node]
-        self.kills.append(time.time())
+        began = time.time()
         service.kill()
+        self.kills.append(Kill(began, time.time()))
         time.sleep(away_seconds)
         service.restart()
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.faults import Kill
+
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.request import ModelRequest
 
@@ -90,16 +92,20 @@ def check_ledger(
     notes: Sequence[Note],
     model: CountingModel,
     counted: Mapping[str, Any],
-    kills: Sequence[float],
+    kills: Sequence[Kill],
 ) -> Iterator[str]:
     """Find differences between the ledger and the model's own count.
 
     `jobs` are the last answers about the jobs by their numbers, `counted` is the sum that the service tells of all
-    calls, `kills` are the times at which nodes were killed. A call is in the ledger before it goes to the model: one
+    calls, `kills` are those of nodes. A call is in the ledger before it goes to the model: one
     that a kill cut before it came there stays, as incomplete.
     """
     answered = [note for note in notes if note.word == "answered"]
-    unsure = [note for note in answered if any(0 <= kill - note.at < UNSTORED_SECONDS for kill in kills)]
+    unsure = [
+        note
+        for note in answered
+        if any(kill.began - UNSTORED_SECONDS < note.at <= kill.ended for kill in kills)
+    ]
     certain = len(answered) - len(unsure)
     cut = sum(note.word == "asked" for note in notes) - len(answered) if kills else 0
     if not certain <= counted["calls"] <= model.calls + cut:

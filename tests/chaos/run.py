@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tests.chaos.agents import check_agents
 from tests.chaos.checker import Beat, check
 from tests.chaos.clients import JobClient
 from tests.chaos.deadline import Deadline
-from tests.chaos.faults import Faults, Plan
+from tests.chaos.faults import Faults, Kill, Plan
 from tests.chaos.history import Call, History
 from tests.chaos.kinds import KINDS, LONG_KINDS, Kind
 from tests.chaos.model_calls import check_ledger, read_notes
@@ -78,6 +78,7 @@ class Result:
     faults: Sequence[str]
     calls: int
     seconds: float
+    kills: Sequence[Kill] = ()
     logs: Sequence[str] = ()
     """The ends of the logs of all nodes, if anything was wrong."""
 
@@ -129,7 +130,7 @@ def run_chaos(seed: int, form: Form, directory: Path) -> Result:
                 wrong += leftovers.find_lost_files(cluster, kinds, last_answers(history.calls()), seed)
             wrong += leftovers.probe(cluster, token, directory, has_in_place=form.is_long)
             logs = cluster.log_tails() if wrong else []
-    return Result(seed, wrong, faults.log, len(history.calls()), time.monotonic() - began, logs)
+    return Result(seed, wrong, faults.log, len(history.calls()), time.monotonic() - began, faults.kills, logs)
 
 
 def last_answers(calls: Sequence[Call]) -> dict[int, Mapping[str, Any]]:
@@ -206,13 +207,14 @@ def _run_seed(seed: int, name: str, results: Path) -> bool:
     except Exception as error:  # noqa: BLE001  # such as a node that did not come back: it is a result, and the next seed runs
         traceback.print_exc()
         logs = getattr(error, "__notes__", [])
-        result = Result(seed, [f"the run broke off: {error!r}"], [], 0, 0.0, logs)
+        result = Result(seed, [f"the run broke off: {error!r}"], [], 0, 0.0, logs=logs)
     summary = {
         "seed": seed,
         "wrong": list(result.wrong),
         "faults": list(result.faults),
         "calls": result.calls,
         "seconds": round(result.seconds, 1),
+        "kills": [asdict(kill) for kill in result.kills],
         "logs": list(result.logs),
     }
     part = path.with_suffix(".part")

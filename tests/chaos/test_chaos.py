@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from tests.chaos.agents import check_agents
 from tests.chaos.checker import check
+from tests.chaos.faults import Kill
 from tests.chaos.history import Call
 from tests.chaos.kinds import KINDS, LONG_KINDS, Kind
 from tests.chaos.model_calls import CountingModel, Note, check_ledger
@@ -87,7 +88,7 @@ def test_the_checker_finds_agents_that_nobody_owns_and_two_in_one_directory() ->
     assert list(check_agents([SHORT] * 2, [], beats, 0.0)) == []
 
 
-def ledger_faults(*, calls: int, tokens: int, kills: tuple[float, ...] = ()) -> str:
+def ledger_faults(*, calls: int, tokens: int, kills: tuple[Kill, ...] = ()) -> str:
     """Compare a ledger that has so many calls and tokens with a model that answered twice, with 10 tokens each time."""
     with CountingModel() as model:
         body = {"max_tokens": 64, "messages": [{"role": "user", "content": "job 0 of process 10"}]}
@@ -108,5 +109,7 @@ def test_the_checker_finds_calls_that_the_ledger_lacks_or_has_twice() -> None:
     missing = ledger_faults(calls=1, tokens=10)
     assert "2 answers came long enough before a kill" in missing
     assert "job 0: 10 tokens by the ledger, and the model sent 20" in missing
-    assert "the ledger has" not in ledger_faults(calls=1, tokens=10, kills=(21.0,))
-    assert "the ledger has 3 calls" in ledger_faults(calls=3, tokens=20, kills=(21.0,))  # none was cut
+    assert "the ledger has" not in ledger_faults(calls=1, tokens=10, kills=(Kill(20.5, 20.6),))
+    assert "the ledger has 3 calls" in ledger_faults(
+        calls=3, tokens=20, kills=(Kill(20.5, 20.6),)
+    )  # none was cut
