@@ -1,11 +1,9 @@
 """Jobs that nobody holds after an outage: each gets its holder while the service lives, and nothing is started anew."""
 
 import asyncio
-import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +11,10 @@ from tests.store.faults import Fault, FaultClock, StandingClock
 from tests.worker.failing_store import (
     CALLER,
     STEP_SECONDS,
-    Agent,
     FailingService,
-    failing_service,
-    make_template,
 )
 from tests.worker.fakes import SUCCESS
+from tests.worker.scenes import run_scene, stay
 
 from steadyhand.agents import Workspace
 from steadyhand.clock import utc_now
@@ -40,49 +36,10 @@ from steadyhand.ports import (
 )
 from steadyhand.testing.contracts.samples import accepted_draft, make_job
 
+__all__ = ["run_scene"]  # a fixture, taken in
+
 SUPERVISOR = (4242, 17)
 LONG_OUTAGE_SECONDS = 20.0
-
-
-async def succeed(_service: FailingService, _spec: RunSpec, _emit: Emit, _stop: StopSignal) -> RunReport:
-    return SUCCESS
-
-
-async def stay(_service: FailingService, _spec: RunSpec, _emit: Emit, stop: StopSignal) -> RunReport:
-    return replace(SUCCESS, evidence=RunEvidence(stop_reason=await stop.wait()))
-
-
-@pytest.fixture
-def run_scene(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Callable[[FailingService], Awaitable[None]]], None]:
-    """Play a scene in a service that has agents `work`, which succeeds at once, and `stay`."""
-    monkeypatch.setattr("steadyhand.worker.worker.MAINTENANCE_SECONDS", 0.01)
-
-    def run(
-        scene: Callable[[FailingService], Awaitable[None]],
-        agent: Agent = succeed,
-        fault: Fault | None = None,
-        capacity: int = 2,
-    ) -> None:
-        async def play() -> None:
-            await make_template(tmp_path / "empty.db")
-            root = Path(tempfile.mkdtemp(dir=tmp_path))
-            async with (
-                asyncio.timeout(60),
-                failing_service(
-                    root,
-                    tmp_path / "empty.db",
-                    fault or Fault(FaultClock()),
-                    {"work": agent, "stay": stay},
-                    capacity=capacity,
-                ) as service,
-            ):
-                await scene(service)
-
-        asyncio.run(play())
-
-    return run
 
 
 async def have_an_outage(service: FailingService) -> None:

@@ -23,6 +23,8 @@ from steadyhand.worker.results import unparked_job
 from steadyhand.worker.run_executor import QUEUED, RunExecutor
 
 MAINTENANCE_SECONDS = 1.0
+EARLIER_RUN_SECONDS = 120.0
+"""The time for a run that was taken from this node to end: its agent is stopped, and what it did is not stored."""
 
 
 class Worker:
@@ -89,22 +91,40 @@ class Worker:
     ) -> None:
         self._active += 1
         self._idle.clear()
+        earlier = self._tasks.get(claim.job.id)
         task = group.create_task(
-            self._run_claim(claim, orphan, has_begun=has_begun), name=f"job {claim.job.id}"
+            self._run_claim(claim, orphan, earlier, has_begun=has_begun), name=f"job {claim.job.id}"
         )
         self._tasks[claim.job.id] = task
 
-    async def _run_claim(self, claim: Claim, orphan: OrphanedRun | None, *, has_begun: bool) -> None:
+    async def _run_claim(
+        self, claim: Claim, orphan: OrphanedRun | None, earlier: asyncio.Task[None] | None, *, has_begun: bool
+    ) -> None:
+        job_id = claim.job.id
         try:
-            await self._executor.execute(claim, orphan, has_begun=has_begun)
+            if earlier is None or await self._earlier_ended(job_id, earlier):
+                await self._executor.execute(claim, orphan, has_begun=has_begun)
         finally:
-            is_left = claim.job.id in self._left
+            is_left = job_id in self._left
             await (self._queue.leave(claim) if is_left else self._queue.release(claim))
             self._active -= 1
-            self._tasks.pop(claim.job.id, None)
+            if self._tasks.get(job_id) is asyncio.current_task():
+                del self._tasks[job_id]
             self._executor.agent_runs.changed.set()
             if not self._active:
                 self._idle.set()
+
+    async def _earlier_ended(self, job_id: str, earlier: asyncio.Task[None]) -> bool:
+        """Wait for the end of a run of the same job here; return False if it takes too long.
+
+        Other nodes took this one for dead, ended the run and gave the job its next one, before this node came back. The
+        two have the same folders, which the earlier run puts away at its end. A job that did not start is queued again.
+        """
+        self._log.info("run.waits_for_earlier", job=job_id)
+        ended, _ = await asyncio.wait([earlier], timeout=EARLIER_RUN_SECONDS)
+        if not ended:
+            self._log.warning("run.earlier_goes_on", job=job_id)
+        return bool(ended)
 
     async def _maintain(self) -> None:
         while True:

@@ -460,7 +460,13 @@ class ProcrastinateQueue:
         """Remove a job from the queue, or request its run to stop, on any node."""
         place = self._copy.get(job_id)
         for delivery in self._claimed:
-            if delivery.job.id == job_id and delivery.claim is not None and not (place and place.again):
+            is_lost = place is not None and delivery.run not in (
+                0,
+                place.run,
+            )  # the job has another run by now
+            if delivery.job.id != job_id or delivery.claim is None or is_lost:
+                continue
+            if not (place and place.again):
                 delivery.claim.stop.request(reason)
                 return "stopping"
         result = await self._turns.submit(lambda turn: turn.cancel(job_id, reason))
