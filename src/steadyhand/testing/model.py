@@ -1,4 +1,6 @@
-"""The scripted model: an HTTP server on loopback that speaks the Anthropic Messages API and plays scenarios.
+"""The scripted model: an HTTP server on loopback that plays scenarios.
+
+It speaks the Anthropic Messages API, and OpenAI's Responses and Chat Completions.
 
 In a test: ``with ScriptedModel(scenario="ok") as model: ... model.url ...``; by hand:
 ``python -m steadyhand.testing.model --port 0 --scenario ok``, which prints its address on the first line.
@@ -15,19 +17,26 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from steadyhand.testing import openai_wire, wire
 from steadyhand.testing import scenario as scenarios
-from steadyhand.testing import wire
-from steadyhand.testing.request import ModelRequest
+from steadyhand.testing.request import ModelRequest, Wire
+from steadyhand.testing.responses_wire import ResponsesResponse
 from steadyhand.testing.scenario import Failure, ModelTurn, Scenario
 
 MAX_RECORDED_REQUESTS = 2000
 MODELS = ("claude-opus-4-8", "claude-sonnet-5", "claude-haiku-4-5")
+OPENAI_MODELS = ("gpt-5.5", "gpt-5-mini")
+_RESPONSES: dict[Wire, Callable[[ModelTurn, ModelRequest], wire.WireResponse]] = {
+    "messages": wire.ModelResponse,
+    "chat": openai_wire.ChatResponse,
+    "responses": ResponsesResponse,
+}
 
 
 class ScriptedModel:
@@ -140,7 +149,7 @@ class ScriptedModel:
     def record(self, request: ModelRequest) -> None:
         """Record one request."""
         with self._lock:
-            if not request.path.startswith("/v1/messages") or "count_tokens" in request.path:
+            if request.wire is None:
                 self._other_requests.append(request)
             elif request.is_side_request:
                 self._side_requests.append(request)
@@ -196,6 +205,12 @@ class ScriptedModel:
             return self._attempts[key] <= first
 
 
+_OPENAI_PATHS = ("/v1/responses", "/v1/chat/")
+_NO_ROUTE = Failure(status=404, type="not_found_error", message="no such route")
+_NOT_JSON = Failure(status=400, type="invalid_request_error", message="the body is not JSON")
+_INVALID_KEY = Failure(status=401, type="authentication_error", message="invalid x-api-key")
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
@@ -220,9 +235,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self._is_rejected(request):
             return
         if self.path.startswith("/v1/models"):
-            self._json(200, wire.model_list(MODELS))
+            self._list_models(request)
         else:
-            self._json(404, wire.error_body("not_found_error", "no such route"))
+            self._fail(request, _NO_ROUTE)
 
     def do_HEAD(self) -> None:
         self.send_response(200)
@@ -234,7 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             body = json.loads(self.rfile.read(length) or b"{}")
         except ValueError:
-            self._json(400, wire.error_body("invalid_request_error", "the body is not JSON"))
+            self._fail(self._record_request({}), _NOT_JSON)
             return
         request = self._record_request(body)
         if self._is_rejected(request):
@@ -242,10 +257,10 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if path == "/v1/messages/count_tokens":
             self._json(200, {"input_tokens": max(1, length // 4)})
-        elif path == "/v1/messages":
-            self._respond(request)
+        elif request.wire:
+            self._respond(request, request.wire)
         else:
-            self._json(404, wire.error_body("not_found_error", "no such route"))
+            self._fail(request, _NO_ROUTE)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Print nothing: the requests are recorded."""
@@ -262,17 +277,24 @@ class _Handler(BaseHTTPRequestHandler):
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
         if valid is None or request.headers.get("x-api-key", bearer) in valid:
             return False
-        self._json(401, wire.error_body("authentication_error", "invalid x-api-key"))
+        self._fail(request, _INVALID_KEY)
         return True
 
-    def _respond(self, request: ModelRequest) -> None:
+    def _list_models(self, request: ModelRequest) -> None:
+        """List the models in the form of the API that the headers are of."""
+        if "authorization" in request.headers and "anthropic-version" not in request.headers:
+            self._json(200, openai_wire.model_list(OPENAI_MODELS))
+        else:
+            self._json(200, wire.model_list(MODELS))
+
+    def _respond(self, request: ModelRequest, kind: Wire) -> None:
         turn = self.server.model.turn_for(request)
         if isinstance(turn, Failure):
-            self._fail(turn)
+            self._fail(request, turn)
             return
         if turn.delay_seconds:
             self.server.model.closing.wait(turn.delay_seconds)
-        message = wire.ModelResponse(turn, request)
+        message = _RESPONSES[kind](turn, request)
         if request.body.get("stream"):
             self._stream(message)
         elif message.is_cut:
@@ -300,22 +322,26 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.model.count_tokens(request, {name: -count for name, count in usage.items()})
             raise
 
-    def _fail(self, failure: Failure) -> None:
+    def _fail(self, request: ModelRequest, failure: Failure) -> None:
         extra = {}
         if failure.retry_after is not None:
             extra["retry-after"] = failure.retry_after
         if failure.should_retry is not None:
             extra["x-should-retry"] = str(failure.should_retry).lower()
-        self._json(failure.status, wire.error_body(failure.type, failure.message), extra)
+        if request.path.startswith(_OPENAI_PATHS):
+            status, body = openai_wire.failure_answer(failure)
+        else:
+            status, body = failure.status, wire.error_body(failure.type, failure.message)
+        self._json(status, body, extra)
 
-    def _stream(self, message: wire.ModelResponse) -> None:
+    def _stream(self, message: wire.WireResponse) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream; charset=utf-8")
         self.send_header("cache-control", "no-cache")
-        self.send_header("request-id", message.id.replace("msg_", "req_"))
+        self._send_request_id(f"req_{message.id.rpartition('_')[2]}")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
-        for data, usage in self._paced_events(message):
+        for data, usage in self._paced_parts(message):
             with self._counted(message.request, usage):
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
         if message.is_cut:
@@ -328,34 +354,31 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
-    def _paced_events(self, message: wire.ModelResponse) -> Iterator[tuple[bytes, dict[str, int]]]:
-        """Yield the events as bytes, with their tokens; events without a pause between them are joined."""
+    def _paced_parts(self, message: wire.WireResponse) -> Iterator[tuple[bytes, dict[str, int]]]:
+        """Yield the stream as bytes, with their tokens; parts without a pause between them are joined."""
         pause = message.turn.pace_ms / 1000
-        buffer, usage, reported = b"", {}, {}
-        for event in message.events():
-            buffer += wire.format_sse(event)
-            if event["type"] == "message_start":
-                usage = reported = {
-                    **message.usage,
-                    "output_tokens": event["message"]["usage"]["output_tokens"],
-                }
-            elif event["type"] == "message_delta":
-                remaining = message.usage["output_tokens"] - reported["output_tokens"]
-                usage = {**usage, "output_tokens": usage.get("output_tokens", 0) + remaining}
-            if event["type"] == "content_block_delta" and pause:
+        buffer, usage = b"", Counter[str]()
+        for part in message.stream_parts():
+            buffer += part.data
+            usage.update(part.usage)
+            if part.is_delta and pause:
                 yield buffer, usage
-                buffer, usage = b"", {}
+                buffer, usage = b"", Counter()
                 if self.server.model.closing.wait(pause):
                     return
         if buffer:
             yield buffer, usage
+
+    def _send_request_id(self, request_id: str) -> None:
+        self.send_header("request-id", request_id)
+        self.send_header("x-request-id", request_id)
 
     def _json(self, status: int, body: dict[str, Any], extra: dict[str, str] | None = None) -> None:
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))
-        self.send_header("request-id", "req_scripted")
+        self._send_request_id("req_scripted")
         for name, value in (extra or {}).items():
             self.send_header(name, value)
         self.end_headers()

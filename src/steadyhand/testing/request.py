@@ -7,11 +7,22 @@ import json
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
+
+from steadyhand.testing import openai_requests
 
 SCENARIO_MARKER = re.compile(r"\[\[scenario:([A-Za-z0-9_-]+)\]\]")
-_REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>\s*", re.DOTALL)
-_CWD = re.compile(r"(?:Primary working directory|Working directory): (\S[^\n<]*)")
+Wire = Literal["messages", "chat", "responses"]
+"""The API by which an answer is asked for: Messages, Chat Completions or Responses."""
+_REMINDER = re.compile(r"<(system-reminder|environment_context)>.*?</\1>\s*", re.DOTALL)
+_CWD = re.compile(
+    r"(?:[Ww]orking directory: |<cwd>|working directory is `)(\S[^\n<`]*)"  # of Claude and opencode, codex, Kimi Code
+)
+_WIRES: dict[str, Wire] = {
+    "/v1/messages": "messages",
+    "/v1/chat/completions": "chat",
+    "/v1/responses": "responses",
+}
 
 
 @dataclass(frozen=True)
@@ -29,20 +40,40 @@ class ModelRequest:
         return str(self.body.get("model", ""))
 
     @property
+    def wire(self) -> Wire | None:
+        """The API by which an answer is asked for, or None if none is."""
+        return _WIRES.get(self.path.partition("?")[0]) if self.method == "POST" else None
+
+    @cached_property
     def messages(self) -> list[dict[str, Any]]:
-        """The conversation as it was sent."""
+        """The conversation as it was sent; what came by a wire of OpenAI's is put in the form of the Messages API."""
+        if self.wire == "responses":
+            return openai_requests.responses_messages(self.body)
+        if self.wire == "chat":
+            return openai_requests.chat_messages(self.body)
         messages = self.body.get("messages")
         return messages if isinstance(messages, list) else []
 
     @property
     def system(self) -> str:
         """The system prompt as one text."""
+        if self.is_openai:
+            return openai_requests.system_text(self.body, self.messages)
         return text_of(self.body.get("system"))
+
+    @property
+    def is_openai(self) -> bool:
+        """True for a request by one of OpenAI's wires."""
+        return self.wire in ("chat", "responses")
 
     @property
     def tools(self) -> list[str]:
         """The names of the tools the model may call."""
-        return [str(tool.get("name")) for tool in self.body.get("tools") or []]
+        return [str(tool.get("name")) for tool in self._tool_tables]
+
+    @property
+    def _tool_tables(self) -> list[dict[str, Any]]:
+        return openai_requests.tools(self.body) if self.is_openai else self.body.get("tools") or []
 
     @property
     def turns(self) -> list[tuple[str, str]]:
@@ -81,18 +112,30 @@ class ModelRequest:
     def is_side_request(self) -> bool:
         """True if the CLI asks for itself (a session's title, a probe) and not for the conversation.
 
-        Such a request offers no tools and asks for JSON by ``output_config``, or wants a single token.
+        Such a request offers no tools and asks for JSON by ``output_config``, or wants a single token, or a title by
+        its system prompt.
         """
+        if self.is_openai:
+            return not self.tools and "title generator" in self.system
         asks_for_json = bool((self.body.get("output_config") or {}).get("format"))
         return not self.tools and (asks_for_json or self.body.get("max_tokens") == 1)
 
     def tool_schema(self, name: str) -> dict[str, Any] | None:
         """Return the input schema of an offered tool, or None."""
-        for tool in self.body.get("tools") or []:
+        for tool in self._tool_tables:
             if tool.get("name") == name:
                 schema = tool.get("input_schema")
                 return schema if isinstance(schema, dict) else {}
         return None
+
+    def tool_kind(self, name: str) -> str | None:
+        """Return the type of an offered tool by its wire, such as ``function`` or ``custom``, or None."""
+        return next((str(tool.get("type")) for tool in self._tool_tables if tool.get("name") == name), None)
+
+    @property
+    def output_schema(self) -> dict[str, Any] | None:
+        """The JSON schema that OpenAI's wires want the answer's text to satisfy, or None."""
+        return openai_requests.output_schema(self.body) if self.is_openai else None
 
     def has_called(self, name: str) -> bool:
         """Return whether the model has called this tool since the last prompt."""
@@ -146,8 +189,12 @@ def prompt_of(content: Any) -> str:
 
 
 def _is_prompt(message: dict[str, Any]) -> bool:
-    return message.get("role") == "user" and all(
-        block.get("type") != "tool_result" for block in _blocks(message)
+    """Return whether a message is the user's: Kimi Code and codex add ones that are a reminder only."""
+    content = message.get("content")
+    return (
+        message.get("role") == "user"
+        and all(block.get("type") != "tool_result" for block in _blocks(message))
+        and (bool(prompt_of(content)) or not text_of(content))
     )
 
 

@@ -8,6 +8,7 @@ may hold ``{cwd}``, ``{prompt}``, ``{last_result}`` and ``{model}``, which are f
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,10 +167,14 @@ def fill_variables(value: Any, request: ModelRequest) -> Any:
 def with_structured_output(request: ModelRequest, turn: ModelTurn) -> ModelTurn:
     """Return the turn, or a call of StructuredOutput instead if the request wants one and the turn has none.
 
-    The object is the smallest one that the tool's schema allows, so that any schema gets an answer.
+    By OpenAI's wires the object is the answer's text. It is the smallest one that the schema allows, so that any
+    schema gets an answer.
     """
+    is_words = not (turn.tool or turn.error or turn.endless)
+    if request.output_schema is not None and is_words:
+        return dataclasses.replace(turn, text=json.dumps(sample_value(request.output_schema)))
     schema = request.tool_schema(STRUCTURED_OUTPUT)
-    if schema is None or turn.tool or turn.error or turn.endless or request.has_called(STRUCTURED_OUTPUT):
+    if schema is None or not is_words or request.has_called(STRUCTURED_OUTPUT):
         return turn
     return dataclasses.replace(turn, tool=(ModelToolCall(STRUCTURED_OUTPUT, sample_value(schema)),))
 

@@ -6,7 +6,8 @@ import json
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from steadyhand.testing.request import ModelRequest
 from steadyhand.testing.scenario import ModelTurn, fill_variables
@@ -14,20 +15,46 @@ from steadyhand.testing.scenario import ModelTurn, fill_variables
 _CACHED_TOKENS_PER_TURN = 100
 """Tokens a turn adds to the cache, so that cache figures grow the way real ones do."""
 
+_OUTPUT_TOLD_AT_START = 1
 
 CACHE_WRITE_FIELDS = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 
 
+@dataclass(frozen=True, slots=True)
+class StreamPart:
+    """A part of a streamed answer: its bytes, the tokens that it tells, and whether the pace of a turn holds for it."""
+
+    data: bytes
+    usage: dict[str, int] = field(default_factory=dict)
+    is_delta: bool = False
+
+
+class WireResponse(Protocol):
+    """One answer to one request on any wire; ``usage`` has the names of the Messages API."""
+
+    id: str
+    turn: ModelTurn
+    request: ModelRequest
+    is_cut: bool
+    usage: dict[str, int]
+
+    def body(self) -> dict[str, Any]:
+        """Return the answer without streaming."""
+
+    def stream_parts(self) -> Iterator[StreamPart]:
+        """Yield the answer as it is streamed; a cut one just ends."""
+
+
 class ModelResponse:
-    """One answer to one request, with its ids and its usage."""
+    """One answer of the Messages API, with its ids and its usage."""
 
     def __init__(self, turn: ModelTurn, request: ModelRequest) -> None:
         self.turn = turn
         self.request = request
         self.id = f"msg_{uuid.uuid4().hex[:24]}"
         self.is_cut = turn.cut_after is not None
-        self._blocks = _content(turn, request)
-        self.usage = _usage(turn, request, self._blocks)
+        self._blocks = content_blocks(turn, request)
+        self.usage = token_counts(turn, request, self._blocks)
         self.stop_reason = turn.stop_reason or ("tool_use" if turn.tool else "end_turn")
 
     def body(self) -> dict[str, Any]:
@@ -38,11 +65,20 @@ class ModelResponse:
             "stop_reason": self.stop_reason,
         }
 
-    def events(self) -> Iterator[dict[str, Any]]:
-        """Return the message as the API streams it; a cut one just ends."""
+    def stream_parts(self) -> Iterator[StreamPart]:
+        """Yield the message as the API streams it; input is told at its start, output at its end."""
+        for event in self._events():
+            usage: dict[str, int] = {}
+            if event["type"] == "message_start":
+                usage = {**self.usage, "output_tokens": _OUTPUT_TOLD_AT_START}
+            elif event["type"] == "message_delta":
+                usage = {"output_tokens": self.usage["output_tokens"] - _OUTPUT_TOLD_AT_START}
+            yield StreamPart(format_sse(event), usage, is_delta=event["type"] == "content_block_delta")
+
+    def _events(self) -> Iterator[dict[str, Any]]:
         yield {
             "type": "message_start",
-            "message": self._envelope(usage_body({**self.usage, "output_tokens": 1})),
+            "message": self._envelope(usage_body({**self.usage, "output_tokens": _OUTPUT_TOLD_AT_START})),
         }
         yield {"type": "ping"}
         deltas = 0
@@ -76,22 +112,24 @@ class ModelResponse:
     def _deltas(self, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
         kind = block["type"]
         if kind == "thinking":
-            for piece in self._chunks(block["thinking"], kind):
+            for piece in text_chunks(self.turn, "thinking", block["thinking"]):
                 yield {"type": "thinking_delta", "thinking": piece}
             yield {"type": "signature_delta", "signature": block["signature"]}
         elif kind == "text":
-            for piece in self._chunks(block["text"], kind):
+            for piece in text_chunks(self.turn, "text", block["text"]):
                 yield {"type": "text_delta", "text": piece}
         else:
-            for piece in _split_text(json.dumps(block["input"]), 40):
+            for piece in split_text(json.dumps(block["input"]), 40):
                 yield {"type": "input_json_delta", "partial_json": piece}
 
-    def _chunks(self, text: str, kind: str) -> Iterator[str]:
-        yield from _split_text(text, self.turn.chunk_chars)
-        if self.turn.endless == kind:
-            until = time.monotonic() + self.turn.endless_seconds
-            while time.monotonic() < until:
-                yield from _split_text(text, self.turn.chunk_chars)
+
+def text_chunks(turn: ModelTurn, kind: str, text: str) -> Iterator[str]:
+    """Yield a block's text in the pieces of its turn, over and over if it is the endless one."""
+    yield from split_text(text, turn.chunk_chars)
+    if turn.endless == kind:
+        until = time.monotonic() + turn.endless_seconds
+        while time.monotonic() < until:
+            yield from split_text(text, turn.chunk_chars)
 
 
 def usage_body(usage: dict[str, int]) -> dict[str, Any]:
@@ -125,7 +163,8 @@ def side_turn(request: ModelRequest) -> ModelTurn:
     return ModelTurn(text='{"title": "Scripted", "isNewTopic": false}' if wants_json else "Scripted")
 
 
-def _content(turn: ModelTurn, request: ModelRequest) -> list[dict[str, Any]]:
+def content_blocks(turn: ModelTurn, request: ModelRequest) -> list[dict[str, Any]]:
+    """Return the blocks of an answer, with the variables filled in."""
     blocks: list[dict[str, Any]] = []
     if turn.thinking:
         blocks.append(
@@ -150,7 +189,8 @@ def _content(turn: ModelTurn, request: ModelRequest) -> list[dict[str, Any]]:
     return blocks
 
 
-def _usage(turn: ModelTurn, request: ModelRequest, blocks: list[dict[str, Any]]) -> dict[str, int]:
+def token_counts(turn: ModelTurn, request: ModelRequest, blocks: list[dict[str, Any]]) -> dict[str, int]:
+    """Return the tokens of an answer by the Messages API's names: those of the script, else grown from its text."""
     output_characters = sum(len(json.dumps(block)) for block in blocks)
     scripted = turn.usage
     cache_read = request.turn_index * _CACHED_TOKENS_PER_TURN
@@ -179,6 +219,7 @@ def _empty_block(block: dict[str, Any]) -> dict[str, Any]:
     return {**block, **empty[block["type"]]}
 
 
-def _split_text(text: str, size: int) -> Iterator[str]:
+def split_text(text: str, size: int) -> Iterator[str]:
+    """Yield a text in pieces of a size."""
     for at in range(0, len(text), max(1, size)):
         yield text[at : at + max(1, size)]
