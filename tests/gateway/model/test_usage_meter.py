@@ -34,6 +34,7 @@ from tests.gateway.model_responses import (
     read_with_meter,
     typical_events,
 )
+from tests.gateway.wire_bodies import WIRE_BODIES, WIRE_USAGE
 
 from steadyhand.gateway.model import response_parsers, usage_meter
 from steadyhand.gateway.model.usage_meter import MeasuredUsage, ResponseFormat, UsageMeter
@@ -50,6 +51,7 @@ BODIES: list[tuple[bytes, list[tuple[bytes, bytes]], ResponseFormat]] = [
     (message_body(), JSON, "messages"),
     (BEDROCK, FRAMES, "bedrock"),
     (message_body(), JSON, "bedrock"),
+    *WIRE_BODIES,
 ]
 each_body = pytest.mark.parametrize(("body", "headers", "form"), BODIES)
 
@@ -76,7 +78,7 @@ def test_an_answer_that_came_whole_is_read_to_the_token(
 ) -> None:
     reading = read_with_meter(body, headers, form=form)
     assert (reading.tokens, reading.model, reading.complete, reading.has_usage) == (
-        REPORTED_USAGE,
+        REPORTED_USAGE if form in ("messages", "bedrock") else WIRE_USAGE,
         MODEL,
         True,
         True,
@@ -603,7 +605,7 @@ def assert_not_too_low(reading: MeasuredUsage) -> None:
     """A figure that is below what was told has its mark: harm that changes a figure itself cannot be seen."""
     if reading.complete:
         tokens = reading.tokens
-        assert tokens.input > 0
+        assert tokens.input + tokens.cache_read > 0
         assert tokens.output > 0
 
 
@@ -623,7 +625,7 @@ def test_a_harmed_answer_never_raises_never_depends_on_pieces_and_is_never_zero_
 @given(
     body=st.binary(max_size=400) | st.text(max_size=200).map(str.encode),
     status=st.sampled_from([200, 201, 400, 429, 529]),
-    form=st.sampled_from(["messages", "bedrock"]),
+    form=st.sampled_from(["messages", "bedrock", "responses", "chat", "gemini"]),
     headers=st.lists(
         st.tuples(
             st.sampled_from([b"content-type", b"content-encoding", b"x"]),
@@ -634,6 +636,9 @@ def test_a_harmed_answer_never_raises_never_depends_on_pieces_and_is_never_zero_
 )
 @example(b"data:\n\n", 200, "messages", [])
 @example(b"data: {\n\n", 200, "messages", [])
+@example(b"data: [DONE]\n\n", 200, "chat", [])
+@example(b'{"choices":[{"usage":7},7],"usage":[]}', 200, "chat", [])
+@example(b'{"candidates":[7],"usageMetadata":7,"promptFeedback":7}', 200, "gemini", [])
 def test_any_bytes_are_read_without_raising(
     body: bytes, status: int, form: ResponseFormat, headers: list[tuple[bytes, bytes]]
 ) -> None:

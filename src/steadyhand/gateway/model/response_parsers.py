@@ -1,8 +1,8 @@
 """Parsers of provider responses as they pass: one JSON object, server-sent events, or Bedrock's frames.
 
 Each parser sends its results to a `UsageSink`. The results do not depend on how the bytes were cut into chunks, and
-each parser buffers a bounded part of them. Events of a content block carry no usage, so only the length of their text
-is read.
+each parser buffers a bounded part of them. The sink says which events carry no usage: of these only the length of their
+text is read.
 """
 
 import binascii
@@ -15,12 +15,6 @@ MAX_JSON_BYTES = 16 * 1024 * 1024
 MAX_EVENT_BYTES = 1024 * 1024
 MAX_DECOMPRESSED_BYTES = 256 * 1024 * 1024
 
-_BLOCK = b'"content_block_'
-_DELTA = b'"content_block_delta"'
-_DELTA_LINE = b"event: content_block_delta\n"
-_USAGE = b'"usage"'
-_TEXT_KEYS = (b'"text":', b'"partial_json":', b'"thinking":')
-_DELTA_SUFFIX_BYTES = len(b'""}}')
 _EVENT_HEAD_BYTES = 256
 """The first bytes of an event that is too long to buffer; they hold its type."""
 
@@ -38,6 +32,15 @@ class UsageSink(Protocol):
 
     output_bytes: int
     malformed: bool
+    has_long_events: bool
+
+    def count_delta(self, event: bytes) -> bool:
+        """Count the length of an event's text; return False if the event must be parsed."""
+        ...
+
+    def is_content(self, head: bytes) -> bool:
+        """Return True if an event that begins like this, and is too long to buffer, has no usage."""
+        ...
 
     def on_event(self, data: bytes) -> None:
         """Read the JSON of an event that may carry figures."""
@@ -45,6 +48,10 @@ class UsageSink(Protocol):
 
     def on_body(self, data: bytes | bytearray) -> None:
         """Read the JSON of an answer that came in one piece."""
+        ...
+
+    def on_done(self) -> None:
+        """Note the `[DONE]` that ends some streams."""
         ...
 
 
@@ -58,25 +65,6 @@ class BodyParser(Protocol):
     def finish(self) -> None:
         """Parse the remaining data."""
         ...
-
-
-def count_delta(sink: UsageSink, event: bytes) -> bool:
-    """Count the length of an event's text; return False if the event must be parsed, as it is no block delta."""
-    if _USAGE in event:
-        return False
-    if event.startswith(_DELTA_LINE) or _DELTA in event:
-        sink.output_bytes += _delta_bytes(event)
-        return True
-    return _BLOCK in event
-
-
-def _delta_bytes(event: bytes) -> int:
-    """Return the approximate bytes of text, thinking or tool input in an event, as written in JSON."""
-    for name in _TEXT_KEYS:
-        at = event.find(name)
-        if at >= 0:
-            return max(0, len(event) - at - len(name) - _DELTA_SUFFIX_BYTES)
-    return 0
 
 
 class JsonParser:
@@ -113,6 +101,7 @@ class SseParser:
         self._buffer = bytearray()
         self._dropped = 0
         self._pending_return = False
+        self._max_event_bytes = MAX_JSON_BYTES if sink.has_long_events else MAX_EVENT_BYTES
 
     def feed(self, data: bytes) -> None:
         """Parse a piece and the events that end in it."""
@@ -138,7 +127,7 @@ class SseParser:
             self._parse_block(block)
         elif not buffer:
             buffer += data
-        excess = len(buffer) - MAX_EVENT_BYTES - 1
+        excess = len(buffer) - self._max_event_bytes - 1
         if excess > 0:
             # The head says what it is; the last byte may be the first half of its end.
             self._dropped += len(buffer) - _EVENT_HEAD_BYTES - 1
@@ -161,26 +150,26 @@ class SseParser:
 
     def _parse_block(self, block: bytes) -> None:
         sink = self._sink
-        are_short = len(block) <= MAX_EVENT_BYTES and not self._dropped
+        count_delta = sink.count_delta
+        if len(block) <= self._max_event_bytes and not self._dropped:  # nearly all of them
+            for event in block.split(b"\n\n"):
+                if event and not count_delta(event):
+                    self._parse_event(event)
+            return
         for event in block.split(b"\n\n"):
-            if are_short and event.startswith(_DELTA_LINE) and _USAGE not in event:  # nearly all of them
-                sink.output_bytes += _delta_bytes(event)
-                continue
             length = len(event) + self._dropped
             self._dropped = 0
-            if length > MAX_EVENT_BYTES:
-                self._skip_oversized(event[:_EVENT_HEAD_BYTES], length)
-            elif event and not count_delta(sink, event):
+            if length > self._max_event_bytes:
+                sink.output_bytes += length
+                sink.malformed = sink.malformed or not sink.is_content(event[:_EVENT_HEAD_BYTES])
+            elif event and not count_delta(event):
                 self._parse_event(event)
-
-    def _skip_oversized(self, head: bytes, length: int) -> None:
-        self._sink.output_bytes += length
-        if _BLOCK not in head:
-            self._sink.malformed = True
 
     def _parse_event(self, event: bytes) -> None:
         data = b"\n".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:")).strip()
-        if data and data != b"[DONE]":
+        if data == b"[DONE]":
+            self._sink.on_done()
+        elif data:
             self._sink.on_event(data)
 
 
@@ -238,7 +227,7 @@ class EventStreamParser:
         except (ValueError, KeyError, TypeError, RecursionError):
             self._sink.malformed = True
             return
-        if not count_delta(self._sink, event):
+        if not self._sink.count_delta(event):
             self._sink.on_event(event)
 
 
