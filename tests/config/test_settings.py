@@ -88,6 +88,15 @@ def test_the_file_the_environment_and_the_command_line_win_in_this_order(tmp_pat
         ),
         ("[providers.x]\nkind = 'bedrock'", "providers.x: bedrock needs a region or a base_url"),
         ("[providers.x]\nkind = 'vertex'", "providers.x: vertex needs a project"),
+        ("[providers.x]\nkind = 'openai-compatible'", "providers.x: openai-compatible needs a base_url"),
+        (
+            "[providers.x]\nkind = 'gemini'\noauth_token_file = '/a'",
+            "providers.x: gemini takes an api_key_file, which holds an API key",
+        ),
+        (
+            "[providers.x]\nkind = 'openai'\n[agents.a]\nprovider = 'x'",
+            "agents.a.provider: the runner claude cannot use a provider of the kind openai",
+        ),
         ("[providers.x]\napi_key_file = '/nonexistent/key'", "providers.x.api_key_file: /nonexistent/key"),
         ("[retention]\nkept_checkouts = 'long'", "is not a duration such as 90d"),
         ("[agents.a]\negres = ['x']", "did you mean egress"),

@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx2
 import pytest
@@ -26,7 +27,8 @@ from tests.gateway.gateway_harness import (
 
 from steadyhand.agents import Agent
 from steadyhand.gateway import BillingDeps, ModelGateway, Provider, job_limits, slot_dir
-from steadyhand.ports import HeldAccess
+from steadyhand.gateway.gateway import HeldRunAccess
+from steadyhand.ports import HeldAccess, ModelAccess, ModelApi
 from steadyhand.testing.memory_ledger import MemoryLedger
 
 CALL = b'{"model":"claude-sonnet-5","stream":true,"messages":[]}'
@@ -153,3 +155,12 @@ async def test_without_a_sandbox_the_token_means_nothing_between_runs(world_dir:
                 assert b"message_stop" in (await call()).content
             assert (await call()).status_code == 401
         await wait_until(lambda: host.connections == 1)
+
+
+@pytest.mark.parametrize(
+    ("api", "can"),
+    [("anthropic", True), ("vertex", True), ("bedrock", False), ("openai", False), ("gemini", False)],
+)
+def test_the_gateway_rehearses_in_the_format_of_the_messages_api_alone(api: ModelApi, *, can: bool) -> None:
+    held = HeldRunAccess(ModelAccess(api), *[Mock()] * 3, listener=0)
+    assert held.can_rehearse == can

@@ -18,6 +18,7 @@ from steadyhand.serve.gateway_setup import (
     check_providers,
     create_budget_limits_getter,
     create_gateway,
+    create_provider,
     log_credentials,
 )
 from steadyhand.serve.logs import configure_logging
@@ -79,6 +80,40 @@ def test_an_api_key_and_a_cloud_s_token_need_no_such_word(tmp_path: Path, log: i
     log_credentials(settings)
     assert log.getvalue() == ""
     assert not any(CONSUMER_TERMS_URL in check.detail for check in check_providers(settings))
+
+
+def test_providers_of_other_apis_are_checked_and_built(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("sk-of-another")
+    more = (
+        f'[providers.a]\nkind = "openai"\napi_key_file = "{key}"\n'
+        f'[providers.b]\nkind = "gemini"\napi_key_file = "{key}"\n'
+        f'[providers.c]\nkind = "openai-compatible"\nbase_url = "http://127.0.0.1:1/v1"\napi_key_file = "{key}"\n'
+        'header = "api-key"\n'
+        '[providers.d]\nkind = "openai-compatible"\nbase_url = "http://127.0.0.1:2"\n'
+        '[providers.e]\nkind = "openai"\n'
+        '[providers.f]\nkind = "gemini"\n'
+    )
+    settings = settings_of(tmp_path, more, ANTHROPIC_API_KEY="sk-ant-api-mine")
+    checks = {check.name: (check.ok, check.detail) for check in check_providers(settings)}
+    assert checks == {
+        "credential": (True, "an API key is set"),
+        "provider a": (True, "an API key for openai is set"),
+        "provider b": (True, "an API key for gemini is set"),
+        "provider c": (True, "an API key for openai-compatible is set, for http://127.0.0.1:1/v1"),
+        "provider d": (True, "none, and the model is at http://127.0.0.1:2"),
+        "provider e": (False, "no api_key_file"),
+        "provider f": (False, "no api_key_file"),
+    }
+    by_name = {each.name: create_provider(each) for each in settings.providers}
+    assert [by_name[name].kind for name in "abcdef"] == ["openai", "gemini", *["openai"] * 3, "gemini"]
+    sent = [by_name[name].upstream_headers([])[-1] for name in "abc"]
+    assert sent == [
+        (b"authorization", b"Bearer sk-of-another"),
+        (b"x-goog-api-key", b"sk-of-another"),
+        (b"api-key", b"sk-of-another"),
+    ]
+    assert [by_name[name].missing_credential is None for name in "abcdef"] == [True] * 4 + [False] * 2
 
 
 @pytest.mark.parametrize("name", ["API_BEARER_TOKEN", "STEADYHAND_API_KEY"])

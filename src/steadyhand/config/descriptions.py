@@ -81,8 +81,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "git.credential_file": "The service's credentials for https repositories, as `git credential-store` has them.",
     "git.ssh_key_file": "The service's key for ssh repositories.",
     "git.ca_file": "Certificates of authorities for https repositories.",
-    "providers.*.kind": "The kind of provider.",
-    "providers.*.base_url": "The provider's address, if it is not the usual one.",
+    "providers.*.kind": "The kind of provider; see docs/gateway.md.",
+    "providers.*.base_url": "The provider's address, if it is not the usual one. `openai-compatible` needs one.",
     "providers.*.api_key_file": "The file of an API key.",
     "providers.*.oauth_token_file": "The file of a subscription's token or of an access token.",
     "providers.*.header": "The header that carries the key, if it is not the usual one.",
@@ -92,7 +92,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "gateway.budget_near": "The share of a budget of a key, an agent or the service at which `budget.near` tells that "
     "it is nearly spent.",
     "gateway.max_waits_seconds": "The longest wait for a busy model in all attempts of one call.",
-    "prices.*": "The prices of a model, which replace the built-in ones; see docs/gateway.md.",
+    "prices.*": "The prices of a model, or as `provider/model` at one provider alone, which replace the built-in ones; "
+    "see docs/gateway.md.",
     "runner.claude.path": "The path of the agent's command line; by default the bundled one.",
     "openai.default_agent": "The agent of OpenAI requests whose model is no alias and no agent.",
     "openai.tool_result_seconds": "The time that an agent waits for the results of a client's tools.",

@@ -276,10 +276,13 @@ class GitTable(_Table):
     ca_file: Path | None = None
 
 
+ProviderKind = Literal["anthropic", "bedrock", "vertex", "openai", "openai-compatible", "gemini"]
+
+
 class ProviderTable(_Table):
     """[providers.NAME]: the address of a provider of models, and the credential that the gateway adds."""
 
-    kind: Literal["anthropic", "bedrock", "vertex"] = "anthropic"
+    kind: ProviderKind = "anthropic"
     base_url: str | None = None
     api_key_file: Path | None = None
     oauth_token_file: Path | None = None

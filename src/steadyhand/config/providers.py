@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import Literal
 
 from steadyhand.agents import DEFAULT_PROVIDER
-from steadyhand.config.file_schema import ProviderTable
+from steadyhand.config.file_schema import ProviderKind, ProviderTable
 from steadyhand.errors import ConfigError
 
 CONSUMER_TERMS_URL = "https://www.anthropic.com/legal/consumer-terms"
 """The terms that apply before others use a service that runs on a personal subscription."""
+
+RUNNER_PROVIDERS: Mapping[str, frozenset[ProviderKind]] = {
+    "claude": frozenset({"anthropic", "bedrock", "vertex"}),
+}
+"""The kinds of providers that a runner's agents can use."""
+_KINDS_WITHOUT_TOKENS: frozenset[ProviderKind] = frozenset({"openai", "openai-compatible", "gemini"})
 
 SecretAndFile = tuple[str | None, Path | None]
 """A secret of the environment, and its file if a variable names one."""
@@ -23,7 +29,7 @@ class ProviderSetting:
     """One provider with its secret. If `credential` is `None`, the gateway adds none; `file` is the secret's source."""
 
     name: str
-    kind: Literal["anthropic", "bedrock", "vertex"] = "anthropic"
+    kind: ProviderKind = "anthropic"
     base_url: str | None = None
     credential: Literal["api_key", "oauth", "bearer"] | None = None
     secret: str | None = field(default=None, repr=False)
@@ -78,8 +84,8 @@ def _with_environment(
     )
 
 
-def _from_table(name: str, table: ProviderTable, read_secret: ReadSecret) -> ProviderSetting:
-    table_name = f"providers.{name}"
+def _check_table(table_name: str, table: ProviderTable) -> None:
+    """Raise `ConfigError` for a table that lacks a setting of its kind, or has one that its kind has not."""
     if table.api_key_file is not None and table.oauth_token_file is not None:
         raise ConfigError(f"{table_name}: a provider has an api_key_file or an oauth_token_file, not both")
     if table.kind == "bedrock" and table.base_url is None and table.region is None:
@@ -90,13 +96,22 @@ def _from_table(name: str, table: ProviderTable, read_secret: ReadSecret) -> Pro
         raise ConfigError(f"{table_name}: vertex needs a project")
     if table.kind == "vertex" and table.api_key_file is not None:
         raise ConfigError(f"{table_name}: vertex takes an oauth_token_file, which holds an access token")
+    if table.kind in _KINDS_WITHOUT_TOKENS and table.oauth_token_file is not None:
+        raise ConfigError(f"{table_name}: {table.kind} takes an api_key_file, which holds an API key")
+    if table.kind == "openai-compatible" and table.base_url is None:
+        raise ConfigError(f"{table_name}: openai-compatible needs a base_url")
+
+
+def _from_table(name: str, table: ProviderTable, read_secret: ReadSecret) -> ProviderSetting:
+    table_name = f"providers.{name}"
+    _check_table(table_name, table)
     file = table.api_key_file or table.oauth_token_file
     setting = "api_key_file" if table.api_key_file is not None else "oauth_token_file"
     secret = None if file is None else read_secret(file, f"{table_name}.{setting}")
     credential: Literal["api_key", "oauth", "bearer"] | None = None
     if secret is not None:
         credential = "oauth" if table.oauth_token_file is not None else "api_key"
-        credential = credential if table.kind == "anthropic" else "bearer"
+        credential = credential if table.kind in ("anthropic", "gemini") else "bearer"
     return ProviderSetting(
         name=name,
         kind=table.kind,

@@ -28,7 +28,7 @@ from steadyhand.agents import (
 from steadyhand.config.client import default_data_dir
 from steadyhand.config.file_schema import AgentTable, Tables, WorkspaceTable
 from steadyhand.config.locate import FILE_NAME, named_config_file, read_config_file, user_config_file
-from steadyhand.config.providers import ProviderSetting, build_provider_settings
+from steadyhand.config.providers import RUNNER_PROVIDERS, ProviderSetting, build_provider_settings
 from steadyhand.errors import ConfigError
 from steadyhand.money import to_micros
 from steadyhand.ports import DEFAULT_PATH
@@ -398,6 +398,12 @@ def _check_references(tables: Tables) -> None:
         if agent.provider not in provider_names:
             suggestion = _did_you_mean(agent.provider, provider_names)
             raise ConfigError(f"agents.{name}.provider: there is no provider {agent.provider!r}{suggestion}")
+        kind = tables.providers[agent.provider].kind if agent.provider in tables.providers else "anthropic"
+        kinds = RUNNER_PROVIDERS.get(agent.runner)
+        if kinds is not None and kind not in kinds:
+            raise ConfigError(
+                f"agents.{name}.provider: the runner {agent.runner} cannot use a provider of the kind {kind}"
+            )
         _check_ceilings(f"agents.{name}", agent)
     for name, alias in tables.openai.models.items():
         models = tables.agents[alias.agent].models if alias.agent in tables.agents else None

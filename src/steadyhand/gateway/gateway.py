@@ -136,8 +136,8 @@ class HeldRunAccess:
 
     @property
     def can_rehearse(self) -> bool:
-        """True if the gateway can answer a call by itself: it cannot in the format of Bedrock."""
-        return self.model_access.api != "bedrock"
+        """True if the gateway can answer a call by itself, which it does in the format of the Messages API alone."""
+        return self.model_access.api in ("anthropic", "vertex")
 
     def rehearsing(self) -> AbstractContextManager[None]:
         """Answer the calls of the process for the length of the block, without a provider and a ledger."""

@@ -25,8 +25,8 @@ OnListening = Callable[[Sequence[int]], None]
 """Receives descriptors of sockets that listen in a sealed run's network; whoever is called closes them."""
 
 
-ModelApi = Literal["anthropic", "bedrock", "vertex"]
-"""The API of a model provider."""
+ModelApi = Literal["anthropic", "bedrock", "vertex", "openai", "gemini"]
+"""The API of a model provider. `openai` is Responses and Chat Completions, of OpenAI or of another service."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from steadyhand.ports import (
     JobTracing,
     KeyLimits,
     Ledger,
+    ModelApi,
     OrphanedRun,
 )
 from steadyhand.ports.cluster_limits import BudgetLeases, CredentialStates
@@ -138,7 +139,8 @@ def create_provider(setting: ProviderSetting) -> Provider:
     credential = None
     if setting.credential is not None and setting.secret is not None:
         credential = Credential(setting.credential, setting.secret, setting.header, setting.file)
-    return Provider(setting.name, setting.kind, setting.base_url, credential, setting.region, setting.project)
+    kind: ModelApi = "openai" if setting.kind == "openai-compatible" else setting.kind
+    return Provider(setting.name, kind, setting.base_url, credential, setting.region, setting.project)
 
 
 # --- messages ----------------------------------------------------------------------------------
@@ -180,8 +182,11 @@ def _check_provider(setting: ProviderSetting) -> DoctorCheck:
         detail = f"a personal subscription's token: read {CONSUMER_TERMS_URL} before others use this service"
         return DoctorCheck(name, True, detail)
     if setting.secret:
-        kind = "an API key is set" if setting.kind == "anthropic" else f"a token for {setting.kind} is set"
+        word = "a token" if setting.kind in ("bedrock", "vertex") else "an API key"
+        kind = f"{word} is set" if setting.kind == "anthropic" else f"{word} for {setting.kind} is set"
         return DoctorCheck(name, True, kind if setting.base_url is None else f"{kind}, for {url}")
+    if setting.kind in ("openai", "gemini") and setting.base_url is None:
+        return DoctorCheck(name, False, "no api_key_file", f"set one in [providers.{setting.name}]")
     if setting.kind == "anthropic" and setting.base_url is None:
         return DoctorCheck(
             name,

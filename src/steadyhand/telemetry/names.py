@@ -155,7 +155,7 @@ SPANS: Final[Mapping[str, SpanSpec]] = {spec.name: spec for spec in _ALL_SPANS}
 
 ATTRIBUTES: Final[Mapping[str, str]] = {
     OPERATION: "`invoke_agent`, `chat` or `execute_tool`.",
-    PROVIDER: "The format of the model's service: `anthropic`, `aws.bedrock` or `gcp.vertex_ai`.",
+    PROVIDER: "The format of the model's service: `anthropic`, `aws.bedrock`, `gcp.vertex_ai`, `openai`, `gcp.gemini`.",
     AGENT: "The agent.",
     CONVERSATION: "The id of the agent's session.",
     MODEL: "The model.",
@@ -195,6 +195,9 @@ GENAI_PROVIDERS: Final[Mapping[str, str]] = {
     "anthropic": "anthropic",
     "bedrock": "aws.bedrock",
     "vertex": "gcp.vertex_ai",
+    "openai": "openai",
+    "openai-compatible": "openai",
+    "gemini": "gcp.gemini",
 }
 """The values of `gen_ai.provider.name` by the kind of a provider."""
 

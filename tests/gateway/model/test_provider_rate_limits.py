@@ -285,7 +285,7 @@ def test_an_overload_that_does_not_end_reaches_the_agent_as_it_is(world_dir: Pat
 def test_a_body_too_large_to_be_kept_is_not_sent_twice(
     world_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steadyhand.gateway.model.reverse_proxy.MAX_REPLAYABLE_BYTES", 100)
+    monkeypatch.setattr("steadyhand.gateway.model.request_body.MAX_REPLAYABLE_BYTES", 100)
 
     async def main() -> None:
         large = ASK | {"system": "x" * 1000}

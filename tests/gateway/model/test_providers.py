@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,13 +22,15 @@ from tests.gateway.model_responses import event_stream_frames, format_sse, typic
 
 from steadyhand.agents import Agent
 from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, job_limits, slot_dir
+from steadyhand.gateway.model.http_client import HttpClient
 from steadyhand.gateway.model.providers import Route
-from steadyhand.ports import RunContext, TokenCounts
+from steadyhand.ports import ModelAccess, RunContext, TokenCounts
 from steadyhand.runner.claude.environment import model_environment
 from steadyhand.testing.memory_ledger import MemoryLedger
 
 BEDROCK = Provider("aws", "bedrock", region="eu-central-1")
 VERTEX = Provider("gcp", "vertex", region="europe-west1", project="shop-1")
+OPENAI, GEMINI = Provider("o", "openai"), Provider("g", "gemini")
 PLACE = b"/v1/projects/shop-1/locations/europe-west1/publishers/anthropic/models"
 AGENT = 64001
 ROOT = os.geteuid() == 0
@@ -60,16 +63,71 @@ ROOT = os.geteuid() == 0
         (Provider(), b"/v1/messages/batches", None),
         (Provider(), b"/v1/messages", Route("messages")),
         (Provider(), b"/v1/messages/count_tokens", Route("none")),
+        (OPENAI, b"/v1/responses", Route("responses")),
+        (OPENAI, b"/v1/chat/completions", Route("chat")),
+        (OPENAI, b"/v1/responses/", None),
+        (OPENAI, b"/v1/responses/compact", None),
+        (OPENAI, b"/v1/messages", None),
+        (GEMINI, b"/v1beta/models/gemini-x:generateContent", Route("gemini", "gemini-x")),
+        (GEMINI, b"/v1beta/models/gemini-x:countTokens", Route("none", "gemini-x")),
+        (GEMINI, b"/v1beta/models/gemini-x:streamGenerateContent", None),
+        (GEMINI, b"/v1beta/models/a/b:generateContent", None),
+        (GEMINI, b"/v1beta/tunedModels/x:generateContent", None),
+        (GEMINI, b"/v1/models/gemini-x:generateContent", None),
     ],
 )
 def test_only_the_calls_of_models_pass(provider: Provider, path: bytes, route: Route | None) -> None:
     assert provider.route("POST", path) == route
 
 
+@pytest.mark.parametrize("query", [b"alt=sse", b"", b"alt=sse&key=a", b"key=a&alt=sse", b"alt=sse&alt=json"])
+def test_gemini_streams_events_alone(query: bytes) -> None:
+    route = GEMINI.route("POST", b"/v1beta/models/gemini-x:streamGenerateContent", query)
+    assert route == (Route("gemini", "gemini-x") if query == b"alt=sse" else None)
+
+
+@pytest.mark.parametrize(
+    ("base", "path"),
+    [
+        (None, "/v1/responses"),
+        ("https://h.example/v1", "/v1/responses"),
+        ("https://h.example/v1/", "/v1/responses"),
+        ("https://h.example", "/v1/responses"),
+        ("https://h.example/api/v1", "/api/v1/responses"),
+        ("https://h.example/openai/v1", "/openai/v1/responses"),
+        ("https://h.example/api/paas/v4", "/api/paas/v4/responses"),
+        ("https://h.example/v1x", "/v1x/v1/responses"),
+    ],
+)
+def test_an_address_of_openais_apis_may_end_in_its_version(base: str | None, path: str) -> None:
+    provider = Provider("o", "openai", base)
+    assert HttpClient(provider.url).base_path + provider.upstream_target(b"/v1/responses") == path.encode()
+
+
+def test_an_agent_is_told_the_address_and_a_token_in_the_form_of_its_api() -> None:
+    address, token = "http://127.0.0.1:1", "token"
+    assert OPENAI.access_at(address, token) == ModelAccess("openai", f"{address}/v1", api_key=token)
+    assert GEMINI.access_at(address, token, "/s") == ModelAccess(
+        "gemini", address, api_key=token, socket="/s"
+    )
+
+
+@pytest.mark.parametrize("provider", [OPENAI, GEMINI, Provider("default", "openai")])
+def test_what_to_do_about_a_credential_names_the_settings_of_the_kind(provider: Provider) -> None:
+    missing = provider.missing_credential
+    assert missing is not None
+    assert f"set [providers.{provider.name}] api_key_file and" in missing
+    assert provider.credential_remedy == (
+        f"Set [providers.{provider.name}] api_key_file, and start the service again."
+    )
+
+
 def test_an_address_is_the_regions_where_none_is_told() -> None:
     assert BEDROCK.url == "https://bedrock-runtime.eu-central-1.amazonaws.com"
     assert VERTEX.url == "https://europe-west1-aiplatform.googleapis.com"
     assert Provider("g", "vertex", project="p").url == "https://aiplatform.googleapis.com"
+    assert OPENAI.url == "https://api.openai.com"
+    assert GEMINI.url == "https://generativelanguage.googleapis.com"
 
 
 @pytest.mark.parametrize(
@@ -96,6 +154,24 @@ def test_the_credential_goes_by_its_header_and_nothing_of_the_agents_beside_it(
     assert (b"a", b"b") in headers
     mine = [key for key, each in headers if each == b"mine"]
     assert mine == ([] if name == b"x-litellm-api-key" else [b"x-litellm-api-key"])
+
+
+@pytest.mark.parametrize(
+    ("provider", "credential", "name", "value"),
+    [
+        (OPENAI, Credential("bearer", CANARY), b"authorization", f"Bearer {CANARY}"),
+        (OPENAI, Credential("api_key", CANARY), b"authorization", f"Bearer {CANARY}"),
+        (OPENAI, Credential("bearer", CANARY, "api-key"), b"api-key", CANARY),
+        (GEMINI, Credential("api_key", CANARY), b"x-goog-api-key", CANARY),
+        (GEMINI, Credential("api_key", CANARY, "Authorization"), b"authorization", f"Bearer {CANARY}"),
+    ],
+)
+def test_the_credential_of_other_apis_goes_by_their_header(
+    provider: Provider, credential: Credential, name: bytes, value: str
+) -> None:
+    mine = [(each, b"mine") for each in (b"authorization", b"api-key", b"x-goog-api-key", b"openai-project")]
+    sent = replace(provider, credential=credential).upstream_headers([*mine, (b"a", b"b")])
+    assert sent == [(b"a", b"b"), (b"accept-encoding", b"identity"), (name, value.encode())]
 
 
 def test_a_token_file_that_changed_is_read_again_and_one_that_is_gone_is_not_missed(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tests.gateway.gateway_harness import (
 
 from steadyhand.errors import RunError
 from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, job_limits, slot_dir
-from steadyhand.gateway.model import reverse_proxy
+from steadyhand.gateway.model import request_body
 from steadyhand.gateway.model.http_client import UpstreamResponse
 from steadyhand.gateway.model.providers import PLACEHOLDER_CREDENTIAL
 from steadyhand.gateway.model.unix_listener import MAX_CONNECTIONS
@@ -514,7 +514,7 @@ def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(world_dir
     async def main() -> None:
         async with serve_host(ok_response(b"")) as upstream, open_gateway(world_dir, upstream.url) as way:
             head = b"POST /v1/messages HTTP/1.1\r\nhost: m\r\ncontent-length: %d\r\n\r\n"
-            answer = await way.send_to_model(head % (reverse_proxy.MAX_BODY_BYTES + 1))
+            answer = await way.send_to_model(head % (request_body.MAX_BODY_BYTES + 1))
             assert answer.startswith(b"HTTP/1.1 413 ")
             assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "request_too_large"
         assert upstream.connections == 0
@@ -525,7 +525,7 @@ def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(world_dir
 def test_a_body_that_turns_out_too_large_never_arrives_whole(
     world_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reverse_proxy, "MAX_BODY_BYTES", 1 << 20)
+    monkeypatch.setattr(request_body, "MAX_BODY_BYTES", 1 << 20)
 
     async def endless() -> object:
         for _ in range(64):

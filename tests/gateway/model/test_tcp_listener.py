@@ -19,12 +19,13 @@ from tests.gateway.gateway_harness import (
     GatewayHarness,
     make_checkout,
     make_run_context,
+    ok_response,
     serve_host,
 )
 
 from steadyhand.agents import Agent
 from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, job_limits
-from steadyhand.ports import RunAccess, RunContext
+from steadyhand.ports import ModelApi, RunAccess, RunContext
 from steadyhand.runner.claude.environment import model_environment
 from steadyhand.testing.cli import SYSTEM_PATH
 from steadyhand.testing.memory_ledger import MemoryLedger
@@ -113,6 +114,36 @@ def test_nobody_else_gets_through(world_dir: Path, headers: dict[str, str]) -> N
                 assert (await ask(attendance, **sent)).status_code == 401
             assert upstream.connections == 0
             assert way.ledger.calls == {}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "headers"),
+    [
+        ("openai", "/responses", {"authorization": "Bearer {}"}),
+        ("openai", "/chat/completions", {"api-key": "{}"}),
+        ("gemini", "/v1beta/models/gemini-x:generateContent", {"x-goog-api-key": "{}"}),
+    ],
+)
+def test_agents_of_other_apis_send_the_token_in_their_headers(
+    world_dir: Path, kind: ModelApi, path: str, headers: dict[str, str]
+) -> None:
+    async def main() -> None:
+        async with (
+            serve_host(ok_response(b"{}")) as upstream,
+            serving(world_dir, Provider("default", kind, upstream.url, KEY)) as (gateway, way),
+            gateway.open_run(make_run_context(make_checkout(world_dir)), way.emit) as attendance,
+            httpx2.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False, verify=PLAIN_HTTP) as client,
+        ):
+            url = f"{attendance.model_access.base_url}{path}"
+            for token, status in ((token_of(attendance), 200), ("another", 401)):
+                sent = {name: value.format(token) for name, value in headers.items()}
+                answer = await client.post(url, json={"model": "m"}, headers=sent)
+                assert answer.status_code == status
+            assert ("code" in answer.json()["error"], "type" in answer.json()) == (True, False)
+            assert CANARY.encode() in upstream.received
+            assert token_of(attendance).encode() not in upstream.received
 
     asyncio.run(main())
 

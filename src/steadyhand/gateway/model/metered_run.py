@@ -141,13 +141,17 @@ class MeteredRun:
         self._billing.ledger_writer.write(call)
         return open_call
 
-    def estimate_cost(self, model: str | None, size: int) -> int:
-        """Return the estimated cost of a call of this many bytes in micro-dollars, by the earlier calls of this run."""
+    def estimate_cost(self, model: str | None, size: int, output: int | None = None) -> int:
+        """Return the estimated cost of a call of this many bytes in micro-dollars, by the earlier calls of this run.
+
+        `output` is the number of its tokens of output, if it is known better than by them.
+        """
         tokens_per_byte = (
             self._sent_tokens / self._sent_bytes if self._sent_bytes else DEFAULT_TOKENS_PER_BYTE
         )
         tokens = TokenCounts(
-            input=math.ceil(size * tokens_per_byte), output=self._max_output or DEFAULT_OUTPUT_TOKENS
+            input=math.ceil(size * tokens_per_byte),
+            output=(self._max_output or DEFAULT_OUTPUT_TOKENS) if output is None else output,
         )
         return self._price(model)[0].cost_micros(tokens)
 
@@ -160,8 +164,9 @@ class MeteredRun:
     def settle_call(
         self, open_call: "OpenCall", measured: MeasuredUsage | None, status: int | None, *, sent: bool
     ) -> None:
-        """Replace a call's reservation by its cost; a call without reported usage costs its reservation.
+        """Replace a call's reservation by its cost.
 
+        A call without reported usage costs its reservation, or what its text is estimated at if that is more.
         `asked` is true if the provider may have seen the call. Settling a call twice changes nothing.
         """
         if self._open_calls.pop(open_call.call.id, None) is None:
@@ -174,7 +179,12 @@ class MeteredRun:
             model=open_call.call.model if model is None else printable(model),
         )
         if measured is None or (not measured.has_usage and not measured.complete):
-            call = replace(call, micros=open_call.reservation.reserved if sent else 0, complete=not sent)
+            micros = open_call.reservation.reserved if sent else 0
+            if sent and measured is not None and measured.estimated_output:
+                micros = max(
+                    micros, self.estimate_cost(model, open_call.size, measured.estimated_output)
+                )  # else a long answer that is cut before its usage would be a cheap one
+            call = replace(call, micros=micros, complete=not sent)
         else:
             price, is_known = self._price(model)
             micros = price.cost_micros(measured.billable_tokens, measured.extras)

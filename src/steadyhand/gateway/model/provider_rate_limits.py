@@ -7,6 +7,7 @@ import asyncio
 import email.utils
 import math
 import random
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,10 @@ _OVERLOADED = 529
 _UNAVAILABLE = 503
 _FIRST_DELAY, _MAX_DOUBLINGS = 1.0, 4
 _JITTER = 0.2
+_DURATION = re.compile(
+    r"(?:([0-9]{1,4})d)?(?:([0-9]{1,5})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,8}(?:\.[0-9]{1,9})?)(ms|s))?"
+)
+_OPENAI_LIMITS = (b"requests", b"tokens")
 
 RateLimitKey = tuple[str, str]
 Headers = Iterable[tuple[bytes, bytes]]
@@ -159,7 +164,10 @@ class ProviderRateLimits:
 
 
 def _retry_after_seconds(headers: dict[bytes, str], now: datetime) -> float | None:
-    """Return the seconds to wait by a response: from either form of `retry-after`, else from its reset time."""
+    """Return the seconds to wait by a response: from any form of `retry-after`, else from its reset time."""
+    milliseconds = _number(headers.get(b"retry-after-ms"))
+    if milliseconds is not None:
+        return _clamp(milliseconds / 1000)
     text = headers.get(b"retry-after")
     if text is not None:
         try:
@@ -176,12 +184,32 @@ def _retry_after_seconds(headers: dict[bytes, str], now: datetime) -> float | No
 
 
 def _reset_seconds(headers: dict[bytes, str], now: datetime) -> float | None:
-    """Return the seconds until the reset in a subscription's response, which is in seconds since 1970."""
-    text = headers.get(b"anthropic-ratelimit-unified-reset")
-    if text is None:
+    """Return the seconds until the reset: of a subscription in seconds since 1970, of OpenAI's limits as durations."""
+    reset = _number(headers.get(b"anthropic-ratelimit-unified-reset"))
+    if reset is not None:
+        return _clamp(reset - now.timestamp())
+    # Both limits are always told, also the one that has room.
+    spent = [
+        _duration(headers.get(b"x-ratelimit-reset-" + name, ""))
+        for name in _OPENAI_LIMITS
+        if headers.get(b"x-ratelimit-remaining-" + name, "0") == "0"
+    ]
+    return max((seconds for seconds in spent if seconds is not None), default=None)
+
+
+def _duration(text: str) -> float | None:
+    """Return the seconds of a duration such as `1s`, `6m0s`, `120ms` or `1d2h`; None for any other text."""
+    match = _DURATION.fullmatch(text)
+    if match is None or not text:
         return None
+    days, hours, minutes, last, unit = match.groups()
+    seconds = float(last or 0) / (1000 if unit == "ms" else 1)
+    return _clamp(((int(days or 0) * 24 + int(hours or 0)) * 60 + int(minutes or 0)) * 60 + seconds)
+
+
+def _number(text: str | None) -> float | None:
     try:
-        return _clamp(float(text) - now.timestamp())
+        return None if text is None else float(text)
     except ValueError:
         return None
 

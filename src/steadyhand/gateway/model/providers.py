@@ -16,12 +16,18 @@ from steadyhand.gateway.http_messages import end_to_end_headers
 from steadyhand.gateway.model.usage_meter import ResponseFormat
 from steadyhand.ports import ModelAccess, ModelApi
 
-DEFAULT_UPSTREAM = "https://api.anthropic.com"
+_UPSTREAMS: Mapping[ModelApi, str] = {
+    "anthropic": "https://api.anthropic.com",
+    "openai": "https://api.openai.com",
+    "gemini": "https://generativelanguage.googleapis.com",
+}
 OAUTH_BETA = b"oauth-2025-04-20"
 """The flag that the model's service wants with an OAuth token; a CLI that holds an API key does not send it."""
 PLACEHOLDER_CREDENTIAL = "sk-ant-placeholder-the-gateway-adds-the-key"
 RUN_HEADER = "x-steadyhand-run"
 """The header that names the run of a request on loopback, for agents that send no usable credential."""
+
+GEMINI_KEY_HEADER = b"x-goog-api-key"
 
 _MODEL = rb"[A-Za-z0-9._~:@%-]{1,300}"
 _ID = rb"[A-Za-z0-9._~-]{1,128}"
@@ -34,17 +40,37 @@ _VERTEX = re.compile(
     rb"/v1/projects/(?P<project>" + _ID + rb")/locations/" + _ID + rb"/publishers/anthropic/models/"
     rb"(?P<model>[A-Za-z0-9._~@-]{1,300}):(?:rawPredict|streamRawPredict)"
 )
+_OPENAI_CALLS: Mapping[bytes, ResponseFormat] = {
+    b"/v1/responses": "responses",
+    b"/v1/chat/completions": "chat",
+}
+_OPENAI_VERSION = b"/v1"
+_BASE_WITH_VERSION = re.compile(r"/v[0-9]+/?$")
+_GEMINI_CALL = re.compile(rb"/v1beta/models/(?P<model>[A-Za-z0-9._-]{1,300}):(?P<call>[A-Za-z]{1,40})")
+_GEMINI_MODELS = re.compile(rb"/v1beta/models(?:/[A-Za-z0-9._-]{1,300})?")
+# Only these: a query can also name credentials, other headers and another form of the answer.
+_GEMINI_CALLS = {
+    (b"generateContent", b""),
+    (b"generateContent", b"alt=json"),
+    (b"streamGenerateContent", b"alt=sse"),
+}
+_GEMINI_PAGE = re.compile(rb"(?:(?:pageSize|pageToken)=[A-Za-z0-9._~%=-]{0,500}(?:&|$))*")
 _COUNT_TOKENS = b"count-tokens"
-_ALLOWED_ROUTES = {
+_ALLOWED_ROUTES: Mapping[ModelApi, str] = {
     "anthropic": "/v1/messages and /v1/models",
     "bedrock": "/model/ID/invoke and /model/ID/invoke-with-response-stream",
     "vertex": "the rawPredict and streamRawPredict of Anthropic's models",
+    "openai": "POST /v1/responses, POST /v1/chat/completions and GET /v1/models",
+    "gemini": "generateContent and streamGenerateContent?alt=sse of /v1beta/models/ID, and GET /v1beta/models",
 }
 
 _DROPPED_HEADERS = frozenset(
     {
         b"authorization",
         b"x-api-key",
+        b"api-key",
+        b"openai-organization",
+        b"openai-project",
         b"cookie",
         b"host",
         b"content-length",
@@ -55,7 +81,7 @@ _DROPPED_HEADERS = frozenset(
         RUN_HEADER.encode(),
     }
 )
-"""The headers of an agent that are dropped: credentials, and framing and encoding, which are set anew."""
+"""The headers of an agent that are dropped: credentials and who is billed; framing and encoding are set anew."""
 _DROPPED_PREFIXES = (b"x-forwarded-", b"proxy-", b"x-amz-", b"x-goog-")
 
 
@@ -72,7 +98,8 @@ class Credential:
     """The service's own credential; it is on the way to the model and nowhere else.
 
     `api_key` goes as `x-api-key`, `oauth` (a subscription's token) and `bearer` as a Bearer; with `header` it goes by
-    that name as it is. With `file` the secret is read again when the file changes.
+    that name as it is. OpenAI's keys are Bearers, and Gemini has a header of its own. With `file` the secret is read
+    again when the file changes.
     """
 
     kind: Literal["api_key", "oauth", "bearer"]
@@ -141,7 +168,7 @@ class Provider:
         if self.kind == "vertex":
             prefix = "" if self.region in (None, "global") else f"{self.region}-"
             return f"https://{prefix}aiplatform.googleapis.com"
-        return DEFAULT_UPSTREAM
+        return _UPSTREAMS[self.kind]
 
     @property
     def missing_credential(self) -> str | None:
@@ -151,10 +178,14 @@ class Provider:
         setting = f"[providers.{self.name}] api_key_file"
         options = (
             f"ANTHROPIC_API_KEY, CLAUDE_CODE_OAUTH_TOKEN or {setting}"
-            if self.name == DEFAULT_PROVIDER
+            if self._may_use_environment
             else setting
         )
         return f"The service has no credential for the model: set {options} and start it again."
+
+    @property
+    def _may_use_environment(self) -> bool:
+        return self.name == DEFAULT_PROVIDER and self.kind == "anthropic"
 
     @property
     def rate_limit_key(self) -> tuple[str, str]:
@@ -174,11 +205,10 @@ class Provider:
         """Return the way to replace the credential."""
         if self.credential is not None and self.credential.file is not None:
             return f"Write a valid one to {self.credential.file}; the service reads it without a restart."
-        setting = f"[providers.{self.name}] api_key_file or oauth_token_file"
-        variables = "ANTHROPIC_API_KEY, CLAUDE_CODE_OAUTH_TOKEN or "
-        return (
-            f"Set {variables if self.name == DEFAULT_PROVIDER else ''}{setting}, and start the service again."
-        )
+        setting = f"[providers.{self.name}] api_key_file"
+        setting += "" if self.kind in ("openai", "gemini") else " or oauth_token_file"
+        variables = "ANTHROPIC_API_KEY, CLAUDE_CODE_OAUTH_TOKEN or " if self._may_use_environment else ""
+        return f"Set {variables}{setting}, and start the service again."
 
     def current_secret(self) -> bytes:
         """Return the present secret of the credential; empty without one."""
@@ -189,10 +219,14 @@ class Provider:
         """Return the allowed routes."""
         return _ALLOWED_ROUTES[self.kind]
 
-    def route(self, method: str, path: bytes) -> Route | None:
-        """Return the route of a request by method and path, or None if it is not allowed."""
+    def route(self, method: str, path: bytes, query: bytes = b"") -> Route | None:
+        """Return the route of a request by method, path and query, or None if it is not allowed."""
         if self.kind == "anthropic":
             return _messages_route(method, path)
+        if self.kind == "openai":
+            return _openai_route(method, path)
+        if self.kind == "gemini":
+            return _gemini_route(method, path, query)
         if method != "POST":
             return None
         if self.kind == "bedrock":
@@ -207,12 +241,16 @@ class Provider:
             "none" if match["model"] == _COUNT_TOKENS else "messages", _decode_model_id(match["model"])
         )
 
+    def upstream_target(self, target: bytes) -> bytes:
+        """Return the target of a request below the provider's address, which may name the version by itself."""
+        if self.kind == "openai" and _BASE_WITH_VERSION.search(self.url):
+            return target.removeprefix(_OPENAI_VERSION)
+        return target
+
     def upstream_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Return the headers of an agent as they are sent to the provider, with the real credential."""
         credential = self.credential
-        credential_header = (
-            b"" if credential is None or credential.header is None else credential.header.lower().encode()
-        )
+        credential_header = b"" if credential is None else self._credential_header(credential)
         forwarded = [
             (name, value)
             for name, value in end_to_end_headers(headers)
@@ -227,14 +265,23 @@ class Provider:
         secret = credential.current_secret()
         if credential.kind == "oauth":
             forwarded = _with_oauth_beta(forwarded)
-        if credential_header and credential_header != b"authorization":
+        if credential_header != b"authorization":
             return [*forwarded, (credential_header, secret)]
-        if credential.kind == "api_key" and not credential_header:
-            return [*forwarded, (b"x-api-key", secret)]
         return [*forwarded, (b"authorization", b"Bearer " + secret)]
+
+    def _credential_header(self, credential: Credential) -> bytes:
+        if credential.header is not None:
+            return credential.header.lower().encode()
+        if self.kind == "gemini":
+            return GEMINI_KEY_HEADER
+        return b"x-api-key" if credential.kind == "api_key" and self.kind != "openai" else b"authorization"
 
     def access_at(self, address: str, token: str, socket: str | None = None) -> ModelAccess:
         """Return the access of an agent by the gateway at `address` or `socket`; `token` replaces the credential."""
+        if self.kind == "openai":
+            return ModelAccess("openai", f"{address}/v1", api_key=token, socket=socket)
+        if self.kind == "gemini":
+            return ModelAccess("gemini", address, api_key=token, socket=socket)
         if self.kind != "anthropic":
             headers = {RUN_HEADER: token}
             return ModelAccess(
@@ -250,6 +297,25 @@ def _messages_route(method: str, path: bytes) -> Route | None:
     if match is not None and method in ("GET", "POST"):
         return Route("none" if match["free"] or method == "GET" else "messages")
     return Route("none") if method == "GET" and _MODELS.fullmatch(path) else None
+
+
+def _openai_route(method: str, path: bytes) -> Route | None:
+    if method == "POST":
+        response_format = _OPENAI_CALLS.get(path)
+        return None if response_format is None else Route(response_format)
+    return Route("none") if method == "GET" and _MODELS.fullmatch(path) else None
+
+
+def _gemini_route(method: str, path: bytes, query: bytes) -> Route | None:
+    if method == "GET":
+        is_list = _GEMINI_MODELS.fullmatch(path) and _GEMINI_PAGE.fullmatch(query)
+        return Route("none") if is_list else None
+    match = _GEMINI_CALL.fullmatch(path)
+    if method != "POST" or match is None:
+        return None
+    if match["call"] == b"countTokens" and not query:
+        return Route("none", match["model"].decode())
+    return Route("gemini", match["model"].decode()) if (match["call"], query) in _GEMINI_CALLS else None
 
 
 def _decode_model_id(model: bytes) -> str:

@@ -7,44 +7,53 @@ passes and settled at its end. If the provider is busy for a moment, the call is
 """
 
 import asyncio
-import json
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import structlog
 from starlette.types import Message, Receive, Scope, Send
 
 from steadyhand.gateway.http_messages import end_to_end_headers
-from steadyhand.gateway.model.error_response import Rejected, send_error
+from steadyhand.gateway.model import request_body
+from steadyhand.gateway.model.error_response import (
+    BUDGET,
+    BUDGET_STATUS,
+    RATE_LIMIT,
+    RATE_LIMIT_STATUS,
+    Rejected,
+    error_format_of,
+    send_error,
+)
 from steadyhand.gateway.model.http_client import (
     HttpClient,
-    RequestBody,
     UpstreamError,
     UpstreamRequest,
     UpstreamResponse,
 )
+from steadyhand.gateway.model.metered_requests import metered_body
 from steadyhand.gateway.model.metered_run import MeteredRun, OpenCall
 from steadyhand.gateway.model.provider_rate_limits import Blocked, ProviderRateLimits, RetryAfter
 from steadyhand.gateway.model.providers import Provider, Route
 from steadyhand.gateway.model.rejected_credentials import UNAUTHORIZED, Refusal, RejectedCredentials
+from steadyhand.gateway.model.request_body import (
+    ClientDisconnected,
+    StreamedBody,
+    requested_model,
+    too_large,
+)
 from steadyhand.gateway.model.usage_meter import UsageMeter
 from steadyhand.gateway.money.budgets import BudgetExhausted, BudgetQueueFull
 from steadyhand.log_context import set_log_fields
 from steadyhand.metrics import ServiceMetrics
 
 MAX_HEAD_BYTES = 64 * 1024
-MAX_BODY_BYTES = 64 * 1024 * 1024
-MAX_REPLAYABLE_BYTES = 4 * 1024 * 1024
-"""A body up to this size is buffered until its response arrives, so that it can be sent again."""
 
 _VERSIONS = frozenset({"1.0", "1.1"})
 _METHODS = frozenset({"GET", "POST"})
 _PATH = re.compile(rb"[A-Za-z0-9._~:@%/-]{1,2048}")
 _QUERY = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]{0,8192}")
-_LEADING_MODEL_KEY = re.compile(rb'\s*\{\s*"model"\s*:\s*"([A-Za-z0-9._:@/\[\]-]{1,200})"')
 _MIN_STATUS, _MAX_STATUS = 200, 599
 _ERROR_BODY_BYTES = 64 * 1024
 _DROPPED_RESPONSE_HEADERS = frozenset({b"set-cookie", b"transfer-encoding", b"alt-svc"})
@@ -69,10 +78,6 @@ class CancelOnClose:
         """Mark the connection as closed."""
         if self.task is not None:
             self.task.cancel()
-
-
-class ClientDisconnected(Exception):
-    """The agent's end of the connection is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,7 @@ class ReverseProxy:
         """Carry one request there and its answer back; ends early when the agent goes away."""
         connection: AgentConnection = scope["state"]["connection"]
         set_log_fields(connection.run.log_fields)
-        body = _StreamedBody(receive, connection.run)
+        body = StreamedBody(receive, connection.run)
         connection.on_close.task = asyncio.current_task()
         try:
             sender = _ResponseSender(send, scope["state"]["write_body"])
@@ -128,7 +133,7 @@ class ReverseProxy:
             body.release()
 
     async def _handle(
-        self, scope: Scope, connection: AgentConnection, body: "_StreamedBody", send: "_ResponseSender"
+        self, scope: Scope, connection: AgentConnection, body: StreamedBody, send: "_ResponseSender"
     ) -> None:
         try:
             request = await self._accept(scope, connection)
@@ -142,7 +147,7 @@ class ReverseProxy:
             if send.started:
                 connection.abort()
             else:
-                await send_error(send, rejected)
+                await send_error(send, rejected, error_format_of(connection.run.provider.kind))
         except UpstreamError as error:
             self._metrics.provider_failed(connection.run.provider.name)
             self._log.warning("gateway.upstream_failed", error=str(error))
@@ -150,7 +155,8 @@ class ReverseProxy:
                 connection.abort()
             else:
                 text = "The model's service could not be reached, or broke off."
-                await send_error(send, Rejected(502, "api_error", text))
+                unreachable = Rejected(502, "api_error", text)
+                await send_error(send, unreachable, error_format_of(connection.run.provider.kind))
         except ClientDisconnected:
             pass
 
@@ -160,8 +166,11 @@ class ReverseProxy:
         path, _, query = target.partition(b"?")
         provider = connection.run.provider
         well_formed = method in _METHODS and _PATH.fullmatch(path) and _QUERY.fullmatch(query)
-        route = provider.route(method, path) if well_formed else None
+        route = provider.route(method, path, query) if well_formed else None
         if route is None:
+            if any(name == b"upgrade" for name, _ in scope["headers"]):
+                # By this status Codex goes on with HTTP at once; it counts others as failures first.
+                raise Rejected(426, "invalid_request_error", "This gateway has no WebSockets: use HTTP.")
             await connection.run.events.report_refused_path(method, path.decode("latin-1"))
             raise Rejected(403, "permission_error", f"This gateway passes {provider.allowed_routes} only.")
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
@@ -173,14 +182,14 @@ class ReverseProxy:
         if len(lengths) + chunked > 1:
             raise Rejected(400, "invalid_request_error", "A request has one length.")
         length = int(lengths[0]) if lengths else None
-        if length is not None and length > MAX_BODY_BYTES:
-            raise _too_large()
+        if length is not None and length > request_body.MAX_BODY_BYTES:
+            raise too_large()
         return AcceptedRequest(method, target, route, scope["headers"], length, chunked or bool(length))
 
     # --- one call --------------------------------------------------------------------------
 
     async def _forward(
-        self, request: AcceptedRequest, run: MeteredRun, body: "_StreamedBody", send: "_ResponseSender"
+        self, request: AcceptedRequest, run: MeteredRun, body: StreamedBody, send: "_ResponseSender"
     ) -> None:
         """Forward a request after the checks of rate limit and budgets. Raises `Rejected`, `UpstreamError`."""
         missing = run.provider.missing_credential
@@ -191,18 +200,27 @@ class ReverseProxy:
         refusal = await self._rejected_credentials.admit(run.provider, run)
         if refusal is not None:
             raise _credential_rejected(run, refusal)
-        billable = request.route.response_format != "none"
-        await body.prepare(request.length, needs_model=billable and request.route.model is None)
+        response_format = request.route.response_format
+        billable = response_format != "none"
+        is_openai = response_format in ("responses", "chat")
+        needs_model = billable and request.route.model is None
+        await body.prepare(request.length, needs_model=needs_model, needs_all=is_openai)
+        buffered = body.buffered if is_openai else None
+        if buffered is not None and (metered := metered_body(response_format, buffered)) is not buffered:
+            body.replace(metered)
+            request = replace(request, length=len(metered))
         if not billable:
             await self._send_with_retries(request, run, body, send, None)
             return
-        model = request.route.model or _requested_model(body.first_chunk)
+        model = request.route.model or requested_model(body.first_chunk)
         try:
             call = await run.begin_call(
                 model, request.length if request.length is not None else len(body.first_chunk)
             )
         except BudgetExhausted as exhausted:
-            raise Rejected(402, "billing_error", exhausted.text, {b"x-should-retry": b"false"}) from exhausted
+            raise Rejected(
+                BUDGET_STATUS, BUDGET, exhausted.text, {b"x-should-retry": b"false"}
+            ) from exhausted
         except BudgetQueueFull as queue_full:
             raise Rejected(529, "overloaded_error", "Too many calls wait for this budget.") from queue_full
         if request.length is None:
@@ -224,8 +242,8 @@ class ReverseProxy:
             run.rate_limited_until = until
             seconds = math.ceil((until - self._rate_limits.clock()).total_seconds())
             raise Rejected(
-                429,
-                "rate_limit_error",
+                RATE_LIMIT_STATUS,
+                RATE_LIMIT,
                 f"The model's rate limit holds until {until:%Y-%m-%dT%H:%M:%SZ}.",
                 {b"x-should-retry": b"false", b"retry-after": b"%d" % seconds},
             )
@@ -234,7 +252,7 @@ class ReverseProxy:
         self,
         request: AcceptedRequest,
         run: MeteredRun,
-        body: "_StreamedBody",
+        body: StreamedBody,
         send: "_ResponseSender",
         call: OpenCall | None,
     ) -> None:
@@ -247,7 +265,7 @@ class ReverseProxy:
             secret = provider.current_secret()
             upstream_request = UpstreamRequest(
                 request.method,
-                client.base_path + request.target,
+                client.base_path + provider.upstream_target(request.target),
                 provider.upstream_headers(request.headers),
                 request.length,
                 request.has_body,
@@ -361,97 +379,6 @@ def _piece_writer(write_body: Callable[[bytes], bool], meter: UsageMeter | None)
     return write
 
 
-class _StreamedBody(RequestBody):
-    """A request body on its way, bounded: each chunk is sent on as it arrives; a small body is buffered as well.
-
-    `prepare` waits for the first chunk, and for all of a small body only if the first chunk does not name the model.
-    """
-
-    def __init__(self, receive: Receive, run: MeteredRun) -> None:
-        self._receive = receive
-        self._run = run
-        self._total = 0
-        self._at_end = False
-        self._reserved_bytes = 0
-        self._call: OpenCall | None = None
-        self._chunks: list[bytes] | None = None
-        self.first_chunk = b""
-
-    @property
-    def buffered(self) -> bytes | None:
-        """Return the whole body, if it is in memory."""
-        if self._chunks is None or not self._at_end:
-            return None
-        if len(self._chunks) > 1:
-            self._chunks = [b"".join(self._chunks)]
-        return self._chunks[0] if self._chunks else b""
-
-    @property
-    def replayable(self) -> bool:
-        """Return True if the body is buffered from its beginning and can be sent again."""
-        return self._chunks is not None
-
-    async def prepare(self, length: int | None, *, needs_model: bool) -> None:
-        """Read as much as is needed before the call is admitted; `needs_model` if the model must be known."""
-        if self._at_end or (
-            length is not None and length <= min(MAX_REPLAYABLE_BYTES, self._run.buffer_bytes_left)
-        ):
-            self._reserved_bytes = length or 0
-            self._run.buffer_bytes_left -= self._reserved_bytes
-            self._chunks = []
-        while not (self.first_chunk or self._at_end):
-            self.first_chunk = await self._read_chunk()
-        if self.replayable and needs_model and _LEADING_MODEL_KEY.match(self.first_chunk) is None:
-            while not self._at_end:
-                await self._read_chunk()
-            self.first_chunk = self.buffered or b""
-
-    def report_size_to(self, call: OpenCall) -> None:
-        """Report the real size of the body to a call."""
-        self._call = call
-
-    def release(self) -> None:
-        """Release the buffer."""
-        self._run.buffer_bytes_left += self._reserved_bytes
-        self._reserved_bytes = 0
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self._chunks is None:
-            chunk = self.first_chunk
-            while chunk or not self._at_end:
-                if chunk:
-                    yield chunk
-                chunk = b"" if self._at_end else await self._read_chunk()
-        else:
-            chunks, index = self._chunks, 0
-            while index < len(chunks) or not self._at_end:
-                if index == len(chunks):
-                    await self._read_chunk()
-                else:
-                    yield chunks[index]
-                    index += 1
-        if self._call is not None:
-            self._call.resize(self._total)
-
-    async def _read_chunk(self) -> bytes:
-        """Return the next chunk. Raises `ClientDisconnect`, and `Rejected` when the body is too large."""
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnected
-        chunk: bytes = message["body"]
-        self._total += len(chunk)
-        if self._total > MAX_BODY_BYTES:
-            raise _too_large()
-        self._at_end = not message["more_body"]
-        if self._chunks is not None and chunk:
-            self._chunks.append(chunk)
-        return chunk
-
-    def mark_empty(self) -> None:
-        """Mark the body as empty."""
-        self._at_end = True
-
-
 def _credential_rejected(run: MeteredRun, refusal: Refusal) -> Rejected:
     """Return the response that ends the run at once.
 
@@ -466,20 +393,3 @@ def _credential_rejected(run: MeteredRun, refusal: Refusal) -> Rejected:
         "The model's service does not accept the credential of this service.",
         {b"x-should-retry": b"false"},
     )
-
-
-def _requested_model(body: bytes) -> str | None:
-    """Return the model that a request names in its beginning, or in all of it."""
-    match = _LEADING_MODEL_KEY.match(body)
-    if match is not None:
-        return match[1].decode("ascii")
-    try:
-        parsed: Any = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    model = parsed.get("model") if isinstance(parsed, dict) else None
-    return model if isinstance(model, str) else None
-
-
-def _too_large() -> Rejected:
-    return Rejected(413, "request_too_large", f"A request has at most {MAX_BODY_BYTES >> 20} MiB.")

@@ -16,9 +16,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from steadyhand.errors import ConfigError
-from steadyhand.gateway.model.error_response import Rejected, send_error
+from steadyhand.gateway.model.error_response import Rejected, error_format_of_target, send_error
 from steadyhand.gateway.model.metered_run import MeteredRun
-from steadyhand.gateway.model.providers import RUN_HEADER
+from steadyhand.gateway.model.providers import GEMINI_KEY_HEADER, RUN_HEADER
 from steadyhand.gateway.model.rehearsal import answer_rehearsal
 from steadyhand.gateway.model.reverse_proxy import AgentConnection
 from steadyhand.gateway.model.unix_listener import (
@@ -33,7 +33,10 @@ from steadyhand.gateway.model.unix_listener import (
 
 HOST = "127.0.0.1"
 _UNKNOWN_RUN = "This is no token of a run that is under way."
-_API_KEY_HEADER, _AUTHORIZATION_HEADER, _RUN_HEADER = b"x-api-key", b"authorization", RUN_HEADER.encode()
+_AUTHORIZATION_HEADER = b"authorization"
+_TOKEN_HEADERS = frozenset(
+    {b"x-api-key", b"api-key", GEMINI_KEY_HEADER, RUN_HEADER.encode(), _AUTHORIZATION_HEADER}
+)
 
 
 class TokenHolder:
@@ -176,7 +179,8 @@ class TcpListener:
             if holder is not None and holder.is_rehearsing:
                 await answer_rehearsal(scope, receive, send)
             else:
-                await send_error(send, Rejected(401, "authentication_error", _UNKNOWN_RUN))
+                rejected = Rejected(401, "authentication_error", _UNKNOWN_RUN)
+                await send_error(send, rejected, error_format_of_target(state["target"]))
             return
         state["connection"] = AgentConnection(run, state["abort"], state["on_close"])
         state["set_run"](run)
@@ -217,7 +221,7 @@ class _RunConnection(HttpConnection):
 
 def _tokens_of(scope: Scope) -> Iterator[bytes]:
     for name, value in scope["headers"]:
-        if name in (_API_KEY_HEADER, _AUTHORIZATION_HEADER, _RUN_HEADER):
+        if name in _TOKEN_HEADERS:
             yield value.removeprefix(b"Bearer ") if name == _AUTHORIZATION_HEADER else value
 
 
