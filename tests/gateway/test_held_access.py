@@ -162,5 +162,5 @@ async def test_without_a_sandbox_the_token_means_nothing_between_runs(world_dir:
     [("anthropic", True), ("vertex", True), ("bedrock", False), ("openai", False), ("gemini", False)],
 )
 def test_the_gateway_rehearses_in_the_format_of_the_messages_api_alone(api: ModelApi, *, can: bool) -> None:
-    held = HeldRunAccess(ModelAccess(api), *[Mock()] * 3, listener=0)
+    held = HeldRunAccess(ModelAccess(api), Mock(), Mock(), Mock(), 0)
     assert held.can_rehearse == can
