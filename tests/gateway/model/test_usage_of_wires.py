@@ -167,7 +167,8 @@ def test_searches_and_the_priority_tier_are_told() -> None:
     events = responses_events(output=searches, service_tier="priority")
     reading = read_with_meter(to_sse("responses", events), form="responses")
     assert reading.extras == UsageExtras(searches=2, fast=True)
-    assert read_with_meter(chat_body(service_tier="priority"), JSON, form="chat").extras.fast
+    for tier in ("priority", "fast", "ultrafast"):
+        assert read_with_meter(chat_body(service_tier=tier), JSON, form="chat").extras.fast
     assert not read_with_meter(chat_body(service_tier="default"), JSON, form="chat").extras.fast
 
 

@@ -35,6 +35,9 @@ def price(model: str, prices: Prices = PRICES) -> Price:
         ("claude-sonnet-4-5-20250929", ("3", "15", "0.3", "3.75", "6")),
         ("claude-haiku-4-5", ("1", "5", "0.1", "1.25", "2")),
         ("claude-3-haiku-20240307", ("0.25", "1.25", "0.03", "0.3", "0.5")),
+        ("openai/gpt-5.3-codex", ("1.75", "14", "0.175", "1.75", "3.5")),
+        ("gpt-5-mini-2025-08-07", ("0.25", "2", "0.025", "0.25", "0.5")),
+        ("gemini-4-neon", ("3", "15", "0.15", "3.75", "6")),
     ],
 )
 def test_a_million_tokens_cost_what_the_list_says(model: str, dollars: tuple[str, ...]) -> None:
@@ -148,6 +151,15 @@ def test_the_dearest_is_no_cheaper_than_any_model_for_any_tokens() -> None:
                     )
 
 
+def test_models_of_other_makers_have_their_tiers() -> None:
+    sol, pro = price("gpt-6.2-sol"), price("models/gemini-2.5-pro")
+    assert sol.cost_micros(TokenCounts(input=272_000)) == 544_000
+    assert sol.cost_micros(TokenCounts(input=272_001, output=MILLION)) == 1_088_004 + 15_000_000
+    assert sol.cost_micros(TokenCounts(output=MILLION), UsageExtras(fast=True)) == 20_000_000
+    assert sol.cost_micros(TokenCounts(), UsageExtras(searches=1)) == 10_000
+    assert pro.cost_micros(TokenCounts(cache_read=200_001)) == 50_000
+
+
 # --- overrides ---------------------------------------------------------------------------------
 
 
@@ -178,6 +190,33 @@ def test_the_longest_match_wins_and_an_exact_name_before_any_pattern() -> None:
         )
     }
     assert list(found.values()) == [1, 2, 3, 4, 5]
+
+
+def test_a_price_of_a_provider_holds_there_alone_and_before_all_others() -> None:
+    rates = {"house/*": "1", "house/claude-opus-5": "2", "claude-opus-5": "3", "*": "4", "gpt-5": "5"}
+    prices = Prices.load({name: {"input": amount, "output": amount} for name, amount in rates.items()})
+    found = {
+        each: (prices.price_of(*each) or prices.highest).rates.output // MILLION
+        for each in (
+            ("gpt-5", "house"),
+            ("claude-opus-5", "house"),
+            ("Claude-Opus-5", "House"),
+            ("claude-opus-5", "other"),
+            ("mistral", "other"),
+            ("gpt-5", "other"),
+            ("gpt-5", ""),
+        )
+    }
+    assert list(found.values()) == [1, 2, 2, 3, 4, 5, 5]
+    assert Prices.load({"house/m": {"input": "1", "output": "1"}}).price_of("m", "other") is None
+
+
+def test_a_price_of_a_provider_takes_what_it_leaves_out_from_the_list() -> None:
+    prices = Prices.load({"house/claude-haiku-5-5": {"input": "0.05"}})
+    found = prices.price_of("claude-haiku-5-5", "house")
+    assert found is not None
+    assert found.rates == Rates(50_000, 500_000, 10_000, 125_000, 200_000)
+    assert prices.price_of("claude-haiku-5-5", "default") == price("claude-haiku-5-5")
 
 
 def test_tiers_can_be_overridden() -> None:
@@ -236,6 +275,12 @@ def test_the_list_names_its_source_its_date_and_each_model_once() -> None:
     text = PRICES_FILE.read_text()
     assert "platform.claude.com/docs/en/about-claude/pricing" in text
     assert "2026-" in text.split("[[price]]")[0]
+    for maker, page in (("# --- OpenAI", "developers.openai.com"), ("# --- Gemini", "ai.google.dev")):
+        head = text.partition(maker)[2].split("[[price]]")[0]
+        assert "2026-" in head
+        assert page in head
     models = [model for table in tomllib.loads(text)["price"] for model in table["models"]]
     assert len(models) == len(set(models))
-    assert all(set(KINDS) <= set(table) for table in tomllib.loads(text)["price"])
+    for table in tomllib.loads(text)["price"]:  # other makers have fewer kinds
+        kinds = KINDS if table["models"][0].startswith("claude") else KINDS[:3]
+        assert set(kinds) <= set(table)

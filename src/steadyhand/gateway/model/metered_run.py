@@ -158,7 +158,7 @@ class MeteredRun:
     def _price(self, model: str | None) -> tuple[Price, bool]:
         """Return the price of a model and whether it is known; an unknown model has the highest known price."""
         prices = self._billing.prices
-        price = None if model is None else prices.price_of(model)
+        price = None if model is None else prices.price_of(model, self.provider.name)
         return (prices.highest, False) if price is None else (price, True)
 
     def settle_call(

@@ -20,6 +20,7 @@ _MAX_NAMELESS_EVENTS = 16
 """The events that are parsed for the name of the model."""
 _TERMINAL_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 _DONE_STATUSES = ("completed", "incomplete", "failed", "cancelled")
+_FAST_TIERS = ("priority", "fast", "ultrafast")
 _CACHED, _WRITTEN = "cached_tokens", "cache_write_tokens"
 
 
@@ -75,7 +76,7 @@ class _OpenAIUsage(UsageParser):
             self.malformed = True
 
     def _parse_tier(self, response: dict[str, Any]) -> None:
-        self._fast = self._fast or response.get("service_tier") == "priority"
+        self._fast = self._fast or response.get("service_tier") in _FAST_TIERS
 
 
 class ResponsesUsage(_OpenAIUsage):

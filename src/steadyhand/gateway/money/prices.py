@@ -2,12 +2,13 @@
 
 A name is looked up as it is written and without the additions of resellers: `us.anthropic.claude-opus-4-6-v1`,
 `claude-opus-4-5@20251101`, `anthropic/claude-opus-4.5` and `claude-opus-4-5[1m]` are the models of those numbers.
+A price whose name begins with that of a provider, such as `openrouter/claude-*`, holds there and before all others.
 """
 
 import functools
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from pathlib import Path
@@ -23,7 +24,9 @@ _AMOUNT = re.compile(r"[0-9]{1,6}(?:\.([0-9]{1,6}))?")
 _MILLION = 1_000_000
 _US_TENTHS = 11  # of ten: work that must stay in the US costs a tenth more
 _MODEL_PATTERN = re.compile(r"[!-~]{1,256}")
-_VERSION_SUFFIXES = re.compile(r"(?:[-@](?:v[0-9]+|[0-9]{8}|latest|default)|:[0-9]+k?|\[1m\])+$")
+_VERSION_SUFFIXES = re.compile(
+    r"(?:[-@](?:v[0-9]+|[0-9]{8}|[0-9]{4}-[0-9]{2}-[0-9]{2}|latest|default)|:[0-9]+k?|\[1m\])+$"
+)
 _POINT = re.compile(r"(?<=[0-9])\.(?=[0-9])")
 
 
@@ -86,7 +89,7 @@ class Prices:
 
     def __init__(self, *tables: Mapping[str, Price]) -> None:
         self._tables = [
-            [(_pattern(name), price) for name, price in sorted(table.items(), key=_specificity)]
+            [(name.lower(), _pattern(name), price) for name, price in sorted(table.items(), key=_specificity)]
             for table in tables
         ]
         self.highest = _highest_price([price for table in tables for price in table.values()])
@@ -108,14 +111,26 @@ class Prices:
             shipped,
         )
 
-    def _price_of(self, model: str) -> Price | None:
-        names = (model.lower(), base_model_name(model))
+    def _price_of(self, model: str, provider: str = "") -> Price | None:
+        """Return the price of a model at a provider, or None if it is not known."""
+        here = f"{provider.lower()}/"
+        at_provider = [here + name for name in (model.lower(), base_model_name(model))] if provider else []
         for table in self._tables:
-            for name in names:
-                for pattern, price in table:
-                    if pattern.fullmatch(name):
-                        return price
+            own = [entry for entry in table if entry[0].startswith(here)]
+            found = _first_match(at_provider, own) or _first_match(
+                (model.lower(), base_model_name(model)), table
+            )
+            if found is not None:
+                return found
         return None
+
+
+def _first_match(names: Iterable[str], entries: Sequence[tuple[str, re.Pattern[str], Price]]) -> Price | None:
+    for name in names:
+        for _, pattern, price in entries:
+            if pattern.fullmatch(name):
+                return price
+    return None
 
 
 def base_model_name(model: str) -> str:
