@@ -15,10 +15,14 @@ from tests.chaos.deadline import Deadline
 from steadyhand.testing.cluster import Cluster
 from steadyhand.testing.object_server import ObjectServer
 from steadyhand.testing.postgres import Postgres
+from steadyhand.testing.service import Service
 
 _FIRST_FAULTS = 20
 """The database is restarted, and the object store goes away, among so many: the later ones may not be reached."""
 _TURN_SECONDS = 0.1
+_RESTART_SECONDS = 60.0
+_RESTART_PAUSE_SECONDS = 1.0
+_NO_DATABASE = "The database cannot be opened"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,7 @@ class Faults:
         service.kill()
         self.kills.append(Kill(began, time.time()))
         time.sleep(away_seconds)
-        service.restart()
+        _restart(service)
 
     def _freeze(self, node: str) -> None:
         self.log.append(f"freeze {node}")
@@ -162,3 +166,17 @@ class Faults:
         objects.stop()
         deadline.pause(self._plan.object_outage_seconds)
         objects.start()
+
+
+def _restart(service: Service) -> None:
+    """Start a node as a service manager does: one that finds no database ends, and is started again."""
+    give_up_at = time.monotonic() + _RESTART_SECONDS
+    while True:
+        try:
+            service.restart()
+        except RuntimeError as error:
+            if _NO_DATABASE not in str(error) or time.monotonic() > give_up_at:
+                raise
+            time.sleep(_RESTART_PAUSE_SECONDS)
+        else:
+            return
