@@ -26,7 +26,8 @@ from steadyhand.gateway import Credential, Provider
 from steadyhand.gateway.model import request_body
 from steadyhand.gateway.model.error_response import Rejected
 from steadyhand.gateway.model.metered_requests import metered_body
-from steadyhand.ports import ModelApi
+from steadyhand.ports import ModelApi, TokenCounts
+from steadyhand.testing.model import ScriptedModel
 
 USED = sum((WIRE_USAGE.input, WIRE_USAGE.output, WIRE_USAGE.cache_read))
 """The micro-dollars of an answer at the flat prices of the harness."""
@@ -142,6 +143,30 @@ def test_a_call_passes_with_the_real_credential_and_costs_what_it_reports(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("case", [RESPONSES, CHAT], ids=lambda case: case.wire)
+@pytest.mark.parametrize("streamed", [True, False])
+def test_the_scripted_model_and_the_ledger_count_the_same(
+    world_dir: Path, scripted_model: ScriptedModel, case: WireCase, *, streamed: bool
+) -> None:
+    ask = {**case.ask, "model": "gpt-5.5"} | ({"stream": True} if streamed else {})
+
+    async def main() -> None:
+        provider = case.provider(f"{scripted_model.url}/v1")
+        async with open_gateway(world_dir, provider=provider) as way, way.client() as client:
+            for _ in range(3):
+                assert (await client.post(case.path, json=ask)).status_code == 200
+            spent = await way.open_access.final_usage()
+        told = scripted_model.all_totals
+        wanted = TokenCounts(
+            told["input_tokens"], told["output_tokens"], told.get("cache_read_input_tokens", 0)
+        )
+        assert (spent.calls, spent.complete, spent.priced) == (3, True, True)
+        assert spent.tokens == wanted
+        assert spent.tokens.output > 0
+
+    asyncio.run(main())
+
+
 @each_wire
 def test_a_stream_that_breaks_off_costs_at_least_what_was_said(world_dir: Path, case: WireCase) -> None:
     events = [event for event in wire_events(case.wire, 3000) if "usage" not in str(event.get("response"))]
@@ -251,6 +276,26 @@ def test_a_long_wait_parks_the_run_and_ends_its_agent(world_dir: Path, case: Wir
                 assert way.gateway.rate_limited_until(Agent("claude")) == until
                 clock.advance(timedelta(seconds=362))
                 assert (await client.post(case.path, json=case.ask)).status_code == 200
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("case", [RESPONSES, CHAT], ids=lambda case: case.wire)
+def test_an_account_without_credit_is_no_rate_limit(world_dir: Path, case: WireCase) -> None:
+    body = json.dumps(QUOTA).encode()
+    refused = b"HTTP/1.1 429 Busy\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+    async def main() -> None:
+        clock = SkippingClock()
+        async with Answers(refused) as model:
+            provider = case.provider(model.url)
+            async with open_gateway(world_dir, provider=provider, clock=clock) as way, way.client() as client:
+                answer = await client.post(case.path, json=case.ask)
+                assert way.open_access.rate_limited_until is None
+                spent = await way.open_access.final_usage()
+        assert answer.status_code == 403
+        assert without_message(answer) == QUOTA
+        assert (len(model.bodies), clock.slept, spent.micros) == (1, [], 0)
 
     asyncio.run(main())
 

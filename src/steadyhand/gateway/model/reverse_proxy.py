@@ -56,6 +56,8 @@ _PATH = re.compile(rb"[A-Za-z0-9._~:@%/-]{1,2048}")
 _QUERY = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]{0,8192}")
 _MIN_STATUS, _MAX_STATUS = 200, 599
 _ERROR_BODY_BYTES = 64 * 1024
+_NO_CREDIT = b'"insufficient_quota"'
+"""The code in OpenAI's 429 for an account without credit, which no wait mends."""
 _DROPPED_RESPONSE_HEADERS = frozenset({b"set-cookie", b"transfer-encoding", b"alt-svc"})
 
 
@@ -285,7 +287,8 @@ class ReverseProxy:
                 if decision is None or not (can_retry or isinstance(decision, Blocked)):
                     await self._stream_response(response, request.route, send, call)
                     return
-                await response.read_up_to(_ERROR_BODY_BYTES)
+                if _NO_CREDIT in await response.read_up_to(_ERROR_BODY_BYTES):
+                    raise _no_credit()
             finally:
                 response.close()
             self._metrics.provider_limited(run.provider.name, blocked=isinstance(decision, Blocked))
@@ -377,6 +380,11 @@ def _piece_writer(write_body: Callable[[bytes], bool], meter: UsageMeter | None)
         return True
 
     return write
+
+
+def _no_credit() -> Rejected:
+    text = "The account of this service at the model's service has no credit left."
+    return Rejected(BUDGET_STATUS, BUDGET, text, {b"x-should-retry": b"false"})
 
 
 def _credential_rejected(run: MeteredRun, refusal: Refusal) -> Rejected:
