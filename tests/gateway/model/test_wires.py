@@ -413,6 +413,11 @@ def test_a_websocket_is_refused_so_that_the_agent_goes_on_without(world_dir: Pat
                 assert answer.startswith(b"HTTP/1.1 426 ")
                 assert "WebSockets" in json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]
                 assert way.warnings("gateway_refused") == []
+                other = await way.send_to_model(
+                    b"GET /v1/files HTTP/1.1\r\nhost: m\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n"
+                )
+                assert other.startswith(b"HTTP/1.1 403 ")
+                assert len(way.warnings("gateway_refused")) == 1
         assert upstream.connections == 0
 
     asyncio.run(main())

@@ -170,7 +170,8 @@ class ReverseProxy:
         well_formed = method in _METHODS and _PATH.fullmatch(path) and _QUERY.fullmatch(query)
         route = provider.route(method, path, query) if well_formed else None
         if route is None:
-            if any(name == b"upgrade" for name, _ in scope["headers"]):
+            is_upgrade = any(name == b"upgrade" for name, _ in scope["headers"])
+            if is_upgrade and provider.route("POST", path, query) is not None:
                 # By this status Codex goes on with HTTP at once; it counts others as failures first.
                 raise Rejected(426, "invalid_request_error", "This gateway has no WebSockets: use HTTP.")
             await connection.run.events.report_refused_path(method, path.decode("latin-1"))
