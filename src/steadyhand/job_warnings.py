@@ -8,6 +8,7 @@ class WarningCode(StrEnum):
     """The code of a warning in a job and in an event."""
 
     AGENT_LINGERED = "agent_lingered"
+    AGENT_NOTICE = "agent_notice"
     API_RETRY = "api_retry"
     BACKGROUND_STOPPED = "background_stopped"
     CACHES_UNUSED = "caches_unused"
@@ -50,6 +51,7 @@ class WarningCode(StrEnum):
 
 WARNINGS: Mapping[WarningCode, str] = {
     WarningCode.AGENT_LINGERED: "The agent did not exit after its result and was stopped.",
+    WarningCode.AGENT_NOTICE: "The agent's program has a remark on its settings or its model.",
     WarningCode.API_RETRY: "The agent repeats a call that the model's service did not answer.",
     WarningCode.BACKGROUND_STOPPED: "Work that the agent left in the background was stopped.",
     WarningCode.CACHES_UNUSED: "Shared caches need isolation `bwrap`; the run had none.",

@@ -125,6 +125,8 @@ class AgentResult:
     hook: str | None = None
     """A sentence about a hook that ended the agent's work."""
     raw: Mapping[str, Any] | None = None
+    is_judged_by_calls: bool = False
+    """True if the program tells neither the status of the model's service nor if it was asked: its calls tell both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,8 @@ class RunEvidence:
     """A sentence about a hook that has not ended."""
     counted_calls: int | None = None
     """The calls of the model in the ledger; None if nobody counts them."""
+    last_status: int | None = None
+    """The status of the last answer that the agent had from the model's service or the gateway, if it is known."""
 
 
 def decide_outcome(evidence: RunEvidence) -> Outcome:
@@ -200,7 +204,7 @@ def _outcome_with_result(result: AgentResult, evidence: RunEvidence) -> Outcome:
     if result.reported not in (OutcomeType.SUCCESS, OutcomeType.AGENT_ERROR):
         schema_error = evidence.schema_error if result.reported == OutcomeType.INVALID_OUTPUT else None
         return _outcome(result.reported, schema_error or message)
-    status = result.api_error_status
+    status = _error_status(result, evidence)
     if status is not None:
         outcome = _outcome(_STATUS_OUTCOMES.get(status, OutcomeType.MODEL_ERROR), message)
         return replace(outcome, model_status=status) if _is_permanent(status) else outcome
@@ -226,6 +230,14 @@ def _outcome_with_result(result: AgentResult, evidence: RunEvidence) -> Outcome:
     return _outcome(OutcomeType.SUCCESS)
 
 
+def _error_status(result: AgentResult, evidence: RunEvidence) -> int | None:
+    """Return the status of the model's service that ended the run, or None."""
+    if not (result.is_judged_by_calls and result.is_error):
+        return result.api_error_status
+    last = evidence.last_status
+    return last if last is not None and last >= _FIRST_CLIENT_ERROR else None
+
+
 def _never_asked(result: AgentResult, evidence: RunEvidence) -> bool:
     """Return True if neither the ledger nor the agent knows of a call of the model.
 
@@ -233,6 +245,8 @@ def _never_asked(result: AgentResult, evidence: RunEvidence) -> bool:
     """
     if evidence.counted_calls or result.cost_micros:
         return False
+    if result.is_judged_by_calls:
+        return evidence.counted_calls is not None
     return result.usage is not None and result.usage.turns == 0
 
 

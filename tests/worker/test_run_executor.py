@@ -85,6 +85,7 @@ class FakeAccess:
     rate_limited_until: None = None
     credential_rejected_until: None = None
     exhausted_budget: str | None = None
+    last_status: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     listener: int = -1
 

@@ -305,10 +305,17 @@ class ClaudeTable(_Table):
     path: Path | None = None
 
 
+class CodexTable(_Table):
+    """[runner.codex]: the path of the program."""
+
+    path: Path | None = None
+
+
 class RunnerTable(_Table):
     """[runner]: the settings of runners."""
 
     claude: ClaudeTable = ClaudeTable()
+    codex: CodexTable = CodexTable()
 
 
 class AliasTable(_Table):
@@ -349,7 +356,7 @@ class AgentTable(_Table):
     """[agents.NAME]: a named way to run."""
 
     description: str = ""
-    runner: Literal["claude"] = "claude"
+    runner: Literal["claude", "codex"] = "claude"
     provider: str = DEFAULT_PROVIDER
     workspace: str | None = None
     model: str | None = None

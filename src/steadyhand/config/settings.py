@@ -378,6 +378,28 @@ def _known_names(key_path: tuple[str, ...]) -> list[str]:
     return list(getattr(model, "model_fields", {}))
 
 
+def _check_runner(where: str, agent: AgentTable, tables: Tables) -> None:
+    """Raise `ConfigError` for an agent whose program is not there, or does not speak to its provider."""
+    table = tables.providers.get(agent.provider)
+    kind = "anthropic" if table is None else table.kind
+    is_openai = kind in OPENAI_KINDS
+    if agent.runner == "codex":
+        if tables.runner.codex.path is None:
+            raise ConfigError(f"{where}.runner: set `path` in [runner.codex]; its program is not known")
+        if not is_openai:
+            raise ConfigError(
+                f"{where}.provider: codex needs a provider of the kind openai or openai-compatible"
+            )
+        if agent.egress == ("host",):
+            raise ConfigError(
+                f"{where}.egress: codex needs a network of its own, and cannot share this machine's"
+            )
+    elif is_openai or kind == "gemini":
+        raise ConfigError(
+            f"{where}.provider: the runner `claude` does not speak to a provider of the kind {kind}"
+        )
+
+
 def _check_references(tables: Tables) -> None:
     for kind, names in (
         ("agents", tables.agents),
@@ -404,6 +426,7 @@ def _check_references(tables: Tables) -> None:
             raise ConfigError(
                 f"agents.{name}.provider: the runner {agent.runner} cannot use a provider of the kind {kind}"
             )
+        _check_runner(f"agents.{name}", agent, tables)
         _check_ceilings(f"agents.{name}", agent)
     for name, alias in tables.openai.models.items():
         models = tables.agents[alias.agent].models if alias.agent in tables.agents else None

@@ -108,6 +108,11 @@ class GrantedAccess:
         """Return the budget that has turned this run away, or None."""
         return self.run.exhausted_budget
 
+    @property
+    def last_status(self) -> int | None:
+        """Return the status of the last answer to the run; see `ports.RunAccess`."""
+        return self.run.last_status
+
     async def final_usage(self) -> UsageTotal:
         """Wait, for a bounded time, until the calls are stored; return their usage."""
         usage = await self.run.final_usage()
@@ -390,7 +395,10 @@ class ModelGateway:
             return
         slot_listener = self._unix_listeners[place.slot]
         with slot_listener.serve_run(run, place.uid):
-            async with self.open_egress(work.agent.egress, emit) as listening:
+            rules = EgressRules.parse(work.agent.egress)
+            async with serve_egress(
+                rules, emit, self._resolve, self._proxy_timeouts, [slot_listener.serve_port]
+            ) as listening:
                 yield GrantedAccess(access, listening, run, listener=slot_listener.descriptor)
 
     def leave_runs(self) -> None:

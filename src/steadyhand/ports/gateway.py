@@ -82,6 +82,11 @@ class RunAccess(Protocol):
         ...
 
     @property
+    def last_status(self) -> int | None:
+        """Return the status of the last answer to the run, the gateway's own included; None without a whole one."""
+        ...
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """Return the facts by which a later service opens the same access again, for `OrphanedRun.facts`."""
         ...

@@ -67,7 +67,9 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class Command:
     """A process to start: arguments, its whole environment, its directory and its uid (None is the service's).
 
-    A sandbox shows the socket of its slot to the model only to a command with `needs_model_socket`.
+    A sandbox shows the socket of its slot to the model only to a command with `needs_model_socket`; for one with
+    `needs_model_port` the service listens in the run's network on a port as well, which follows that of the proxy in
+    `SandboxSpec.loopback_ports`. `program` is the file that it starts, if that is not the one that the sandbox shows.
     """
 
     argv: Sequence[str]
@@ -76,6 +78,8 @@ class Command:
     uid: int | None = None
     sandbox: SandboxSpec | None = None
     needs_model_socket: bool = False
+    needs_model_port: bool = False
+    program: Path | None = None
 
 
 class Sandbox(Protocol):

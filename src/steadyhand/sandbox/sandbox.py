@@ -23,6 +23,9 @@ from steadyhand.sandbox import bwrap_args, seccomp
 SOCKET_PATH = bwrap_args.SERVICE_DIR / "model.sock"
 PROXY_PORT = 3128
 """Where the service's way to other hosts listens inside, on loopback."""
+MODEL_PORT = 8787
+"""Where its way to the model listens inside, for agents that take no path of a socket."""
+MODEL_ADDRESS = f"http://127.0.0.1:{MODEL_PORT}"
 _PROXY = f"http://127.0.0.1:{PROXY_PORT}"
 _NO_PROXY_HOSTS = "localhost,127.0.0.1,::1"
 PROXY_ENV = {
@@ -37,6 +40,11 @@ MAX_FILE_BYTES = 8 * 1024**3
 """The largest file of an agent whose disk has no limit."""
 HOST_NETWORK_ONLY = ("host",)
 """The egress that is no list: it shares this machine's network."""
+
+_NO_MODEL_PORT = (
+    "This agent reaches its model by a port of the run's own network, which it has not: "
+    "its egress is `host`, or this machine gives runs no network of their own."
+)
 
 _ARGS_FD, _SECCOMP_FD = 10, 11
 """The descriptors on which bwrap reads its options and the filter."""
@@ -151,13 +159,16 @@ class BwrapSandbox:
         binds = self._plan_binds(command, place, agent, shares_network=shares_network)
         bwrap_binds, mounts = self._plan_mounts(place, binds)
         argv = list(command.argv)
-        if argv and argv[0] == str(self.program.path):
-            argv[0] = str(self.program.sandbox_path)
+        for program in self._programs(command):
+            if argv and argv[0] == str(program.path):
+                argv[0] = str(program.sandbox_path)
         if any("\0" in word for word in argv):
             raise SpawnError("A value for the agent's command line holds a NUL byte.", retryable=False)
         seccomp_filter = seccomp.build_filter()
         unshares_network = not self.egress_network and not shares_network
-        ports = None if shares_network or unshares_network else (PROXY_PORT,)
+        ports = None if shares_network or unshares_network else _loopback_ports(command)
+        if command.needs_model_port and ports is None:
+            raise SpawnError(_NO_MODEL_PORT, retryable=False)
         env = command.env if ports is None else {**PROXY_ENV, **command.env}
         options = bwrap_args.bwrap_options(
             self.layout,
@@ -188,6 +199,12 @@ class BwrapSandbox:
             open_files=MAX_OPEN_FILES,
             file_size=MAX_FILE_BYTES if disk is None else min(disk, MAX_FILE_BYTES),
         )
+
+    def _programs(self, command: Command) -> list[AgentProgram]:
+        """Return the program of a command, which is the sandbox's own if it names none."""
+        if command.program is None:
+            return [self.program]
+        return [locate_program(command.program, command.program.name)]
 
     def _plan_mounts(
         self, checkout: Checkout, binds: list[BindMount]
@@ -236,8 +253,11 @@ class BwrapSandbox:
             binds.append(BindMount(checkout.directory, bwrap_args.WORKSPACE_DIR, writable=True))
         if command.needs_model_socket:
             binds.append(BindMount(self.sockets_dir / f"slot-{checkout.slot}", bwrap_args.SERVICE_DIR))
-        if self.program.bind is not None:
-            binds.append(BindMount(self.program.bind.source, self.program.bind.at))
+        binds += [
+            BindMount(each.bind.source, each.bind.at)
+            for each in self._programs(command)
+            if each.bind is not None
+        ]
         if shares_network and self.resolv_conf is not None:
             binds.append(BindMount(self.resolv_conf, Path("/etc/resolv.conf")))
         binds += [
@@ -305,6 +325,10 @@ BWRAP_MISSING = (
     'Install it (Debian, Ubuntu: apt-get install bubblewrap), or choose isolation = "none" '
     "(STEADYHAND_ISOLATION=none) if this machine or container is itself the sandbox."
 )
+
+
+def _loopback_ports(command: Command) -> tuple[int, ...]:
+    return (PROXY_PORT, MODEL_PORT) if command.needs_model_port else (PROXY_PORT,)
 
 
 def _overlay_mounts(checkout: Checkout, staging_dir: Path) -> list[Mount]:

@@ -60,7 +60,10 @@ from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.runner.claude.plain import PlainRunner
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
+from steadyhand.runner.codex.install import find_codex
+from steadyhand.runner.codex.runner import CodexRunner
 from steadyhand.runner.process.kill_run import kill_leftover_run
+from steadyhand.runner.process.programs import accessible_program
 from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.schedules.ended_jobs import EndedJobs
 from steadyhand.serve.artifacts_setup import PROGRESS_SECONDS, open_artifacts
@@ -229,7 +232,7 @@ def find_agent_cli(settings: Settings) -> Path:
     cli_path = install.find_cli(
         settings.tables.runner.claude.path, classic=settings.classic, path_env=settings.path
     )
-    return install.accessible_cli(cli_path, settings.data_dir, agent_uid_base(settings))
+    return accessible_program(cli_path, install.PROGRAM_NAME, settings.data_dir, agent_uid_base(settings))
 
 
 def create_runner(
@@ -239,6 +242,12 @@ def create_runner(
     if settings.classic:
         return PlainRunner(cli, sandbox, redactor, enforce_budget=budgeted)
     return ClaudeRunner(cli, sandbox, redactor, enforce_budget=budgeted)
+
+
+def create_other_runners(settings: Settings, sandbox: Sandbox, redactor: Redactor) -> Mapping[str, Runner]:
+    """Return the runners of other agents by their names. Raise `ConfigError` for a program that is not there."""
+    codex = find_codex(settings.tables.runner.codex.path, settings.data_dir, agent_uid_base(settings))
+    return {} if codex is None else {"codex": CodexRunner(codex, sandbox, redactor)}
 
 
 def build_service(
@@ -375,7 +384,7 @@ def build_service(
         store=store,
         queue=queue,
         checkouts=checkouts,
-        runners={"claude": runner},
+        runners={"claude": runner, **create_other_runners(settings, level.sandbox, redactor)},
         warm_runners={"claude": runner} if isinstance(runner, ClaudeRunner) and gateway is not None else {},
         event_log=EventLog(store, feed, redactor, hold=True, observer=observer, relay_live=relay_live),
         catalog=catalog,

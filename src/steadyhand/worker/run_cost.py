@@ -16,7 +16,12 @@ async def with_metered_usage(report: RunReport, access: RunAccess | None) -> Run
     if access is None:
         return RunResult(report)
     total = await access.final_usage()
-    evidence = replace(report.evidence, exhausted_budget=access.exhausted_budget, counted_calls=total.calls)
+    evidence = replace(
+        report.evidence,
+        exhausted_budget=access.exhausted_budget,
+        counted_calls=total.calls,
+        last_status=access.last_status,
+    )
     # If no call went through the gateway, only the agent knows its cost: the cost is not zero.
     return RunResult(
         replace(report, evidence=evidence),

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from steadyhand.errors import ConfigError
-from steadyhand.runner.claude.install import accessible_cli, can_execute, check_cli, find_cli
+from steadyhand.runner.claude.install import PROGRAM_NAME, check_cli, find_cli
+from steadyhand.runner.process.programs import accessible_program, can_execute
 from steadyhand.testing.cli import cli_path
 
 UID = 64700
@@ -40,13 +41,13 @@ def test_only_the_classic_profile_looks_on_the_path(tmp_path: Path) -> None:
 
 def test_the_services_own_user_needs_no_copy(tmp_path: Path) -> None:
     program = _program(tmp_path, 0o700)
-    assert accessible_cli(program, tmp_path / "data", None) == program
+    assert accessible_program(program, PROGRAM_NAME, tmp_path / "data", None) == program
 
 
 def test_a_program_that_can_be_reached_stays_where_it_is(world_dir: Path) -> None:
     program = _program(world_dir / "bin")
     assert can_execute(program, UID)
-    assert accessible_cli(program, world_dir / "data", UID) == program
+    assert accessible_program(program, PROGRAM_NAME, world_dir / "data", UID) == program
 
 
 @needs_root
@@ -56,14 +57,14 @@ def test_a_program_behind_a_closed_folder_is_put_where_it_can_be_run(world_dir: 
     program = _program(closed, mode)
     closed.chmod(0o700)
     assert not can_execute(program, UID)
-    put = accessible_cli(program, world_dir / "data", UID)
+    put = accessible_program(program, PROGRAM_NAME, world_dir / "data", UID)
     assert put.parent == world_dir / "data" / "bin"
     assert can_execute(put, UID)
     assert put.read_bytes() == program.read_bytes()
     assert program.stat().st_mode & 0o777 == mode
-    assert accessible_cli(program, world_dir / "data", UID) == put
+    assert accessible_program(program, PROGRAM_NAME, world_dir / "data", UID) == put
     program.write_bytes(program.read_bytes() + b"\0")
-    assert accessible_cli(program, world_dir / "data", UID) != put
+    assert accessible_program(program, PROGRAM_NAME, world_dir / "data", UID) != put
 
 
 def test_a_script_behind_a_closed_folder_stays_with_what_it_needs(world_dir: Path) -> None:
@@ -73,7 +74,7 @@ def test_a_script_behind_a_closed_folder_stays_with_what_it_needs(world_dir: Pat
     script.write_text("#!/usr/bin/env node\n")
     script.chmod(0o755)
     closed.chmod(0o700)
-    assert accessible_cli(script, world_dir / "data", UID) == script
+    assert accessible_program(script, PROGRAM_NAME, world_dir / "data", UID) == script
 
 
 def _checked(program: Path | None, data: Path, uid: int | None) -> list[tuple[str, bool]]:

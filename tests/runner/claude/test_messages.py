@@ -22,13 +22,8 @@ from steadyhand.job import OutcomeType, Usage
 from steadyhand.job_warnings import WarningCode
 from steadyhand.money import format_dollars
 from steadyhand.runner.claude import messages
-from steadyhand.runner.claude.messages import (
-    MAX_INPUT_BYTES,
-    MAX_OUTPUT_BYTES,
-    MessageReader,
-    parse_dollars,
-    parse_result,
-)
+from steadyhand.runner.claude.messages import MessageReader, parse_dollars, parse_result
+from steadyhand.runner.process.event_limits import MAX_INPUT_BYTES, MAX_OUTPUT_BYTES
 from steadyhand.runner.process.output import parse_message
 
 GOLDEN = Path(__file__).parent / "golden"

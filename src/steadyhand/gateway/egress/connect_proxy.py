@@ -8,7 +8,7 @@ tunnel is not read.
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -234,10 +234,17 @@ def parse_request_target(request: ProxyRequest) -> tuple[Target, bytes]:
 
 @asynccontextmanager
 async def serve_egress(
-    rules: EgressRules, emit: Emit, resolve: Resolve, timeouts: ProxyTimeouts
+    rules: EgressRules,
+    emit: Emit,
+    resolve: Resolve,
+    timeouts: ProxyTimeouts,
+    others: Sequence[Callable[[socket.socket], Coroutine[None, None, None]]] = (),
 ) -> AsyncIterator[OnListening]:
-    """Return a callback for a run's listening sockets, and serve them for the length of the block."""
-    proxy = ConnectProxy(rules, RunEvents(emit), resolve, timeouts)
+    """Return a callback for a run's listening sockets, and serve them for the length of the block.
+
+    The first socket is that of the proxy; each of the `others` serves one of the next ones, until it is cancelled.
+    """
+    serves = (ConnectProxy(rules, RunEvents(emit), resolve, timeouts).serve, *others)
     failed: Exception | None = None
     with contextlib.ExitStack() as sockets:
         async with asyncio.TaskGroup() as group:
@@ -245,13 +252,13 @@ async def serve_egress(
             closed = False
 
             def listening(descriptors: Sequence[int]) -> None:
-                for descriptor in descriptors:
+                for serve, descriptor in zip(serves[: len(descriptors)], descriptors, strict=True):
                     listener = sockets.enter_context(socket.socket(fileno=descriptor))
                     listener.setblocking(False)
                     if closed:
                         listener.close()
                     else:
-                        tasks.append(group.create_task(proxy.serve(listener), name="egress listener"))
+                        tasks.append(group.create_task(serve(listener), name="listener of a run"))
 
             try:
                 yield listening

@@ -78,6 +78,8 @@ class MeteredRun:
         self.found_rejection = False
         self.has_waited = any(run.state is State.PARKED for run in work.job.runs)
         self.exhausted_budget: str | None = None
+        self.last_status: int | None = None
+        """The status of the last answer to the agent, the gateway's own included; None if that broke off."""
         self.buffer_bytes_left = MAX_BUFFERED_BYTES
         self._work = work
         self._billing = billing
@@ -171,6 +173,7 @@ class MeteredRun:
         """
         if self._open_calls.pop(open_call.call.id, None) is None:
             return
+        self.last_status = status
         model = open_call.model if measured is None or measured.model is None else measured.model
         call = replace(
             open_call.call,

@@ -146,6 +146,7 @@ class ReverseProxy:
             await connection.run.report_near_budgets()
         except Rejected as rejected:
             self._metrics.request_refused(rejected.kind)
+            connection.run.last_status = rejected.status
             if send.started:
                 connection.abort()
             else:

@@ -113,6 +113,14 @@ class UnixListener:
             if not self._is_held:
                 self._set_owner(None)
 
+    async def serve_port(self, listener: socket.socket) -> None:
+        """Serve the run in the slot on a socket that listens in its own network, too, until cancelled."""
+        server = await asyncio.get_running_loop().create_server(self._accept, sock=listener)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            server.close()
+
     @contextmanager
     def hold(self, user: int | None) -> Iterator["SocketHolder"]:
         """Keep the socket for a process of this user that waits for jobs. Between its runs no connection is taken."""

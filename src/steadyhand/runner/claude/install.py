@@ -4,19 +4,18 @@ import asyncio
 import importlib.util
 import os
 import shutil
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from steadyhand.errors import ConfigError, SpawnError
 from steadyhand.ports import Command, DoctorCheck
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
+from steadyhand.runner.process.programs import accessible_program
 
 PROGRAM_NAME = "claude"
 CONFIG_DIR_NAME = ".claude"
 """The CLI's config directory in a home."""
 CHECK_SECONDS = 20.0
-_READ_EXECUTE = 0o005
 
 
 def find_cli(configured: Path | None, *, classic: bool, path_env: str) -> Path:
@@ -45,65 +44,6 @@ def _bundled() -> Path:
     return Path(spec.origin).parent / "_bundled" / PROGRAM_NAME
 
 
-def accessible_cli(cli: Path, data_dir: Path, uid: int | None) -> Path:
-    """Return a path to the CLI that `uid` can run: its own path if possible, else one in `<data-dir>/bin`.
-
-    There it is a hard link, or a copy on another file system. Its name has the size and time of the original, so an
-    upgrade gets a new one. A script stays in its place, as it needs the files beside it. If `uid` is None it is the
-    service's own user.
-    """
-    if uid is None or can_execute(cli, uid):
-        return cli
-    original = cli.resolve()
-    if _is_script(original):
-        return cli
-    info = original.stat()
-    folder = data_dir.absolute() / "bin"
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o755)
-    target = folder / f"claude-{info.st_size}-{info.st_mtime_ns}"
-    if not target.exists():
-        _install_copy(original, target)
-    return target
-
-
-def _is_script(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"#!"
-
-
-def _install_copy(original: Path, target: Path) -> None:
-    # Under another name first: an incomplete copy must never be used as the CLI.
-    part = target.with_name(f"{target.name}.{os.getpid()}")
-    part.unlink(missing_ok=True)
-    if original.stat().st_mode & _READ_EXECUTE == _READ_EXECUTE:
-        try:
-            part.hardlink_to(original)
-        except OSError:
-            shutil.copyfile(original, part)
-    else:
-        shutil.copyfile(original, part)  # a link would require a change of the original's mode
-    if part.stat().st_mode & _READ_EXECUTE != _READ_EXECUTE:
-        part.chmod(0o755)
-    part.replace(target)
-
-
-def can_execute(program: Path, uid: int) -> bool:
-    """Return True if a user without groups may run a program, by the modes of it and of every folder above it."""
-    try:
-        resolved = program.resolve(strict=True)
-        paths = [resolved, *program.absolute().parents, *resolved.parents]
-        modes = [(path.stat(), 0o5 if path == resolved else 0o1) for path in paths]
-    except OSError:
-        return False
-    return all(_permission_bits(info, uid) & needed == needed for info, needed in modes)
-
-
-def _permission_bits(info: os.stat_result, uid: int) -> int:
-    mode = stat.S_IMODE(info.st_mode)
-    return (mode >> 6 if info.st_uid == uid else mode >> 3 if info.st_gid == uid else mode) & 0o7
-
-
 async def check_cli(
     configured: Path | None, *, classic: bool, path_env: str, data_dir: Path, uid: int | None
 ) -> Sequence[DoctorCheck]:
@@ -111,7 +51,7 @@ async def check_cli(
     remedy = "set runner.claude.path to the claude program, or reinstall claude-agent-sdk"
     try:
         configured_cli = find_cli(configured, classic=classic, path_env=path_env)
-        cli = await asyncio.to_thread(accessible_cli, configured_cli, data_dir, uid)
+        cli = await asyncio.to_thread(accessible_program, configured_cli, PROGRAM_NAME, data_dir, uid)
     except ConfigError as error:
         return [DoctorCheck("cli", False, error.detail, remedy)]
     except OSError as error:

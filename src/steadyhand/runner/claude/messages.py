@@ -4,8 +4,6 @@ Messages of the agent are not trusted: one of a wrong shape is skipped, at most 
 Unknown types are skipped, as each release of the CLI adds some.
 """
 
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
@@ -26,16 +24,18 @@ from steadyhand.job import OutcomeType, Usage
 from steadyhand.job_warnings import WarningCode
 from steadyhand.money import format_dollars, to_micros
 from steadyhand.outcome import AgentResult
-
-MAX_OUTPUT_BYTES = 64 * 1024
-"""Most bytes of a tool's output in an event."""
-MAX_TEXT_BYTES = 1024 * 1024
-"""Most bytes of a message or of thinking in an event."""
-MAX_INPUT_BYTES = 256 * 1024
-"""Most bytes of a tool call's input, as JSON, in an event; a larger one is replaced by its size."""
-MAX_EVENTS = 50_000
-MAX_EVENT_BYTES = 64 * 1024 * 1024
-"""Limits of one run: the number of its events, and the bytes of text in them."""
+from steadyhand.runner.process.event_limits import (
+    MAX_EVENTS,
+    MAX_OUTPUT_BYTES,
+    MAX_TEXT_BYTES,
+    EventLimits,
+    as_mapping,
+    as_name,
+    as_text,
+    limit_input,
+    parse_session_id,
+    truncate,
+)
 
 _SUBTYPE_OUTCOMES = {
     "success": OutcomeType.SUCCESS,
@@ -55,7 +55,6 @@ _HOOK_BLOCKED_PROMPT = frozenset({"blocked_by_hook", "stopped_by_hook"})
 _HOOK_BLOCKED_END = "stop-hook-block-cap"
 _MAX_TASKS = 100
 _MAX_HOOKS = 100
-_SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_TOKENS = 1 << 53
 _MAX_DOLLARS = Decimal(1_000_000)
 _MAX_ERRORS = 20
@@ -79,10 +78,7 @@ class MessageReader:
         """The last result, with the usage and the cost of all results of the run."""
         self._hook: str | None = None
         self._running_hooks: dict[str, str] = {}
-        self.limit_reached = False
-        """True once the run has reached `MAX_EVENTS` or `MAX_EVENT_BYTES`; only results are read from then on."""
-        self._events = 0
-        self._bytes = 0
+        self._limits = EventLimits()
         self._tool_started_at: dict[str, float] = {}
         self._counted_messages: set[str] = set()
         self._open_message: tuple[str, Usage] | None = None
@@ -99,6 +95,11 @@ class MessageReader:
         }
 
     @property
+    def limit_reached(self) -> bool:
+        """Return True once the run has too many events; only results are read from then on."""
+        return self._limits.reached
+
+    @property
     def running_hook(self) -> str | None:
         """The sentence about a hook that has not ended, or None."""
         name = next(iter(self._running_hooks.values()), None)
@@ -111,7 +112,7 @@ class MessageReader:
         if reader is None:
             return ()
         return [
-            self._enforce_limits(event)
+            self._limits.count(event)
             for event in reader(message, now)
             if not self.limit_reached or isinstance(event, TextDelta) or kind == "result"
         ]
@@ -120,29 +121,17 @@ class MessageReader:
         """Return a result with its whole text: the CLI's has only the part after the last limit of tokens."""
         if not self._cut_texts or result.is_error or not result.text or result.structured_output is not None:
             return result
-        head = _truncate(PART_SEPARATOR.join(self._cut_texts), MAX_TEXT_BYTES)[0]
+        head = truncate(PART_SEPARATOR.join(self._cut_texts), MAX_TEXT_BYTES)[0]
         return replace(result, text=f"{head}{PART_SEPARATOR}{result.text}")
 
-    def _enforce_limits(self, event: EventBody | TextDelta) -> EventBody | TextDelta:
-        if isinstance(event, TextDelta) or self.limit_reached:
-            return event
-        self._events += 1
-        self._bytes += _event_bytes(event)
-        self.limit_reached = self._events > MAX_EVENTS or self._bytes > MAX_EVENT_BYTES
-        if self.limit_reached:
-            return WarningEvent(
-                WarningCode.EVENTS_LEFT_OUT, "The agent has too many events to record; the rest is left out."
-            )
-        return event
-
     def _assistant(self, message: Mapping[str, Any], now: float) -> Iterator[EventBody]:
-        inner = _as_mapping(message.get("message"))
+        inner = as_mapping(message.get("message"))
         from_subagent = message.get("parent_tool_use_id") is not None
         is_synthetic = message.get("error") is not None or inner.get("model") == _SYNTHETIC_MODEL
         for block in _content_blocks(inner.get("content")):
             kind = block.get("type")
             if kind == "text" and not from_subagent:
-                text = _truncate(_as_text(block.get("text")), MAX_TEXT_BYTES)[0]
+                text = truncate(as_text(block.get("text")), MAX_TEXT_BYTES)[0]
                 if not is_synthetic and text:
                     self._message_texts.append(text)
                 yield (
@@ -151,55 +140,52 @@ class MessageReader:
                     else Message("assistant", text)
                 )
             elif kind in ("thinking", "redacted_thinking") and not from_subagent:
-                yield Thinking(_truncate(_as_text(block.get("thinking")), MAX_TEXT_BYTES)[0])
+                yield Thinking(truncate(as_text(block.get("thinking")), MAX_TEXT_BYTES)[0])
             elif kind in ("tool_use", "server_tool_use"):
-                yield self._tool_started(block, _as_name(message.get("parent_tool_use_id")), now)
+                yield self._tool_started(block, as_name(message.get("parent_tool_use_id")), now)
             elif isinstance(kind, str) and kind.endswith("_tool_result"):
                 yield self._tool_finished(block, now)
         if not is_synthetic:
-            yield from self._count_usage(_as_text(inner.get("id")), parse_usage(inner.get("usage"), turns=1))
+            yield from self._count_usage(as_text(inner.get("id")), parse_usage(inner.get("usage"), turns=1))
 
     def _user(self, message: Mapping[str, Any], now: float) -> Iterator[EventBody]:
-        for block in _content_blocks(_as_mapping(message.get("message")).get("content")):
+        for block in _content_blocks(as_mapping(message.get("message")).get("content")):
             if block.get("type") == "tool_result":
                 yield self._tool_finished(block, now)
 
     def _tool_started(self, block: Mapping[str, Any], parent: str, now: float) -> ToolStarted:
-        tool_id = _as_name(block.get("id"))
+        tool_id = as_name(block.get("id"))
         if len(self._tool_started_at) < MAX_EVENTS:
             self._tool_started_at[tool_id] = now
-        arguments = _as_mapping(block.get("input"))
-        size = len(json.dumps(arguments))
-        if size > MAX_INPUT_BYTES:
-            arguments = {"left_out": f"{size} bytes"}
-        return ToolStarted(tool_id, _as_name(block.get("name")), arguments, parent or None)
+        arguments = as_mapping(block.get("input"))
+        return ToolStarted(tool_id, as_name(block.get("name")), limit_input(arguments), parent or None)
 
     def _tool_finished(self, block: Mapping[str, Any], now: float) -> ToolFinished:
-        tool_id = _as_name(block.get("tool_use_id"))
+        tool_id = as_name(block.get("tool_use_id"))
         started_at = self._tool_started_at.pop(tool_id, None)
-        output, truncated = _truncate(_tool_output_text(block.get("content")), MAX_OUTPUT_BYTES)
+        output, truncated = truncate(_tool_output_text(block.get("content")), MAX_OUTPUT_BYTES)
         duration = None if started_at is None else round((now - started_at) * 1000)
         return ToolFinished(tool_id, block.get("is_error") is True, output, truncated, duration)
 
     def _stream(self, message: Mapping[str, Any], _now: float) -> Iterator[EventBody | TextDelta]:
         if message.get("parent_tool_use_id") is not None:
             return
-        event = _as_mapping(message.get("event"))
+        event = as_mapping(message.get("event"))
         kind = event.get("type")
         if kind == "message_start":
-            inner = _as_mapping(event.get("message"))
+            inner = as_mapping(event.get("message"))
             self._cut_texts = [*self._cut_texts, *self._message_texts] if self._message_is_cut else []
             self._message_texts, self._message_is_cut = [], False
-            self._open_message = (_as_name(inner.get("id")), parse_usage(inner.get("usage"), turns=1))
+            self._open_message = (as_name(inner.get("id")), parse_usage(inner.get("usage"), turns=1))
         elif kind == "content_block_delta":
             message_id = self._open_message[0] if self._open_message else ""
-            delta = _as_mapping(event.get("delta"))
-            if delta.get("type") == "text_delta" and _as_text(delta.get("text")):
-                yield TextDelta(message_id, _as_text(delta.get("text")))
-            elif delta.get("type") == "thinking_delta" and _as_text(delta.get("thinking")):
-                yield ThinkingDelta(message_id, _as_text(delta.get("thinking")))
+            delta = as_mapping(event.get("delta"))
+            if delta.get("type") == "text_delta" and as_text(delta.get("text")):
+                yield TextDelta(message_id, as_text(delta.get("text")))
+            elif delta.get("type") == "thinking_delta" and as_text(delta.get("thinking")):
+                yield ThinkingDelta(message_id, as_text(delta.get("thinking")))
         elif kind == "message_delta" and self._open_message is not None:
-            self._message_is_cut = _as_mapping(event.get("delta")).get("stop_reason") == "max_tokens"
+            self._message_is_cut = as_mapping(event.get("delta")).get("stop_reason") == "max_tokens"
             self._open_message = (
                 self._open_message[0],
                 _merge_usage(self._open_message[1], event.get("usage")),
@@ -226,11 +212,11 @@ class MessageReader:
         subtype = message.get("subtype")
         self._hooks(subtype, message)
         if subtype == "init":
-            self.session_id = _session_id(message) or self.session_id
+            self.session_id = parse_session_id(message.get("session_id")) or self.session_id
         elif subtype == "background_tasks_changed":
             self.background = _background_tasks(message.get("tasks"))
         elif subtype == "session_state_changed":
-            self.state = _as_name(message.get("state"))
+            self.state = as_name(message.get("state"))
         elif subtype == "api_retry":
             yield WarningEvent(WarningCode.API_RETRY, _retry_text(message))
         elif subtype == "compact_boundary":
@@ -239,22 +225,22 @@ class MessageReader:
             )
 
     def _hooks(self, subtype: Any, message: Mapping[str, Any]) -> None:
-        hook_id = _as_name(message.get("hook_id"))
+        hook_id = as_name(message.get("hook_id"))
         if subtype == "hook_started" and len(self._running_hooks) < _MAX_HOOKS:
-            self._running_hooks[hook_id] = _as_name(message.get("hook_name"))
+            self._running_hooks[hook_id] = as_name(message.get("hook_name"))
         elif subtype == "hook_response" and message.get("outcome") == "success":
             self._running_hooks.pop(hook_id, None)
         elif subtype == "init":
             self._running_hooks.clear()  # the CLI goes on; a hook that it ended to stop itself is still known
         elif subtype == "informational":
-            submitted = _as_mapping(message.get("prompt_submit_outcome"))
-            if _as_name(submitted.get("kind")) in _HOOK_BLOCKED_PROMPT:
-                self._hook = f"It blocked the prompt: {_as_name(submitted.get('reason')) or 'no reason'}"
+            submitted = as_mapping(message.get("prompt_submit_outcome"))
+            if as_name(submitted.get("kind")) in _HOOK_BLOCKED_PROMPT:
+                self._hook = f"It blocked the prompt: {as_name(submitted.get('reason')) or 'no reason'}"
         elif subtype == "notification" and message.get("key") == _HOOK_BLOCKED_END:
             self._hook = "It refused the end of the turn again and again."
 
     def _rate_limit(self, message: Mapping[str, Any], _now: float) -> Iterator[EventBody]:
-        status = _as_name(_as_mapping(message.get("rate_limit_info")).get("status"))
+        status = as_name(as_mapping(message.get("rate_limit_info")).get("status"))
         if status and status != "allowed":
             yield WarningEvent(WarningCode.RATE_LIMIT, f"The model's rate limit: {status}.")
 
@@ -270,7 +256,7 @@ class MessageReader:
 
 def parse_result(message: Mapping[str, Any]) -> AgentResult:
     """Parse the CLI's result object; a field that is missing or of a wrong type is None."""
-    subtype = _as_name(message.get("subtype"))
+    subtype = as_name(message.get("subtype"))
     status = message.get("api_error_status")
     raw_errors = message.get("errors")
     errors = raw_errors if isinstance(raw_errors, list) else []
@@ -278,7 +264,7 @@ def parse_result(message: Mapping[str, Any]) -> AgentResult:
     stop_reason = message.get("stop_reason")
     usage = message.get("usage")
     turns = _as_token_count(message.get("num_turns"))
-    terminal_reason = _as_name(message.get("terminal_reason"))
+    terminal_reason = as_name(message.get("terminal_reason"))
     return AgentResult(
         reported=_SUBTYPE_OUTCOMES.get(subtype, OutcomeType.AGENT_ERROR),
         is_error=message.get("is_error") is True,
@@ -288,7 +274,7 @@ def parse_result(message: Mapping[str, Any]) -> AgentResult:
         api_error_status=status if isinstance(status, int) and not isinstance(status, bool) else None,
         stop_reason=stop_reason if isinstance(stop_reason, str) else None,
         errors=tuple(text[:_MAX_ERROR_LENGTH] for text in errors[:_MAX_ERRORS] if isinstance(text, str)),
-        session_id=_session_id(message),
+        session_id=parse_session_id(message.get("session_id")),
         cost_micros=_result_cost(message),
         usage=parse_usage(usage, turns=turns) if isinstance(usage, dict) else None,
         hook=_HOOK_RESULTS.get(terminal_reason),
@@ -304,7 +290,7 @@ def _result_cost(message: Mapping[str, Any]) -> int | None:
     models = message.get("model_usage_since_last_result")
     if not isinstance(models, dict):
         return parse_dollars(message.get("total_cost_usd"))
-    costs = [parse_dollars(_as_mapping(usage).get("costUSD")) for usage in models.values()]
+    costs = [parse_dollars(as_mapping(usage).get("costUSD")) for usage in models.values()]
     return sum(cost or 0 for cost in costs)
 
 
@@ -322,7 +308,7 @@ def _background_tasks(tasks: Any) -> Mapping[str, str]:
     if not isinstance(tasks, list):
         return {}
     return {
-        _as_name(task.get("task_id")): _as_name(task.get("description")) or _as_name(task.get("task_type"))
+        as_name(task.get("task_id")): as_name(task.get("description")) or as_name(task.get("task_type"))
         for task in tasks[:_MAX_TASKS]
         if isinstance(task, dict)
     }
@@ -346,7 +332,7 @@ def parse_dollars(dollars: Any) -> int | None:
 
 def parse_usage(raw: Any, *, turns: int) -> Usage:
     """Parse the API's usage figures; a missing one is 0."""
-    counts = _as_mapping(raw)
+    counts = as_mapping(raw)
     return Usage(
         _as_token_count(counts.get("input_tokens")),
         _as_token_count(counts.get("output_tokens")),
@@ -357,10 +343,8 @@ def parse_usage(raw: Any, *, turns: int) -> Usage:
 
 
 def _context_windows(message: Mapping[str, Any]) -> Mapping[str, int] | None:
-    models = list(_as_mapping(message.get("modelUsage")).items())[:_MAX_MODELS]
-    sizes = {
-        _as_name(name): _as_token_count(_as_mapping(usage).get("contextWindow")) for name, usage in models
-    }
+    models = list(as_mapping(message.get("modelUsage")).items())[:_MAX_MODELS]
+    sizes = {as_name(name): _as_token_count(as_mapping(usage).get("contextWindow")) for name, usage in models}
     return {name: size for name, size in sizes.items() if size} or None
 
 
@@ -381,7 +365,7 @@ def usage_event(
 
 def _merge_usage(usage: Usage, raw: Any) -> Usage:
     # Figures of a `message_delta` are totals of the message; those that it leaves out do not change.
-    counts = _as_mapping(raw)
+    counts = as_mapping(raw)
 
     def newer(name: str, old: int) -> int:
         return _as_token_count(counts[name]) if name in counts else old
@@ -398,19 +382,9 @@ def _merge_usage(usage: Usage, raw: Any) -> Usage:
 def _retry_text(message: Mapping[str, Any]) -> str:
     status = message.get("error_status")
     delay = message.get("retry_delay_ms")
-    cause = f"status {status}" if isinstance(status, int) else _as_name(message.get("error")) or "no answer"
+    cause = f"status {status}" if isinstance(status, int) else as_name(message.get("error")) or "no answer"
     when = f" in {delay / 1000:.1f} s" if isinstance(delay, int | float) and 0 <= delay < _MAX_TOKENS else ""
     return f"The model's service failed ({cause}); the agent tries again{when}."
-
-
-def _event_bytes(event: EventBody) -> int:
-    if isinstance(event, Message | Thinking):
-        return len(event.text)
-    if isinstance(event, ToolFinished):
-        return len(event.output)
-    if isinstance(event, ToolStarted):
-        return len(json.dumps(event.input))
-    return 0
 
 
 def _tool_output_text(content: Any) -> str:
@@ -420,42 +394,14 @@ def _tool_output_text(content: Any) -> str:
     parts = []
     for block in _content_blocks(content):
         kind = block.get("type")
-        parts.append(_as_text(block.get("text")) if kind == "text" else f"[{_as_name(kind) or 'unknown'}]")
+        parts.append(as_text(block.get("text")) if kind == "text" else f"[{as_name(kind) or 'unknown'}]")
     return "\n".join(parts)
-
-
-def _truncate(text: str, limit: int) -> tuple[str, bool]:
-    """Cut text to `limit` bytes of UTF-8, never inside a character; return it, and True if it was cut."""
-    if len(text) * 4 <= limit:
-        return text, False
-    data = text.encode("utf-8", "replace")
-    if len(data) <= limit:
-        return text, False
-    return data[:limit].decode("utf-8", "ignore"), True
-
-
-def _as_mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _content_blocks(value: Any) -> list[Mapping[str, Any]]:
     if isinstance(value, str):
         return [{"type": "text", "text": value}]
     return [block for block in value if isinstance(block, dict)] if isinstance(value, list) else []
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _as_name(value: Any) -> str:
-    return value[:200] if isinstance(value, str) else ""
-
-
-def _session_id(message: Mapping[str, Any]) -> str | None:
-    # Jobs are looked up by it, so it must be valid in a column of the store.
-    value = message.get("session_id")
-    return value if isinstance(value, str) and _SESSION.fullmatch(value) else None
 
 
 def _as_token_count(value: Any) -> int:

@@ -1,0 +1,1 @@
+"""Drives Codex by its headless mode, `codex exec --json`."""
