@@ -201,10 +201,15 @@ class BwrapSandbox:
         )
 
     def _programs(self, command: Command) -> list[AgentProgram]:
-        """Return the program of a command, which is the sandbox's own if it names none."""
+        """Return the program of a command, which is the sandbox's own if it names none.
+
+        Another one is shown with what lies beside it, which it may start.
+        """
         if command.program is None:
             return [self.program]
-        return [locate_program(command.program, command.program.name)]
+        path = command.program.resolve()
+        bind = bwrap_args.BwrapBind(path.parent, bwrap_args.PROGRAMS_DIR)
+        return [AgentProgram(command.program, bwrap_args.PROGRAMS_DIR / path.name, bind)]
 
     def _plan_mounts(
         self, checkout: Checkout, binds: list[BindMount]

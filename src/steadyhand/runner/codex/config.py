@@ -62,5 +62,6 @@ def _render_toml(
 
 
 def _render_lines(values: Mapping[str, str | bool | int]) -> list[str]:
-    # A string of JSON is one of TOML, but for the one character that JSON leaves as it is.
-    return [f"{name} = {json.dumps(value)}".replace("\x7f", "\\u007f") for name, value in values.items()]
+    # A string of JSON is one of TOML, but for its pairs of surrogates and the one control character that it leaves.
+    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+    return [f"{name} = {text}".replace("\x7f", "\\u007f") for name, text in texts.items()]

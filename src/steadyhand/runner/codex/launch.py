@@ -28,7 +28,7 @@ def build_launch(program: Path, spec: RunSpec, thread: str | None, sandbox: Sand
         raise SpawnError("Codex needs a folder of its own for its settings.", retryable=False)
     profile = profile_name(spec)
     text = render_profile(spec, access, str(view.directory))
-    files = [(config_dir / f"{profile}.config.toml", text.encode())]
+    files = [(config_dir / f"{profile}.config.toml", text.encode("utf-8", "replace"))]
     argv = [str(program), "exec"]
     options = [
         "--json",
