@@ -54,9 +54,9 @@ from steadyhand.ports.artifacts import Artifacts
 from steadyhand.ports.nodes import NodeRole, Nodes
 from steadyhand.redact import Redactor
 from steadyhand.retry import continues_parent
+from steadyhand.runner.agent_files import AllAgentFiles
 from steadyhand.runner.claude import install
 from steadyhand.runner.claude.environment import model_environment
-from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.runner.claude.plain import PlainRunner
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
@@ -221,7 +221,7 @@ def create_checkouts(
         sandbox_exec=ProcessSandboxExec(level.sandbox, gateway) if level.is_sandboxed else None,
         overlay=level.overlay,
         shares_objects=level.shares_objects,
-        agent_files=ClaudeFiles(),
+        agent_files=AllAgentFiles(),
         redactor=redactor,
         disk_limit_of=lambda job: catalog.agent(job.agent).disk_bytes or settings.tables.defaults.disk,
     )

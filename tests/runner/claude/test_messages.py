@@ -21,8 +21,8 @@ from steadyhand.events import (
 from steadyhand.job import OutcomeType, Usage
 from steadyhand.job_warnings import WarningCode
 from steadyhand.money import format_dollars
-from steadyhand.runner.claude import messages
 from steadyhand.runner.claude.messages import MessageReader, parse_dollars, parse_result
+from steadyhand.runner.process import event_limits
 from steadyhand.runner.process.event_limits import MAX_INPUT_BYTES, MAX_OUTPUT_BYTES
 from steadyhand.runner.process.output import parse_message
 
@@ -115,7 +115,7 @@ def test_an_input_too_large_for_the_record_is_described() -> None:
 def test_a_flood_of_events_is_cut_with_one_warning_and_the_end_still_comes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(messages, "MAX_EVENTS", 500)
+    monkeypatch.setattr(event_limits, "MAX_EVENTS", 500)
     conversation = MessageReader()
     events: list[Any] = []
     for number in range(500):

@@ -45,7 +45,7 @@ def test_a_call_is_found_wherever_the_chunks_are_cut(
 ) -> None:
     session.write_text(line("toolu_1") + "." * 300)
     for size in range(1, 400, 7):
-        monkeypatch.setattr(transcript, "_CHUNK", size)
+        monkeypatch.setattr(transcript, "CHUNK_BYTES", size)
         assert holds(tmp_path, "toolu_1"), size
         assert not holds(tmp_path, "toolu_2")
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from steadyhand.ports import AgentPaths, Checkout, RunSpec, Sandbox
 from steadyhand.runner.claude.install import CONFIG_DIR_NAME
 
+PROJECTS_DIR = "projects"
+"""The folder with the sessions in the config directory."""
+
 
 def default_config_dir(home: Path) -> Path:
     """Return the config directory that the CLI uses in a home if it gets no other."""
@@ -26,13 +29,13 @@ def project_folder_name(directory: str) -> str:
 
 def session_file(config: Path, directory: str, session: str) -> Path:
     """Return the path of the file of a session of a directory."""
-    return config / "projects" / project_folder_name(directory) / f"{session}.jsonl"
+    return config / PROJECTS_DIR / project_folder_name(directory) / f"{session}.jsonl"
 
 
 def move_sessions(config: Path, old_directory: Path, new_directory: Path) -> None:
     """Move the sessions of a directory to where the CLI looks for those of another one. A symlink is not moved."""
     old, new = (
-        config / "projects" / project_folder_name(str(directory.resolve()))
+        config / PROJECTS_DIR / project_folder_name(str(directory.resolve()))
         for directory in (old_directory, new_directory)
     )
     if old.is_dir() and not old.is_symlink():
@@ -41,7 +44,7 @@ def move_sessions(config: Path, old_directory: Path, new_directory: Path) -> Non
 
 def redirect_sessions(config: Path, old_directory: Path, new_directory: Path, owner: int | None) -> None:
     """Make the sessions of a directory's old name those of its new one, by a link beside them."""
-    projects = config / "projects"
+    projects = config / PROJECTS_DIR
     old, new = (project_folder_name(str(each)) for each in (old_directory, new_directory))
     for folder in (projects, projects / new):
         if (projects / old).is_dir() and folder.name == new:
@@ -55,7 +58,7 @@ def redirect_sessions(config: Path, old_directory: Path, new_directory: Path, ow
 
 def restore_sessions(config: Path, old_directory: Path, new_directory: Path) -> None:
     """Undo `redirect_sessions`: the sessions are those of the old name again."""
-    projects = config / "projects"
+    projects = config / PROJECTS_DIR
     old, new = (projects / project_folder_name(str(each)) for each in (old_directory, new_directory))
     if old.is_symlink():
         old.unlink()

@@ -8,18 +8,21 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from steadyhand.job import JobWarning
-from steadyhand.job_warnings import WarningCode
 from steadyhand.redact import Redactor
-from steadyhand.runner.claude.session import project_folder_name
+from steadyhand.runner.claude.session import PROJECTS_DIR, project_folder_name
+from steadyhand.runner.process.agent_record import (
+    CHUNK_BYTES,
+    DIR_FLAGS,
+    FILE_FLAGS,
+    MAX_ENTRIES,
+    copy_redacted,
+    is_record,
+    opened,
+    record_lost,
+)
 
-TRANSCRIPT_BYTES = 64 * 1024 * 1024
-_MAX_ENTRIES = 1000
-_CHUNK = 1 << 16
 _MAX_CALL_ID = 256
 _SEARCHED_BYTES = 16 * 1024 * 1024
-_DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Without O_NONBLOCK opening a FIFO would wait for a writer.
-_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def copy_transcript(
@@ -38,13 +41,16 @@ def copy_transcript(
     """
     slug = None if directory is None else project_folder_name(str(directory))
     try:
-        with _opened(config, None, _DIR_FLAGS) as top, _opened("projects", top, _DIR_FLAGS) as projects:
+        with opened(config, None, DIR_FLAGS) as top, opened(PROJECTS_DIR, top, DIR_FLAGS) as projects:
             newest = _newest_session(projects, slug, owner, since)
-            return None if newest is None else _copy_redacted(projects, newest, target, redactor)
+            if newest is None:
+                return None
+            with opened(newest[0], projects, DIR_FLAGS) as folder:
+                return copy_redacted(folder, newest[1], target, redactor)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        return JobWarning(WarningCode.TRANSCRIPT_LOST, f"The transcript could not be kept: {error.strerror}.")
+        return record_lost(error)
 
 
 def session_holds(config: Path, directory: str, session: str, tool_use_ids: Iterable[str]) -> bool:
@@ -62,7 +68,7 @@ def session_holds(config: Path, directory: str, session: str, tool_use_ids: Iter
         end, overlap = info.st_size, b""
         first = max(0, end - _SEARCHED_BYTES)
         while missing and end > first:
-            start = max(first, end - _CHUNK)
+            start = max(first, end - CHUNK_BYTES)
             text = os.pread(file, end - start, start) + overlap
             missing = {each for each in missing if each not in text}
             end, overlap = start, text[:_MAX_CALL_ID]
@@ -90,7 +96,7 @@ def _tail(config: Path, directory: str, session: str) -> bytes:
     with contextlib.suppress(OSError), _opened_session(config, directory, session) as (_, file):
         info = os.fstat(file)
         if stat.S_ISREG(info.st_mode):
-            return os.pread(file, _CHUNK, max(0, info.st_size - _CHUNK))
+            return os.pread(file, CHUNK_BYTES, max(0, info.st_size - CHUNK_BYTES))
     return b""
 
 
@@ -99,8 +105,8 @@ def remove_session(config: Path, directory: str, session: str, prompt_id: bytes)
     taken_back = b'"cutUuid":"%s"' % prompt_id
     with contextlib.suppress(OSError), _opened_session(config, directory, session) as (folder, file):
         info = os.fstat(file)
-        start = max(0, info.st_size - _CHUNK)
-        if not stat.S_ISREG(info.st_mode) or taken_back not in os.pread(file, _CHUNK, start):
+        start = max(0, info.st_size - CHUNK_BYTES)
+        if not stat.S_ISREG(info.st_mode) or taken_back not in os.pread(file, CHUNK_BYTES, start):
             return False
         os.unlink(f"{session}.jsonl", dir_fd=folder)
         return True
@@ -111,60 +117,26 @@ def remove_session(config: Path, directory: str, session: str, prompt_id: bytes)
 def _opened_session(config: Path, directory: str, session: str) -> Iterator[tuple[int, int]]:
     """Open the folder and the file of a session; no part of the path is a link. Raise `OSError`."""
     with (
-        _opened(config, None, _DIR_FLAGS) as top,
-        _opened("projects", top, _DIR_FLAGS) as projects,
-        _opened(project_folder_name(directory), projects, _DIR_FLAGS) as folder,
-        _opened(f"{session}.jsonl", folder, _FILE_FLAGS) as file,
+        opened(config, None, DIR_FLAGS) as top,
+        opened(PROJECTS_DIR, top, DIR_FLAGS) as projects,
+        opened(project_folder_name(directory), projects, DIR_FLAGS) as folder,
+        opened(f"{session}.jsonl", folder, FILE_FLAGS) as file,
     ):
         yield folder, file
-
-
-@contextlib.contextmanager
-def _opened(path: Path | str, folder: int | None, flags: int) -> Iterator[int]:
-    fd = os.open(path, flags, dir_fd=folder)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _newest_session(
     projects: int, slug: str | None, owner: int | None, since: float
 ) -> tuple[str, str] | None:
     newest: tuple[float, str, str] | None = None
-    for project in sorted(os.listdir(projects))[:_MAX_ENTRIES]:
+    for project in sorted(os.listdir(projects))[:MAX_ENTRIES]:
         if slug is not None and project != slug:
             continue
-        with contextlib.suppress(OSError), _opened(project, projects, _DIR_FLAGS) as folder:
-            for name in sorted(os.listdir(folder))[:_MAX_ENTRIES]:  # noqa: PTH208  # a descriptor has no path
+        with contextlib.suppress(OSError), opened(project, projects, DIR_FLAGS) as folder:
+            for name in sorted(os.listdir(folder))[:MAX_ENTRIES]:  # noqa: PTH208  # a descriptor has no path
                 if not name.endswith(".jsonl") or name.startswith("agent-"):  # a subagent's record
                     continue
                 info = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                is_owned = owner is None or info.st_uid == owner
-                if stat.S_ISREG(info.st_mode) and is_owned and info.st_mtime >= since:
+                if is_record(info, owner, since):
                     newest = max(newest or (0.0, "", ""), (info.st_mtime, project, name))
     return None if newest is None else newest[1:]
-
-
-def _copy_redacted(
-    projects: int, session: tuple[str, str], target: Path, redactor: Redactor
-) -> JobWarning | None:
-    project, name = session
-    with _opened(project, projects, _DIR_FLAGS) as folder, _opened(name, folder, _FILE_FLAGS) as source:
-        if not stat.S_ISREG(os.fstat(source).st_mode):
-            return None
-        part = target.with_name(f"{target.name}.part")
-        bytes_left = TRANSCRIPT_BYTES
-        lines = redactor.line_stream()
-        with part.open("wb") as file:
-            while bytes_left > 0 and (chunk := os.read(source, min(_CHUNK, bytes_left))):
-                file.write(lines.feed(chunk))
-                bytes_left -= len(chunk)
-            truncated = bytes_left == 0 and os.read(source, 1) != b""
-            file.write(lines.end(torn=truncated))
-        part.replace(target)
-    return (
-        JobWarning(WarningCode.TRANSCRIPT_CUT, "The agent's own record was cut at 64 MiB.")
-        if truncated
-        else None
-    )
