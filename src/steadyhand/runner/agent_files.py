@@ -6,7 +6,7 @@ from steadyhand.job import JobWarning
 from steadyhand.redact import Redactor
 from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.runner.claude.session import PROJECTS_DIR
-from steadyhand.runner.codex import transcript as codex_transcript
+from steadyhand.runner.codex import rollout
 
 
 class AllAgentFiles(ClaudeFiles):
@@ -30,6 +30,4 @@ class AllAgentFiles(ClaudeFiles):
             return super().copy_transcript(
                 config_dir, target, owner=owner, redactor=redactor, since=since, directory=directory
             )
-        return codex_transcript.copy_transcript(
-            config_dir, target, owner=owner, redactor=redactor, since=since
-        )
+        return rollout.copy_transcript(config_dir, target, owner=owner, redactor=redactor, since=since)

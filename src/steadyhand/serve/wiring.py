@@ -60,8 +60,8 @@ from steadyhand.runner.claude.environment import model_environment
 from steadyhand.runner.claude.plain import PlainRunner
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
-from steadyhand.runner.codex.install import find_codex
-from steadyhand.runner.codex.runner import CodexRunner
+from steadyhand.runner.codex.codex_program import find_codex
+from steadyhand.runner.codex.codex_runner import CodexRunner
 from steadyhand.runner.process.kill_run import kill_leftover_run
 from steadyhand.runner.process.programs import accessible_program
 from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec

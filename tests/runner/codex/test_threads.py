@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from steadyhand.runner.codex.session import find_thread
+from steadyhand.runner.codex.threads import find_thread
 
 OLD, NEW = "01a22edc-ac34-79d1-835a-8a9fd339a28d", "01a22ede-c1c2-70b3-ae15-2fbba6c04945"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from steadyhand.errors import SpawnError
 from steadyhand.json_schema import agent_schema
 from steadyhand.ports import DEFAULT_PATH, AgentPaths, Command, ModelAccess, RunSpec, Sandbox
-from steadyhand.runner.codex.config import KEY_VARIABLE, profile_name, render_profile
+from steadyhand.runner.codex.profile import KEY_VARIABLE, profile_name, render_profile
 from steadyhand.runner.process.agent_process import LaunchSpec
 
 TEMP_DIR_NAME = "tmp"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from steadyhand.job import JobWarning
 from steadyhand.redact import Redactor
-from steadyhand.runner.codex.session import SESSIONS_DIR
+from steadyhand.runner.codex.threads import SESSIONS_DIR
 from steadyhand.runner.process.agent_record import (
     DIR_FLAGS,
     MAX_ENTRIES,

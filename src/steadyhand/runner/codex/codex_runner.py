@@ -9,9 +9,9 @@ from pathlib import Path
 from steadyhand.errors import SpawnError
 from steadyhand.ports import Emit, OrphanedRun, RunReport, RunSpec, Sandbox, StopSignal
 from steadyhand.redact import Redactor
-from steadyhand.runner.codex.events import CodexReader
-from steadyhand.runner.codex.launch import build_launch
-from steadyhand.runner.codex.session import find_thread
+from steadyhand.runner.codex.exec_launch import build_launch
+from steadyhand.runner.codex.thread_events import CodexReader
+from steadyhand.runner.codex.threads import find_thread
 from steadyhand.runner.process.agent_process import AgentProcess
 from steadyhand.runner.process.output import OutputCapture, parse_message
 from steadyhand.runner.process.run_loop import RunLoop, prompt_for

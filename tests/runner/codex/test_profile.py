@@ -10,7 +10,7 @@ import pytest
 from steadyhand.agents import Agent, Workspace
 from steadyhand.job import JobSpec
 from steadyhand.ports import Checkout, JobPaths, ModelAccess, RunSpec
-from steadyhand.runner.codex.config import KEY_VARIABLE, profile_name, render_profile
+from steadyhand.runner.codex.profile import KEY_VARIABLE, profile_name, render_profile
 from steadyhand.testing.contracts.samples import make_job
 
 ACCESS = ModelAccess(api="openai", base_url="http://127.0.0.1:8787/v1", api_key="placeholder")

@@ -9,7 +9,7 @@ import pytest
 from steadyhand.events import EventBody, Message, TextDelta, Thinking, ToolFinished, ToolStarted, WarningEvent
 from steadyhand.job import OutcomeType
 from steadyhand.outcome import AgentResult, RunEvidence, decide_outcome
-from steadyhand.runner.codex.events import CodexReader
+from steadyhand.runner.codex.thread_events import CodexReader
 
 THREAD = {"type": "thread.started", "thread_id": "01a22ede-c1c2-70b3-ae15-2fbba6c04945"}
 COMMAND = {"id": "item_1", "type": "command_execution", "command": "/bin/bash -lc 'echo out'"}

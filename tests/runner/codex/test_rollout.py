@@ -7,7 +7,7 @@ import pytest
 
 from steadyhand.redact import Redactor
 from steadyhand.runner.agent_files import AllAgentFiles
-from steadyhand.runner.codex.transcript import copy_transcript
+from steadyhand.runner.codex.rollout import copy_transcript
 
 OLD, NEW = "2026/11/29", "2026/11/30"
 
