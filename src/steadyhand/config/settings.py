@@ -379,25 +379,16 @@ def _known_names(key_path: tuple[str, ...]) -> list[str]:
 
 
 def _check_runner(where: str, agent: AgentTable, tables: Tables) -> None:
-    """Raise `ConfigError` for an agent whose program is not there, or does not speak to its provider."""
-    table = tables.providers.get(agent.provider)
-    kind = "anthropic" if table is None else table.kind
-    is_openai = kind in OPENAI_KINDS
-    if agent.runner == "codex":
-        if tables.runner.codex.path is None:
-            raise ConfigError(f"{where}.runner: set `path` in [runner.codex]; its program is not known")
-        if not is_openai:
-            raise ConfigError(
-                f"{where}.provider: codex needs a provider of the kind openai or openai-compatible"
-            )
-        if agent.egress == ("host",):
-            raise ConfigError(
-                f"{where}.egress: codex needs a network of its own, and cannot share this machine's"
-            )
-    elif is_openai or kind == "gemini":
-        raise ConfigError(
-            f"{where}.provider: the runner `claude` does not speak to a provider of the kind {kind}"
-        )
+    """Raise `ConfigError` for an agent whose program is not there, or cannot have what its table grants."""
+    if agent.runner != "codex":
+        return
+    if tables.runner.codex.path is None:
+        raise ConfigError(f"{where}.runner: set `path` in [runner.codex], the program of Codex")
+    if agent.egress == ("host",):
+        raise ConfigError(f"{where}.egress: codex reaches its model by a port of a network of its own")
+    for name in ("tools", "max_turns"):
+        if getattr(agent, name) is not None:
+            raise ConfigError(f"{where}.{name}: codex has no such limit")
 
 
 def _check_references(tables: Tables) -> None:

@@ -5,7 +5,6 @@ import contextlib
 import functools
 import ipaddress
 import os
-import resource
 import socket
 from collections.abc import (
     AsyncIterator,
@@ -14,7 +13,6 @@ from collections.abc import (
     Collection,
     Coroutine,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
@@ -24,7 +22,6 @@ from contextlib import (
     AbstractContextManager,
     AsyncExitStack,
     asynccontextmanager,
-    contextmanager,
 )
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -40,6 +37,7 @@ from steadyhand.errors import RunError
 from steadyhand.gateway.egress import connect_proxy as proxy
 from steadyhand.gateway.egress.connect_proxy import ProxyTimeouts, Resolve, serve_egress
 from steadyhand.gateway.egress.rules import EgressRules
+from steadyhand.gateway.file_limit import raised_file_limit
 from steadyhand.gateway.model import unix_listener
 from steadyhand.gateway.model.metered_run import BillingContext, MeteredRun
 from steadyhand.gateway.model.provider_rate_limits import ProviderRateLimits, RetryLimits
@@ -74,6 +72,8 @@ from steadyhand.ports import (
 )
 from steadyhand.ports.cluster_limits import BudgetLeases, CredentialStates
 
+APIS_BY_PORT = frozenset({"openai", "gemini"})
+"""The APIs whose agents take the address of a model and no path of a socket."""
 PLACEHOLDER_URL = "http://model.invalid"
 """The model's address for sandboxed agents; only the socket matters."""
 _RESOLVER_THREADS = 8
@@ -202,7 +202,8 @@ class BillingDeps:
 class ModelGateway:
     """Forwards calls to the models for every run, and to the hosts on an agent's list for sandboxed ones.
 
-    `socket_inside` is the path of a slot's socket in the sandbox; None serves agents without a sandbox, on loopback.
+    `sandbox_socket` is the path of a slot's socket in the sandbox; None serves agents without a sandbox, on loopback.
+    `sandbox_address` is the address there for agents that take no socket, whose runs listen on a port for the gateway.
     `adopted` are the sockets of an earlier service on which its runs connect, by their slot; that on loopback by None.
     `expected_tokens` are those of its runs. `credential_states` are those that several nodes share. Those whose agents
     make calls again that were cut are `repeated_runs`, by job and number.
@@ -216,6 +217,7 @@ class ModelGateway:
         slots: int,
         sandbox_socket: str | None,
         billing: BillingDeps,
+        sandbox_address: str | None = None,
         providers: Sequence[Provider] = (Provider(),),
         resolve: Resolve | None = None,
         proxy_timeouts: ProxyTimeouts | None = None,
@@ -233,6 +235,7 @@ class ModelGateway:
         self._data_dir = data_dir
         self._repeated_runs = repeated_runs
         self._sandbox_socket = sandbox_socket
+        self._sandbox_address = sandbox_address
         self._providers = Providers(providers)
         self._ledger = billing.ledger
         self._rate_limits = ProviderRateLimits(clock, sleep, retry_limits or RetryLimits())
@@ -295,7 +298,7 @@ class ModelGateway:
         await self._budgets.seed()
         try:
             async with AsyncExitStack() as stack:
-                stack.enter_context(_raised_file_limit(self._max_connections))
+                stack.enter_context(raised_file_limit(_needed_files(self._max_connections)))
                 await stack.enter_async_context(self._ledger_writer.open())
                 await stack.enter_async_context(_background_task(self._rate_limits.watch_expiry()))
                 await stack.enter_async_context(_background_task(self._rejected_credentials.watch()))
@@ -350,7 +353,7 @@ class ModelGateway:
                 self._waiting_listeners.add(listener)
                 stack.callback(self._waiting_listeners.discard, listener)
                 hold = stack.enter_context(listener.hold(place.uid))
-                access = provider.access_at(PLACEHOLDER_URL, PLACEHOLDER_CREDENTIAL, self._sandbox_socket)
+                access = self._sandbox_access(provider)
             held = HeldRunAccess(access, hold, self._metered_run, self.open_egress, descriptor)
             stack.callback(held.close)
             yield held
@@ -389,7 +392,7 @@ class ModelGateway:
                 facts = {"gateway": listener.address, "token": token}
                 yield GrantedAccess(access, None, run, (token,), facts, listener.descriptor)
             return
-        access = provider.access_at(PLACEHOLDER_URL, PLACEHOLDER_CREDENTIAL, self._sandbox_socket)
+        access = self._sandbox_access(provider)
         if orphan is not None and orphan.exit is not None:
             yield GrantedAccess(access, None, run)  # nobody is left to connect
             return
@@ -400,6 +403,12 @@ class ModelGateway:
                 rules, emit, self._resolve, self._proxy_timeouts, [slot_listener.serve_port]
             ) as listening:
                 yield GrantedAccess(access, listening, run, listener=slot_listener.descriptor)
+
+    def _sandbox_access(self, provider: Provider) -> ModelAccess:
+        """Return the access of a sealed agent: by its socket, or by the port for agents that take none."""
+        if provider.kind in APIS_BY_PORT and self._sandbox_address is not None:
+            return provider.access_at(self._sandbox_address, PLACEHOLDER_CREDENTIAL)
+        return provider.access_at(PLACEHOLDER_URL, PLACEHOLDER_CREDENTIAL, self._sandbox_socket)
 
     def leave_runs(self) -> None:
         """Accept no more connections; see `ports.Gateway.leave_runs`."""
@@ -488,21 +497,7 @@ async def _background_task(coroutine: Coroutine[None, None, None]) -> AsyncItera
     raise error
 
 
-@contextmanager
-def _raised_file_limit(connections: int) -> Iterator[None]:
-    """Let the service open as many files as agents can make it open: else they could keep its callers out."""
-    needed = _RESERVED_FILES + 2 * (
-        connections + connections // unix_listener.MAX_CONNECTIONS * proxy.MAX_CONNECTIONS
-    )
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        yield
-        return
-    granted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    if granted < needed:
-        structlog.get_logger("steadyhand.gateway").warning("files.few", allowed=granted, wanted=needed)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+def _needed_files(connections: int) -> int:
+    """Return the open files that so many connections of agents to the model can cost, with those of the proxies."""
+    proxied = connections // unix_listener.MAX_CONNECTIONS * proxy.MAX_CONNECTIONS
+    return _RESERVED_FILES + 2 * (connections + proxied)

@@ -35,7 +35,7 @@ from steadyhand.ports import (
     OrphanedRun,
 )
 from steadyhand.ports.cluster_limits import BudgetLeases, CredentialStates
-from steadyhand.sandbox.sandbox import SOCKET_PATH
+from steadyhand.sandbox.sandbox import MODEL_ADDRESS, SOCKET_PATH
 
 
 def _no_limits(_key_id: str) -> KeyLimits:
@@ -69,6 +69,7 @@ def create_gateway(
         settings.data_dir,
         slots=settings.tables.service.slots,
         sandbox_socket=str(SOCKET_PATH) if sandboxed else None,
+        sandbox_address=MODEL_ADDRESS if sandboxed else None,
         billing=BillingDeps(
             ledger,
             Prices.load(settings.tables.prices),
