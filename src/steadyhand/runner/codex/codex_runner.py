@@ -9,12 +9,13 @@ from pathlib import Path
 from steadyhand.errors import SpawnError
 from steadyhand.ports import Emit, OrphanedRun, RunReport, RunSpec, Sandbox, StopSignal
 from steadyhand.redact import Redactor
+from steadyhand.runner.codex.codex_prompt import codex_prompt
 from steadyhand.runner.codex.exec_launch import build_launch
 from steadyhand.runner.codex.thread_events import CodexReader
 from steadyhand.runner.codex.threads import find_thread
 from steadyhand.runner.process.agent_process import AgentProcess
 from steadyhand.runner.process.output import OutputCapture, parse_message
-from steadyhand.runner.process.run_loop import RunLoop, prompt_for
+from steadyhand.runner.process.run_loop import RunLoop
 
 
 class CodexRunner:
@@ -32,11 +33,8 @@ class CodexRunner:
             spec.steers.refuse()
         if spec.orphan is not None:
             return await self._take_up(spec, spec.orphan, emit, stop)
-        if not spec.job.spec.prompt.strip():
-            raise SpawnError(
-                "The prompt is empty.", retryable=False
-            )  # Codex would ask the model all the same
         thread = await asyncio.to_thread(_thread_of, spec)
+        prompt = codex_prompt(spec, resumed=thread is not None)
         if spec.hold is not None:
             facts = {**spec.hold.facts, "resumed": thread is not None}
             spec = replace(spec, hold=replace(spec.hold, facts=facts))
@@ -44,7 +42,7 @@ class CodexRunner:
         with self._capture(spec) as capture:
             async with AgentProcess.start(launch, spec.on_spawned, spec.on_listening, stop) as process:
                 run_loop = RunLoop(spec, emit, stop, process, capture, resumed=thread is not None)
-                return await run_loop.run(_CodexProtocol(run_loop))
+                return await run_loop.run(_CodexProtocol(run_loop, prompt))
 
     async def _take_up(self, spec: RunSpec, orphan: OrphanedRun, emit: Emit, stop: StopSignal) -> RunReport:
         """Go on with a run that an earlier service left."""
@@ -54,7 +52,7 @@ class CodexRunner:
             async with AgentProcess.attach(orphan, spec.on_listening) as process:
                 resumed = orphan.facts.get("resumed") is True
                 run_loop = RunLoop(spec, emit, stop, process, capture, resumed=resumed)
-                return await run_loop.run(_CodexProtocol(run_loop))
+                return await run_loop.run(_CodexProtocol(run_loop, None))
 
     @contextmanager
     def _capture(self, spec: RunSpec) -> Iterator[OutputCapture]:
@@ -77,12 +75,14 @@ class _CodexProtocol:
 
     streams_output = True
 
-    def __init__(self, run_loop: RunLoop) -> None:
+    def __init__(self, run_loop: RunLoop, prompt: str | None) -> None:
+        """Create it. `prompt` is None for a run that has it already."""
         self._run_loop = run_loop
+        self._prompt = prompt
         self._reader = CodexReader(
             run_loop.spec.number, has_schema=run_loop.spec.job.spec.output_schema is not None
         )
-        if run_loop.spec.orphan is not None:
+        if prompt is None:
             run_loop.keep()
 
     async def handle_line(self, line: bytes) -> None:
@@ -98,10 +98,9 @@ class _CodexProtocol:
             run_loop.set_result(reader.result, line)
 
     async def send_input(self) -> None:
-        if self._run_loop.spec.orphan is not None:
+        if self._prompt is None:
             return
-        prompt = prompt_for(self._run_loop.spec, resumed=self._run_loop.resumed)
-        await self._run_loop.process.write(prompt.encode())
+        await self._run_loop.process.write(self._prompt.encode())
         self._run_loop.process.end_input()
         self._run_loop.keep()
 

@@ -1,0 +1,48 @@
+"""The prompt of Codex."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steadyhand.agents import Agent, Workspace
+from steadyhand.errors import SpawnError
+from steadyhand.job import JobSpec, Turn
+from steadyhand.ports import Checkout, JobPaths, RunSpec
+from steadyhand.runner.codex.codex_prompt import codex_prompt
+from steadyhand.testing.contracts.samples import make_job
+
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
+
+
+def spec_of(prompt: str, **fields: Any) -> RunSpec:
+    paths = JobPaths(Path("/x"))
+    place = Checkout(Workspace("w"), paths, paths.checkout, paths.home, paths.config_dir, None, None)
+    job = replace(make_job(), spec=JobSpec(prompt, **fields))
+    return RunSpec(job, 1, Agent("codex"), place, {}, lambda _pid, _ticks: None)
+
+
+def test_a_prompt_is_passed_as_it_is() -> None:
+    assert codex_prompt(spec_of("--version\n"), resumed=False) == "--version\n"
+
+
+def test_earlier_turns_stand_before_the_prompt_unless_its_thread_has_them() -> None:
+    history = (Turn("user", "Who?"), Turn("assistant", ({"type": "text", "text": "Me."},)))
+    spec = spec_of("Why?", history=history)
+    text = codex_prompt(spec, resumed=False)
+    assert text.index("User: Who?") < text.index("Assistant: Me.") < text.index("Why?")
+    assert "Who?" not in codex_prompt(spec, resumed=True)
+
+
+@pytest.mark.parametrize("prompt", ["", " \n\t"])
+def test_an_empty_prompt_is_refused(prompt: str) -> None:
+    with pytest.raises(SpawnError, match="empty"):
+        codex_prompt(spec_of(prompt), resumed=False)
+
+
+def test_an_image_is_refused() -> None:
+    with pytest.raises(SpawnError, match="type image"):
+        codex_prompt(spec_of("Look.", content=({"type": "text", "text": "Look."}, IMAGE)), resumed=False)
+    with pytest.raises(SpawnError, match="type image"):
+        codex_prompt(spec_of("Look.", history=(Turn("user", (IMAGE,)),)), resumed=False)
