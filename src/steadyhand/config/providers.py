@@ -14,6 +14,7 @@ CONSUMER_TERMS_URL = "https://www.anthropic.com/legal/consumer-terms"
 
 RUNNER_PROVIDERS: Mapping[str, frozenset[ProviderKind]] = {
     "claude": frozenset({"anthropic", "bedrock", "vertex"}),
+    "codex": frozenset({"openai", "openai-compatible"}),
 }
 """The kinds of providers that a runner's agents can use."""
 _KINDS_WITHOUT_TOKENS: frozenset[ProviderKind] = frozenset({"openai", "openai-compatible", "gemini"})

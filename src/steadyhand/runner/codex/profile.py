@@ -41,6 +41,8 @@ def render_profile(spec: RunSpec, access: ModelAccess, directory: str) -> str:
             "stream_max_retries": 0,
         },
         "analytics": {"enabled": False},
+        # With them it asks github.com and chatgpt.com at each start (tried with 0.171.0).
+        "features": {"plugins": False},
     }
     if checkout.workspace.trust == "none":
         values["project_doc_max_bytes"] = 0  # it reads no AGENTS.md then
