@@ -17,7 +17,7 @@ NO_SUFFIX = ("Makefile", "Dockerfile", "run")
 
 PAGE_NAME = re.compile(r"(?<![\w.*<])((?:[\w.-]+/|\.{1,2}/)*[\w-][\w.-]*\.md)\b(?:#([\w-]+))?")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]*)(?:#([\w-]+))?\)")
-OF_REPOSITORIES = re.compile(r"(^|/)\.claude/|(^|/)(CLAUDE|SKILL)\.md$")
+OF_REPOSITORIES = re.compile(r"(^|/)\.claude/|(^|/)(AGENTS|CLAUDE|SKILL)\.md$")
 """Files that the agents' own repositories hold."""
 ELSEWHERE = re.compile(r"\bissues? (\d|N\b)|\b(contract|design)\.md\b")
 """What stands outside the repository: numbers of issues, and the notes that the work began with."""
