@@ -26,8 +26,8 @@ LEFT_OUT := worker/test_store_faults worker/test_machine_memory docs/test_how_to
 demo: $(STAMP)
 	$(BIN)/steadyhand demo
 
-# Clients whose programs and cases `make test` runs; `make test-long` has all of them.
-CLIENTS := ai-sdk axe codex llm openai openai-node schemathesis typescript
+# Clients and agents that `make test` runs; `make test-long` has all of them.
+CLIENTS := ai-sdk axe codex kimi llm openai openai-node opencode schemathesis typescript
 
 test: $(TEST_STAMP)
 	@$(MAKE) --no-print-directory -j3 --output-sync=target clients-of-test lint compile-tests

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes the environments of the real clients that tests/clients runs, each below build/clients/<name>: of those named,
-# else of all. One that is there already with the same requirements is left as it is.
+# Makes the environments of the real clients that tests/clients runs, and of the agents of tests/real_agents, each below
+# build/clients/<name>: of those named, else of all. One that is there already with the same requirements is left as it
+# is.
 #
 # Requirements name every package with its version, so nothing is resolved. uv installs them: it takes a tenth of pip's
 # time, and environments share their files through its cache.
@@ -32,36 +33,54 @@ the_node() { # what the Node clients run on: they take Node 22 and newer, and De
     cp "$runtime" "$into/node/.made-of"
 }
 
+npm() { # npm COMMAND NAME [OPTION]: nothing that a package brings is run
+    "$node/bin/node" "$node/lib/node_modules/npm/bin/npm-cli.js" "$1" --prefix "$into/$2" --globalconfig /etc/npmrc \
+        --no-audit --no-fund --ignore-scripts --loglevel error ${3:+"$3"} >/dev/null
+}
+
 of_node() { # of_node NAME
     rm -rf "${into:?}/$1"
     mkdir -p "$into/$1"
     cp "tests/clients/$1/package.json" "$into/$1/"
-    "$node/bin/node" "$node/lib/node_modules/npm/bin/npm-cli.js" install --prefix "$into/$1" --globalconfig /etc/npmrc \
-        --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel error >/dev/null
+    npm install "$1" --no-package-lock
+}
+
+of_agent() { # of_agent NAME: the tree of its lock, with its digests; another machine's binaries are not in there
+    rm -rf "${into:?}/$1"
+    mkdir -p "$into/$1"
+    cp "tests/real_agents/$1/package.json" "tests/real_agents/$1/package-lock.json" "$into/$1/"
+    npm install "$1" --no-save
 }
 
 made() { # made KIND NAME..: those of the clients named that have a file of this kind
     kind=$1
     shift
     for name; do
-        wanted=tests/clients/$name/$kind
+        case $kind in
+        package-lock.json) wanted=tests/real_agents/$name/$kind ;;
+        *) wanted=tests/clients/$name/$kind ;;
+        esac
         [ -f "$wanted" ] || continue
-        [ "$kind" != package.json ] || the_node
         stamp="$into/$name/.made-of"
         ! cmp -s "$wanted" "$stamp" || continue
         echo "Installing the client $name"
         case $kind in
         requirements.txt) of_python "$name" ;;
         package.json) of_node "$name" ;;
+        package-lock.json) of_agent "$name" ;;
         esac
         cp "$wanted" "$stamp"
     done
 }
 
-[ $# -gt 0 ] || set -- $(ls tests/clients)
+[ $# -gt 0 ] || set -- $(ls tests/clients tests/real_agents)
 mkdir -p "$into"
-# Both wait for the network most of the time.
-made package.json "$@" &
-of_nodes=$!
-made requirements.txt "$@"
-wait "$of_nodes"
+# All wait for the network most of the time.
+made requirements.txt "$@" &
+of_pythons=$!
+the_node
+made package-lock.json "$@" &
+of_agents=$!
+made package.json "$@"
+wait "$of_pythons"
+wait "$of_agents"
