@@ -73,12 +73,17 @@ made() { # made KIND NAME..: those of the clients named that have a file of this
     done
 }
 
-[ $# -gt 0 ] || set -- $(ls tests/clients tests/real_agents)
+[ $# -gt 0 ] || set -- $(ls tests/clients; ls tests/real_agents)
 mkdir -p "$into"
 # All wait for the network most of the time.
 made requirements.txt "$@" &
 of_pythons=$!
-the_node
+for name; do
+    [ ! -f "tests/clients/$name/package.json" ] && [ ! -f "tests/real_agents/$name/package.json" ] || {
+        the_node
+        break
+    }
+done
 made package-lock.json "$@" &
 of_agents=$!
 made package.json "$@"

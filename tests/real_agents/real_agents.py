@@ -69,12 +69,15 @@ def binary(name: str) -> Path:
 
 
 def _environment(home: Path, **more: str) -> dict[str, str]:
-    plain = {"HOME": str(home), "TMPDIR": str(home), "PATH": SYSTEM_PATH, "LANG": "C.UTF-8"}
+    temporary = home / "tmp"
+    temporary.mkdir(exist_ok=True)
+    # Codex does not put its helpers into a home that is below TMPDIR.
+    plain = {"HOME": str(home), "TMPDIR": str(temporary), "PATH": SYSTEM_PATH, "LANG": "C.UTF-8"}
     return {**plain, **more}
 
 
 def codex_command(home: Path, url: str, prompt: str) -> AgentCommand:
-    """Return how codex runs a prompt; its settings are written into the home, which must not be below /tmp."""
+    """Return how codex runs a prompt; its settings are written into the home."""
     settings = home / ".codex" / "config.toml"
     settings.parent.mkdir(exist_ok=True)
     settings.write_text(_CODEX_CONFIG.format(model=MODEL, url=require_loopback(url)))

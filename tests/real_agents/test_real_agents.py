@@ -1,9 +1,6 @@
 """Real agents against the scripted model: what the service relies on, so that a change in one is noticed."""
 
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,6 @@ from tests.real_agents.real_agents import COMMANDS, AgentRun, run_agent
 
 from steadyhand.testing.model import ScriptedModel
 
-BUILD = Path(__file__).parent.parent.parent / "build"
 agents = pytest.mark.parametrize(
     "name", [name if name == "codex" else pytest.param(name, marks=pytest.mark.long) for name in COMMANDS]
 )
@@ -32,12 +28,8 @@ class AgentWorld:
 
 
 @pytest.fixture
-def world(scripted_model: ScriptedModel) -> Iterator[AgentWorld]:
-    """A world that is not below /tmp, where codex does not put its helpers."""
-    BUILD.mkdir(exist_ok=True)
-    root = Path(tempfile.mkdtemp(prefix="agent-", dir=BUILD))
-    yield AgentWorld(root, scripted_model)
-    shutil.rmtree(root, ignore_errors=True)
+def world(world_dir: Path, scripted_model: ScriptedModel) -> AgentWorld:
+    return AgentWorld(world_dir, scripted_model)
 
 
 def told_usage(name: str, run: AgentRun) -> dict[str, int] | None:
@@ -71,12 +63,13 @@ def told_texts(name: str, run: AgentRun) -> list[object]:
     return [part["text"] for part in parts if part.get("type") in ("agent_message", "text")]
 
 
-@agents
+@pytest.mark.parametrize("name", COMMANDS)
 def test_an_agent_edits_a_file_says_what_it_did_and_tells_the_models_count(
     world: AgentWorld, name: str
 ) -> None:
     run = world.run(name, "[[scenario:edit]] please")
     assert run.code == 0, run.stderr
+    assert "Refusing to create helper binaries" not in run.stderr
     assert (world.checkout / "notes.txt").read_text() == "colour: green\n"
     first, *_, last = told_texts(name, run)
     assert first == "I'll write a note."
@@ -104,9 +97,11 @@ def test_codex_without_retries_asks_once_and_ends_with_1(world: AgentWorld, scen
 
 
 @pytest.mark.long
-def test_codex_runs_an_empty_prompt(world: AgentWorld) -> None:
-    run = world.run("codex", "")
-    assert (run.code, world.model.calls) == (0, 1)
+@pytest.mark.parametrize("prompt", ["", " \n"])
+def test_codex_refuses_an_empty_prompt_on_stdin(world: AgentWorld, prompt: str) -> None:
+    run = world.run("codex", prompt)
+    assert (run.code, world.model.calls) == (1, 0)
+    assert "No prompt provided via stdin" in run.stderr
 
 
 @agents

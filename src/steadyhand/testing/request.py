@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from steadyhand.testing import openai_requests
+from steadyhand.testing import openai_conversation
 
 SCENARIO_MARKER = re.compile(r"\[\[scenario:([A-Za-z0-9_-]+)\]\]")
 Wire = Literal["messages", "chat", "responses"]
@@ -48,9 +48,9 @@ class ModelRequest:
     def messages(self) -> list[dict[str, Any]]:
         """The conversation as it was sent; what came by a wire of OpenAI's is put in the form of the Messages API."""
         if self.wire == "responses":
-            return openai_requests.responses_messages(self.body)
+            return openai_conversation.responses_messages(self.body)
         if self.wire == "chat":
-            return openai_requests.chat_messages(self.body)
+            return openai_conversation.chat_messages(self.body)
         messages = self.body.get("messages")
         return messages if isinstance(messages, list) else []
 
@@ -58,7 +58,7 @@ class ModelRequest:
     def system(self) -> str:
         """The system prompt as one text."""
         if self.is_openai:
-            return openai_requests.system_text(self.body, self.messages)
+            return openai_conversation.system_text(self.body, self.messages)
         return text_of(self.body.get("system"))
 
     @property
@@ -73,7 +73,7 @@ class ModelRequest:
 
     @property
     def _tool_tables(self) -> list[dict[str, Any]]:
-        return openai_requests.tools(self.body) if self.is_openai else self.body.get("tools") or []
+        return openai_conversation.tools(self.body) if self.is_openai else self.body.get("tools") or []
 
     @property
     def turns(self) -> list[tuple[str, str]]:
@@ -135,7 +135,7 @@ class ModelRequest:
     @property
     def output_schema(self) -> dict[str, Any] | None:
         """The JSON schema that OpenAI's wires want the answer's text to satisfy, or None."""
-        return openai_requests.output_schema(self.body) if self.is_openai else None
+        return openai_conversation.output_schema(self.body) if self.is_openai else None
 
     def has_called(self, name: str) -> bool:
         """Return whether the model has called this tool since the last prompt."""

@@ -26,7 +26,8 @@ def translate(call: ModelToolCall, request: ModelRequest) -> ModelToolCall:
         if name in offered:
             return ModelToolCall(name, _with_field_names(call.input, request.tool_schema(name) or {}))
     if call.name == "Write" and "apply_patch" in offered:
-        return ModelToolCall("apply_patch", _added_file(call.input))
+        schema = request.tool_schema("apply_patch") or {}
+        return ModelToolCall("apply_patch", _with_field_names(_added_file(call.input), schema))
     command = _command(call)
     for name, shell_input in _SHELLS.items():
         if command is not None and name in offered:
@@ -74,11 +75,12 @@ _FIELD_NAMES = {
     "file_path": ("filePath", "path"),
     "old_string": ("oldString",),
     "new_string": ("newString",),
+    "input": ("patchText",),
 }
-"""Fields of Claude's tools, with the names that other agents have for them."""
+"""Fields of Claude's tools and of codex's patch, with the names that other agents have for them."""
 
 
 def _added_file(given: Input) -> Input:
-    """Return a patch for codex that creates a file."""
+    """Return a patch in the form of codex that creates a file."""
     lines = "".join(f"+{line}\n" for line in str(given.get("content", "")).splitlines())
     return {"input": f"*** Begin Patch\n*** Add File: {given.get('file_path')}\n{lines}*** End Patch\n"}
