@@ -103,7 +103,7 @@ def test_each_kind_of_step_is_told() -> None:
     assert events[0] == Thinking("I think.")
     assert events[1] == ToolStarted("run1_item_1", "apply_patch", {"changes": changes})
     called, _ = read([item("mcp_tool_call", **mcp)])
-    assert called[0] == ToolStarted("run1_item_1", "mcp__docs__find", {"q": 1})
+    assert called[0] == ToolStarted("run1_item_1", "docs.find", {"q": 1})
     assert called[1] == ToolFinished(
         "run1_item_1", is_error=True, output="no", truncated=False, duration_ms=0
     )

@@ -107,7 +107,7 @@ class CodexReader:
 
 def _tool_name(kind: str, item: Mapping[str, Any]) -> str:
     if kind == "mcp_tool_call":
-        return f"mcp__{as_text(item.get('server'))}__{as_text(item.get('tool'))}"[:256]
+        return f"{as_text(item.get('server'))}.{as_text(item.get('tool'))}"[:256]
     return _TOOL_NAMES[kind]
 
 

@@ -1,0 +1,160 @@
+"""Codex, real and sealed, against the scripted model: its events, its usage, its sessions and its ends."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.real_agents.real_agents import binary
+
+from steadyhand.testing.live_folders import contents_below
+from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.service import MakeService, Service, wait_until
+
+CANARY = "sk-canary-the-real-key-of-openai"
+CONFIG = """
+[runner.codex]
+path = "{program}"
+[providers.models]
+kind = "openai-compatible"
+base_url = "{url}"
+api_key_file = "{key}"
+[prices."gpt-*"]
+input = "1"
+cache_read = "1"
+output = "1"
+[agents.codex]
+runner = "codex"
+provider = "models"
+model = "gpt-5.1-codex"
+[agents.poor]
+runner = "codex"
+provider = "models"
+model = "gpt-5.1-codex"
+budget_usd = "0.000001"
+"""
+
+
+@pytest.fixture(scope="module", params=["bwrap", "none"])
+def codex(
+    make_service_in: MakeService, request: pytest.FixtureRequest
+) -> Iterator[tuple[Service, ScriptedModel]]:
+    """A service with Codex, and the model that it asks."""
+    with ScriptedModel("ok") as model:
+        made = make_service_in(env={"STEADYHAND_ISOLATION": request.param})
+        key = made.root / "openai.key"
+        key.write_text(CANARY)
+        made.config_path.write_text(CONFIG.format(program=binary("codex"), url=model.url, key=key))
+        with made:
+            yield made, model
+
+
+def run(service: Service, prompt: str, **fields: Any) -> dict[str, Any]:
+    job = service.submit(prompt, **{"agent": "codex", "workspace": "scratch", **fields})
+    return service.wait_until_ended(job["id"], 60)
+
+
+def steps(service: Service, job: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        event
+        for event in service.events(job["id"])
+        if event["type"] in ("message", "thinking", "tool.started", "tool.finished")
+    ]
+
+
+def counted(model: ScriptedModel) -> dict[str, int]:
+    """The tokens that the model has told since it was cleared, by the names of a job's usage."""
+    totals = model.all_totals
+    return {
+        name: totals.get(name, 0) for name in ("input_tokens", "output_tokens", "cache_read_input_tokens")
+    }
+
+
+def usage(job: Mapping[str, Any]) -> dict[str, int]:
+    return {name: job["usage"][name] for name in ("input_tokens", "output_tokens", "cache_read_input_tokens")}
+
+
+def test_a_text_comes_with_the_usage_that_the_model_counts(codex: tuple[Service, ScriptedModel]) -> None:
+    service, model = codex
+    model.clear()
+    job = run(service, "--version\n[[scenario:ok]]")
+    assert (job["state"], job["outcome"]["type"]) == ("completed", "success"), (job, service.log)
+    assert [event["type"] for event in steps(service, job)] == ["message"]
+    assert job["answer"] == steps(service, job)[0]["data"]["text"]
+    assert usage(job) == counted(model)
+    assert job["cost"]["source"] == "ledger"
+    assert "--version" in model.requests[-1].prompt
+
+
+def test_a_tool_edits_a_file_and_the_change_is_the_diff_of_the_job(
+    codex: tuple[Service, ScriptedModel],
+) -> None:
+    service, model = codex
+    model.clear()
+    repository = str(service.root / "workspace")
+    job = run(service, "[[scenario:edit]]", workspace=repository)
+    assert job["state"] == "completed", (job, service.log)
+    kinds = [event["type"] for event in steps(service, job)]
+    assert {"tool.started", "tool.finished", "message"} <= set(kinds)
+    diff = service.client.get(f"/v1/jobs/{job['id']}/diff")
+    assert diff.status_code == 200, diff.text
+    assert "+" in diff.text
+    assert usage(job) == counted(model)
+    transcript = service.client.get(f"/v1/jobs/{job['id']}/transcript").text
+    assert json.loads(transcript.splitlines()[0])["type"] == "session_meta"
+
+
+def test_a_turn_goes_on_in_the_thread_with_a_usage_of_its_own(codex: tuple[Service, ScriptedModel]) -> None:
+    service, model = codex
+    first = run(service, "Remember the word heron. [[scenario:ok]]")
+    model.clear()
+    answer = service.client.post(f"/v1/jobs/{first['id']}/turns", json={"prompt": "Again. [[scenario:ok]]"})
+    assert answer.status_code == 202, answer.text
+    second = service.wait_until_ended(answer.json()["id"], 60)
+    assert second["state"] == "completed", (second, service.log)
+    assert second["session_id"] == first["session_id"]
+    asked = json.dumps(model.requests[-1].body)
+    assert "heron" in asked
+    assert usage(second) == counted(model)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "outcome"),
+    [("no-such-model", "model_error"), ("server-error", "model_error"), ("no-credit", "budget")],
+)
+def test_a_failure_is_judged_by_the_answer_of_the_model(
+    codex: tuple[Service, ScriptedModel], scenario: str, outcome: str
+) -> None:
+    service, _ = codex
+    job = run(service, f"[[scenario:{scenario}]]")
+    assert (job["state"], job["outcome"]["type"]) == ("failed", outcome), job
+
+
+def test_a_spent_budget_ends_the_run_within_one_call(codex: tuple[Service, ScriptedModel]) -> None:
+    service, model = codex
+    model.clear()
+    job = run(service, "[[scenario:loop]]", agent="poor")
+    assert job["outcome"]["type"] == "budget", job
+    assert model.calls <= 2
+
+
+def test_a_cancel_ends_codex_and_its_command(codex: tuple[Service, ScriptedModel]) -> None:
+    service, _ = codex
+    job = service.submit("[[scenario:silent-tool]]", agent="codex", workspace="scratch")
+    wait_until(lambda: any(event["type"] == "tool.started" for event in service.events(job["id"])), 60)
+    assert service.client.post(f"/v1/jobs/{job['id']}/cancel").status_code == 202
+    ended = service.wait_until_ended(job["id"], 30)
+    assert ended["state"] == "cancelled"
+    assert service.live_agent_pids() == []
+
+
+def test_the_credential_is_on_the_wire_and_nowhere_else(codex: tuple[Service, ScriptedModel]) -> None:
+    service, model = codex
+    model.clear()
+    job = run(service, "[[scenario:ok]]")
+    assert {request.headers["authorization"] for request in model.requests} == {f"Bearer {CANARY}"}
+    told = str(job) + str(service.events(job["id"])) + service.log
+    assert CANARY not in told
+    holding = [path for path, content in contents_below(service.root) if CANARY.encode() in content]
+    assert [Path(path).name for path in holding] == ["openai.key"]
