@@ -9,6 +9,7 @@ from tests.real_agents.real_agents import COMMANDS, AgentRun, run_agent
 
 from steadyhand.testing.model import ScriptedModel
 
+# The others come into `make test` with their runners: to install them takes 474 MB.
 agents = pytest.mark.parametrize(
     "name", [name if name == "codex" else pytest.param(name, marks=pytest.mark.long) for name in COMMANDS]
 )
@@ -63,7 +64,7 @@ def told_texts(name: str, run: AgentRun) -> list[object]:
     return [part["text"] for part in parts if part.get("type") in ("agent_message", "text")]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@agents
 def test_an_agent_edits_a_file_says_what_it_did_and_tells_the_models_count(
     world: AgentWorld, name: str
 ) -> None:
