@@ -285,3 +285,12 @@ def test_models_are_listed_in_the_form_of_who_asks(scripted_model: ScriptedModel
     assert (openai["object"], openai["data"][0]["object"]) == ("list", "model")
     anthropic = listed({"authorization": "Bearer k", "anthropic-version": "2023-06-01"})
     assert anthropic["data"][0]["type"] == "model"
+
+
+@wires
+def test_a_limit_that_is_met_once_is_met_in_each_session(scripted_model: ScriptedModel, path: str) -> None:
+    def status(session: str) -> int:
+        body = asked(path, "[[scenario:rate-limited-once]]", prompt_cache_key=session)
+        return post(scripted_model, path, body)[0].status
+
+    assert [status("one"), status("one"), status("two"), status("two")] == [429, 200, 429, 200]

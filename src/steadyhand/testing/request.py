@@ -148,16 +148,21 @@ class ModelRequest:
         )
 
     @property
+    def _session(self) -> list[Any]:
+        """The fields by which agents name their session: the first is of Claude, the second of codex and Kimi Code."""
+        return [self.body.get("metadata"), self.body.get("prompt_cache_key")]
+
+    @property
     def retry_digest(self) -> str:
         """A digest that a request shares with its retries only."""
-        key = json.dumps([self.body.get("metadata"), self.messages], sort_keys=True)
+        key = json.dumps([*self._session, self.messages], sort_keys=True)
         return hashlib.sha256(key.encode()).hexdigest()
 
     @property
     def conversation_digest(self) -> str:
         """A digest that all requests of one conversation share, also after it was resumed."""
         prompts = [prompt_of(message.get("content")) for message in self.messages if _is_prompt(message)]
-        key = json.dumps([self.body.get("metadata"), prompts[:1]], sort_keys=True)
+        key = json.dumps([*self._session, prompts[:1]], sort_keys=True)
         return hashlib.sha256(key.encode()).hexdigest()
 
     @cached_property
