@@ -61,10 +61,6 @@ FILE_NAMES: dict[str, tuple[list[str], str]] = {
     "ledger": (["ports", "testing"], "a contract is named after its port"),
     "lifecycle": (["cli", "control"], "commands and operations that change the state of a job"),
     "announcements": (["ports", "store"], "the type, and how it goes over a notification"),
-    "openai_requests": (
-        ["api", "testing"],
-        "the requests that the service takes, and those that the model takes",
-    ),
     "page_sessions": (["ports", "store"], "the port, and its statements in SQL"),
     "saved_items": (
         ["control", "ports", "store", "testing"],
