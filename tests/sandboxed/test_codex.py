@@ -42,7 +42,9 @@ def codex(
 ) -> Iterator[tuple[Service, ScriptedModel]]:
     """A service with Codex, and the model that it asks."""
     with ScriptedModel("ok") as model:
-        made = make_service_in(env={"STEADYHAND_ISOLATION": request.param})
+        made = make_service_in(
+            env={"STEADYHAND_ISOLATION": request.param, "STEADYHAND_SERVICE__REATTACH_SECONDS": "30"}
+        )
         key = made.root / "openai.key"
         key.write_text(CANARY)
         made.config_path.write_text(CONFIG.format(program=binary("codex"), url=model.url, key=key))
@@ -147,6 +149,21 @@ def test_a_cancel_ends_codex_and_its_command(codex: tuple[Service, ScriptedModel
     ended = service.wait_until_ended(job["id"], 30)
     assert ended["state"] == "cancelled"
     assert service.live_agent_pids() == []
+
+
+def test_a_run_goes_on_over_a_kill_of_the_service(codex: tuple[Service, ScriptedModel]) -> None:
+    service, model = codex
+    model.clear()
+    job_id = service.submit("[[scenario:silent-tool]]", agent="codex", workspace="scratch")["id"]
+    wait_until(lambda: any(event["type"] == "tool.started" for event in service.events(job_id)), 60)
+    service.kill()
+    service.restart()
+    job = service.wait_until_ended(job_id, 60)
+    assert (job["state"], len(job["runs"])) == ("completed", 1), (job, service.log)
+    kinds = [event["type"] for event in steps(service, job)]
+    assert kinds == ["message", "tool.started", "tool.finished", "message"]
+    assert "it is there" in job["answer"]
+    assert usage(job) == counted(model)
 
 
 def test_the_credential_is_on_the_wire_and_nowhere_else(codex: tuple[Service, ScriptedModel]) -> None:

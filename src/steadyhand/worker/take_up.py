@@ -51,6 +51,7 @@ _AGENT_TYPES = frozenset(
 """The events that come from the agent's output, with the warnings of `_AGENT_WARNINGS`."""
 _AGENT_WARNINGS = frozenset(
     {
+        WarningCode.AGENT_NOTICE,
         WarningCode.MODEL_ERROR,
         WarningCode.API_RETRY,
         WarningCode.COMPACTED,
