@@ -8,9 +8,9 @@ from steadyhand.agents import Agent, Workspace
 from steadyhand.ports import AgentPaths, Checkout, JobPaths, ModelAccess, RunSpec
 from steadyhand.runner.claude.environment import (
     agent_environment,
-    direct_environment,
     model_environment,
 )
+from steadyhand.runner.process.direct_calls import direct_environment
 from steadyhand.testing.contracts.samples import make_job
 
 HEADERS = {"x-steadyhand-run": "token"}

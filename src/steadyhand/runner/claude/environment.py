@@ -1,9 +1,9 @@
 """The environment variables of the CLI."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from steadyhand.ports import DEFAULT_PATH, AgentPaths, ModelAccess, RunSpec
+from steadyhand.runner.process.direct_calls import direct_environment
 
 _NO_TELEMETRY_ENV = {
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
@@ -16,9 +16,6 @@ WAITING_ENV = {
     "BUN_GC_TIMER_DISABLE": "1",
 }
 """The variables of a process that waits for jobs; an agent's own `env` may set them otherwise."""
-
-_PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy"})
-_LOOPBACK = "127.0.0.1"
 
 
 def agent_environment(spec: RunSpec, view: AgentPaths) -> dict[str, str]:
@@ -70,20 +67,6 @@ def model_environment(access: ModelAccess) -> dict[str, str]:
         }
     variables |= {"ANTHROPIC_CUSTOM_HEADERS": headers, "ANTHROPIC_UNIX_SOCKET": access.socket}
     return {name: value for name, value in variables.items() if value}
-
-
-def direct_environment(env: Mapping[str, str], access: ModelAccess) -> dict[str, str]:
-    """Return the variables by which the CLI asks a model on loopback directly, if `env` names a proxy.
-
-    It would send these calls and their credential to the proxy, which means another machine by the address.
-    """
-    if access.socket is not None or not (access.base_url or "").startswith(f"http://{_LOOPBACK}:"):
-        return {}
-    if not any(name.lower() in _PROXIES and value for name, value in env.items()):
-        return {}
-    listed = [env[name] for name in ("NO_PROXY", "no_proxy") if env.get(name)]
-    exceptions = ",".join(dict.fromkeys((*listed, _LOOPBACK)))
-    return {"NO_PROXY": exceptions, "no_proxy": exceptions}
 
 
 def temp_dir(home: Path) -> Path:

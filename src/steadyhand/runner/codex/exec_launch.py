@@ -1,4 +1,4 @@
-"""The launch of Codex: its command line, its environment and its files. Pure but for the look for a session."""
+"""The launch of Codex: its command line, its environment and its files. Pure."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ from steadyhand.json_schema import agent_schema
 from steadyhand.ports import DEFAULT_PATH, AgentPaths, Command, ModelAccess, RunSpec, Sandbox
 from steadyhand.runner.codex.profile import KEY_VARIABLE, profile_name, render_profile
 from steadyhand.runner.process.agent_process import LaunchSpec
+from steadyhand.runner.process.direct_calls import direct_environment
 
 TEMP_DIR_NAME = "tmp"
 
@@ -60,6 +61,7 @@ def build_launch(program: Path, spec: RunSpec, thread: str | None, sandbox: Sand
 
 def _environment(spec: RunSpec, access: ModelAccess, view: AgentPaths) -> dict[str, str]:
     env = {"PATH": DEFAULT_PATH, **spec.environment, **spec.agent.env}
+    env |= direct_environment(env, access)
     return env | {
         "HOME": str(view.home),
         "PWD": str(view.directory),
