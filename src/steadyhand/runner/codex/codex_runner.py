@@ -1,8 +1,7 @@
 """The runner of Codex: one process of `codex exec` for each run, its prompt on stdin, its events on stdout."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,13 +53,8 @@ class CodexRunner:
                 run_loop = RunLoop(spec, emit, stop, process, capture, resumed=resumed)
                 return await run_loop.run(_CodexProtocol(run_loop, None))
 
-    @contextmanager
-    def _capture(self, spec: RunSpec) -> Iterator[OutputCapture]:
-        capture = OutputCapture(spec.checkout.paths.run_output(spec.number), self._redactor)
-        try:
-            yield capture
-        finally:
-            capture.close()
+    def _capture(self, spec: RunSpec) -> AbstractContextManager[OutputCapture]:
+        return closing(OutputCapture(spec.checkout.paths.run_output(spec.number), self._redactor))
 
 
 def _thread_of(spec: RunSpec) -> str | None:
