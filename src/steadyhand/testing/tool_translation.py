@@ -8,6 +8,7 @@ from typing import Any
 
 from steadyhand.testing.request import ModelRequest
 from steadyhand.testing.scenario import ModelToolCall
+from steadyhand.text_lines import split_lines
 
 Input = dict[str, Any]
 
@@ -82,5 +83,5 @@ _FIELD_NAMES = {
 
 def _added_file(given: Input) -> Input:
     """Return a patch in the form of codex that creates a file."""
-    lines = "".join(f"+{line}\n" for line in str(given.get("content", "")).splitlines())
+    lines = "".join(f"+{line}\n" for line in split_lines(str(given.get("content", ""))))
     return {"input": f"*** Begin Patch\n*** Add File: {given.get('file_path')}\n{lines}*** End Patch\n"}
