@@ -5,8 +5,8 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -98,13 +98,8 @@ class ClaudeRunner:
                 run_loop = RunLoop(spec, emit, stop, process, capture, resumed=resumed)
                 return (await self._drive(run_loop, session, may_kill=False))[0]
 
-    @contextmanager
-    def _capture(self, spec: RunSpec) -> Iterator[OutputCapture]:
-        capture = OutputCapture(spec.checkout.paths.run_output(spec.number), self._redactor)
-        try:
-            yield capture
-        finally:
-            capture.close()
+    def _capture(self, spec: RunSpec) -> AbstractContextManager[OutputCapture]:
+        return closing(OutputCapture(spec.checkout.paths.run_output(spec.number), self._redactor))
 
     async def _drive(
         self,
