@@ -31,7 +31,7 @@ from steadyhand.serve.isolation import (
 )
 from steadyhand.serve.isolation import _failure_reason as why_not
 from steadyhand.serve.isolation import _trial_checkout as a_trial
-from steadyhand.serve.wiring import create_environment
+from steadyhand.serve.runner_setup import create_environment
 from steadyhand.testing.contracts.samples import make_job
 from steadyhand.testing.memory_ledger import MemoryLedger
 

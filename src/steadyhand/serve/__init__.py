@@ -41,7 +41,8 @@ from steadyhand.serve.queue_setup import queue_opened, require_role
 from steadyhand.serve.reattach import FoundRuns, orphaned_runs, without_reattach
 from steadyhand.serve.redaction import create_redactor
 from steadyhand.serve.reload import Reload
-from steadyhand.serve.wiring import Service, build_service, database_url, find_agent_cli
+from steadyhand.serve.runner_setup import find_agent_cli
+from steadyhand.serve.wiring import Service, build_service, database_url
 from steadyhand.serve.worker_app import WorkerApp
 from steadyhand.store import DataDirectoryLock, open_store
 

@@ -14,9 +14,10 @@ from steadyhand.runner.process.cgroups import enter_service_cgroup
 from steadyhand.serve import gateway_setup, isolation
 from steadyhand.serve.config_warnings import check_config
 from steadyhand.serve.nodes_setup import node_info
+from steadyhand.serve.runner_setup import agent_uid_base, find_agent_cli
 from steadyhand.serve.running_service import check_running_service
 from steadyhand.serve.telemetry_check import check_telemetry
-from steadyhand.serve.wiring import agent_uid_base, create_checkouts, database_url, find_agent_cli
+from steadyhand.serve.wiring import create_checkouts, database_url
 from steadyhand.store import check_store
 from steadyhand.store.database_url import is_postgres_url
 from steadyhand.text_lines import split_lines

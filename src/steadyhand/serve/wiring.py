@@ -1,10 +1,10 @@
-"""The wiring of all parts: the only place that names adapters."""
+"""The wiring of all parts: with the `*_setup` files beside it, the only place that names adapters."""
 
 import asyncio
 import importlib
 import os
 import secrets
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +17,6 @@ from starlette.applications import Starlette
 
 from steadyhand import __version__, web
 from steadyhand.admission import Admission, spending_from_ledger
-from steadyhand.agents import Agent
 from steadyhand.api import ApiOptions, ModelAlias, create_app
 from steadyhand.api.native.serializers import job_json
 from steadyhand.api.openai.responses.resource import AppendRequest
@@ -36,17 +35,12 @@ from steadyhand.keyring import Keyring, secret_digest
 from steadyhand.metrics import ServiceMetrics
 from steadyhand.ports import (
     ALL_SCOPES,
-    DEFAULT_PATH,
     ApiKey,
-    Checkout,
     DoctorCheck,
     Gateway,
     JobObserver,
     JobObservers,
-    ModelAccess,
     Queue,
-    Runner,
-    Sandbox,
     Scope,
     Store,
 )
@@ -55,15 +49,9 @@ from steadyhand.ports.nodes import NodeRole, Nodes
 from steadyhand.redact import Redactor
 from steadyhand.retry import continues_parent
 from steadyhand.runner.agent_files import AllAgentFiles
-from steadyhand.runner.claude import install
-from steadyhand.runner.claude.environment import model_environment
-from steadyhand.runner.claude.plain import PlainRunner
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
-from steadyhand.runner.codex.codex_program import find_codex
-from steadyhand.runner.codex.codex_runner import CodexRunner
 from steadyhand.runner.process.kill_run import kill_leftover_run
-from steadyhand.runner.process.programs import accessible_program
 from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.schedules.ended_jobs import EndedJobs
 from steadyhand.serve.artifacts_setup import PROGRESS_SECONDS, open_artifacts
@@ -78,6 +66,7 @@ from steadyhand.serve.queue_setup import count_waiting_runs, create_queue, is_cu
 from steadyhand.serve.reattach import FoundRuns, held_runs_of
 from steadyhand.serve.redaction import log_short_secrets as announce_secrets
 from steadyhand.serve.redaction import with_secret_refresh
+from steadyhand.serve.runner_setup import create_environment, create_other_runners, create_runner
 from steadyhand.serve.schedules_setup import ScheduleParts, create_schedules
 from steadyhand.serve.telemetry_setup import Telemetry, create_telemetry
 from steadyhand.steering import SteerBroker
@@ -93,7 +82,6 @@ if TYPE_CHECKING:
 
 CALLER_SCOPES: frozenset[Scope] = frozenset({"submit", "read", "cancel"})
 MIN_SECRET_LENGTH = 16
-_WITHHELD_PREFIXES = ("API_BEARER_TOKEN", "STEADYHAND_")
 
 
 # --- keys --------------------------------------------------------------------------------------
@@ -134,38 +122,6 @@ def configured_keys(settings: Settings) -> list[ApiKey]:
         log.info("key.admin", file=str(path))
         keys.append(_configured_key("k_local", "admin.key", secret, ALL_SCOPES))
     return keys
-
-
-# --- the environment of an agent ---------------------------------------------------------------
-
-
-def create_environment(
-    settings: Settings, *, sandboxed: bool, without_gateway: bool
-) -> Callable[[Agent, Checkout], Mapping[str, str]]:
-    """Return a function for the environment of an agent's process, without the variables of the gateway and the agent.
-
-    It contains a path and a locale. An agent `without_gateway`, in the classic profile, gets the service's own
-    environment without its keys, and the model's address and credential.
-    """
-    if sandboxed:
-        base = {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", "SHELL": "/bin/bash"}
-    elif not without_gateway:
-        base = {"PATH": settings.path, "LANG": settings.environment.get("LANG", "C.UTF-8")}
-    else:
-        base = {k: v for k, v in settings.environment.items() if not k.startswith(_WITHHELD_PREFIXES)}
-        base |= model_environment(
-            ModelAccess(
-                base_url=settings.base_url,
-                api_key=settings.anthropic_api_key,
-                oauth_token=settings.oauth_token,
-            )
-        )
-    return lambda _agent, _place: base
-
-
-def agent_uid_base(settings: Settings) -> int | None:
-    """Return the first uid of agents; `None` if the service is not root and cannot change the uid."""
-    return settings.tables.service.agent_uid_base if os.geteuid() == 0 else None
 
 
 # --- wiring ------------------------------------------------------------------------------------
@@ -225,29 +181,6 @@ def create_checkouts(
         redactor=redactor,
         disk_limit_of=lambda job: catalog.agent(job.agent).disk_bytes or settings.tables.defaults.disk,
     )
-
-
-def find_agent_cli(settings: Settings) -> Path:
-    """Return the CLI at a path that the agents' user can read. Raise `ConfigError` if there is none."""
-    cli_path = install.find_cli(
-        settings.tables.runner.claude.path, classic=settings.classic, path_env=settings.path
-    )
-    return accessible_program(cli_path, install.PROGRAM_NAME, settings.data_dir, agent_uid_base(settings))
-
-
-def create_runner(
-    settings: Settings, cli: Path, sandbox: Sandbox, redactor: Redactor, *, budgeted: bool = True
-) -> Runner:
-    """Return the runner of the profile; with `budgeted`, the CLI itself enforces the budget."""
-    if settings.classic:
-        return PlainRunner(cli, sandbox, redactor, enforce_budget=budgeted)
-    return ClaudeRunner(cli, sandbox, redactor, enforce_budget=budgeted)
-
-
-def create_other_runners(settings: Settings, sandbox: Sandbox, redactor: Redactor) -> Mapping[str, Runner]:
-    """Return the runners of other agents by their names. Raise `ConfigError` for a program that is not there."""
-    codex = find_codex(settings.tables.runner.codex.path, settings.data_dir, agent_uid_base(settings))
-    return {} if codex is None else {"codex": CodexRunner(codex, sandbox, redactor)}
 
 
 def build_service(
