@@ -35,7 +35,7 @@ from steadyhand.agents import Agent
 from steadyhand.clock import utc_now
 from steadyhand.errors import RunError
 from steadyhand.gateway.egress import connect_proxy as proxy
-from steadyhand.gateway.egress.connect_proxy import ProxyTimeouts, Resolve, serve_egress
+from steadyhand.gateway.egress.connect_proxy import ConnectProxy, ProxyTimeouts, Resolve
 from steadyhand.gateway.egress.rules import EgressRules
 from steadyhand.gateway.file_limit import raised_file_limit
 from steadyhand.gateway.model import unix_listener
@@ -52,6 +52,7 @@ from steadyhand.gateway.money.call_journal import CallJournal
 from steadyhand.gateway.money.ledger_writer import LedgerWriter
 from steadyhand.gateway.money.prices import Prices
 from steadyhand.gateway.run_events import RunEvents
+from steadyhand.gateway.run_sockets import serve_run_sockets
 from steadyhand.metrics import ServiceMetrics
 from steadyhand.ports import (
     NO_TRACING,
@@ -398,10 +399,8 @@ class ModelGateway:
             return
         slot_listener = self._unix_listeners[place.slot]
         with slot_listener.serve_run(run, place.uid):
-            rules = EgressRules.parse(work.agent.egress)
-            async with serve_egress(
-                rules, emit, self._resolve, self._proxy_timeouts, [slot_listener.serve_port]
-            ) as listening:
+            egress = self._create_proxy(work.agent.egress, emit)
+            async with serve_run_sockets([egress.serve, slot_listener.serve_port]) as listening:
                 yield GrantedAccess(access, listening, run, listener=slot_listener.descriptor)
 
     def _sandbox_access(self, provider: Provider) -> ModelAccess:
@@ -463,7 +462,10 @@ class ModelGateway:
 
     def open_egress(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[OnListening]:
         """Let out to the hosts on a list alone. Raises `ConfigError` for a list that means nothing."""
-        return serve_egress(EgressRules.parse(egress), emit, self._resolve, self._proxy_timeouts)
+        return serve_run_sockets([self._create_proxy(egress, emit).serve])
+
+    def _create_proxy(self, egress: Sequence[str], emit: Emit) -> ConnectProxy:
+        return ConnectProxy(EgressRules.parse(egress), RunEvents(emit), self._resolve, self._proxy_timeouts)
 
     async def _resolve_name(self, name: str, port: int) -> list[Address]:
         lookup = functools.partial(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)

@@ -8,8 +8,7 @@ tunnel is not read.
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -19,7 +18,6 @@ from steadyhand.gateway.egress.relay import Streams, relay, relay_request
 from steadyhand.gateway.egress.rules import EgressRules
 from steadyhand.gateway.http_messages import MalformedMessage, ProxyRequest, ProxyResponse
 from steadyhand.gateway.run_events import RunEvents, printable
-from steadyhand.ports import Emit, OnListening
 
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 """Returns the addresses of a name; raises `OSError` if there are none."""
@@ -230,43 +228,3 @@ def parse_request_target(request: ProxyRequest) -> tuple[Target, bytes]:
     if target is None:
         raise EgressDenied(403, "That is not the name of a host.", printable(authority))
     return target, (path if path.startswith("/") else f"/{path}").encode("latin-1")
-
-
-@asynccontextmanager
-async def serve_egress(
-    rules: EgressRules,
-    emit: Emit,
-    resolve: Resolve,
-    timeouts: ProxyTimeouts,
-    others: Sequence[Callable[[socket.socket], Coroutine[None, None, None]]] = (),
-) -> AsyncIterator[OnListening]:
-    """Return a callback for a run's listening sockets, and serve them for the length of the block.
-
-    The first socket is that of the proxy; each of the `others` serves one of the next ones, until it is cancelled.
-    """
-    serves = (ConnectProxy(rules, RunEvents(emit), resolve, timeouts).serve, *others)
-    failed: Exception | None = None
-    with contextlib.ExitStack() as sockets:
-        async with asyncio.TaskGroup() as group:
-            tasks: list[asyncio.Task[None]] = []
-            closed = False
-
-            def listening(descriptors: Sequence[int]) -> None:
-                for serve, descriptor in zip(serves[: len(descriptors)], descriptors, strict=True):
-                    listener = sockets.enter_context(socket.socket(fileno=descriptor))
-                    listener.setblocking(False)
-                    if closed:
-                        listener.close()
-                    else:
-                        tasks.append(group.create_task(serve(listener), name="listener of a run"))
-
-            try:
-                yield listening
-            except Exception as error:  # noqa: BLE001  # raised below, as it is: the group would wrap it
-                failed = error
-            finally:
-                closed = True
-                for task in tasks:
-                    task.cancel()
-    if failed is not None:
-        raise failed
