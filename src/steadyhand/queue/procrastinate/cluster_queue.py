@@ -25,7 +25,7 @@ from steadyhand.queue.new_jobs import NewJobs, RunDurations, draining_refusal, f
 from steadyhand.queue.procrastinate.cancelling import cancel_until_done
 from steadyhand.queue.procrastinate.claimed_runs import ClaimedRuns
 from steadyhand.queue.procrastinate.cluster_nodes import ClusterNodes
-from steadyhand.queue.procrastinate.engine import Connection, ListenTo, ProcrastinateEngine
+from steadyhand.queue.procrastinate.engine import ListenTo, ProcrastinateEngine
 from steadyhand.queue.procrastinate.engine_runs import READ_AGAIN_SECONDS, EngineRuns
 from steadyhand.queue.procrastinate.handed_runs import (
     HandedRun,
@@ -111,6 +111,8 @@ class ProcrastinateQueue:
         self._capacity = capacity
         self._claimers = 0
         self._delivered: list[tuple[int, str, HandedRun]] = []
+        self._just_stored: dict[str, Job] = {}
+        """The jobs that this node has stored since its last transaction, which need not be read for that."""
         self._new_jobs = NewJobs(store, self._on_stored)
         self._durations = RunDurations()
         self._changed = asyncio.Event()
@@ -173,7 +175,7 @@ class ProcrastinateQueue:
             ]
             tasks += keeping
             try:
-                await self._turns.submit(lambda turn: turn.take_back_ready(self._node, keep=0))
+                await self._turns.submit(lambda turn: turn.take_back_ready(self._node))
                 # A node that only serves has nothing to hear from the engine.
                 async with self._engine.working() if self._claimed.has_slots else nullcontext():
                     yield
@@ -254,6 +256,7 @@ class ProcrastinateQueue:
 
     def _on_stored(self, job: Job) -> None:
         self._on_accepted(job)
+        self._just_stored[job.id] = job
         if self._copy.get(job.id) is None:  # else a transaction was quicker
             self._copy.apply({job.id: self._new_places.place_of(job)})
         self._turns.submit(partial(announce, job.id))
@@ -328,27 +331,22 @@ class ProcrastinateQueue:
             self._give_back_unclaimed()
         self._wake()
 
-    async def _finish_turn(self, turn: PlacesTransaction, connection: Connection) -> None:
+    async def _finish_turn(self, turn: PlacesTransaction) -> None:
         """Resume what may go on, say what this node wants, and choose jobs for the nodes that want some."""
         free = self._claimed.room
         for delivery in list(self._claimed.resuming):
             limit = self._running_limit(delivery.job.api_key_id)
             if await turn.resume(delivery.job.id, delivery.run, has_room=free > 0, limit=limit):
                 free -= 1
-        cursor = await connection.execute(
-            "SELECT run FROM queue_places WHERE node = %s AND state = 'running'", (self._node,)
-        )
-        unclaimed = sum(not self._claimed.has_run(row["run"]) for row in await cursor.fetchall())
         room = self._claimed.room - len(self._claimed.resuming)
-        wanted = max(0, min(self._claimers, room) - unclaimed)
-        if not self._claiming or self._draining:
-            wanted = 0
-        await turn.want(self._node, self._capacity, wanted)
+        free = min(self._claimers, room) if self._claiming and not self._draining else 0
+        await turn.want(self._node, self._capacity, free, [each.run for each in self._claimed])
         await turn.choose(self._running_limit, self._may_start)
+        self._just_stored.clear()
 
     async def _may_start(self, job_id: str) -> bool:
         try:
-            job = await self._store.get(job_id)
+            job = self._just_stored.get(job_id) or await self._store.get(job_id)
         except StoreError:
             asyncio.get_running_loop().call_later(READ_AGAIN_SECONDS, self._turns.ask)
             return False

@@ -170,7 +170,7 @@ async def drain(name: str, drained: Drained, by: str, turn: PlacesTransaction) -
         " ON CONFLICT (name) DO UPDATE SET drained_by = excluded.drained_by, until_restart = excluded.until_restart",
         (name, (drained.since - _EPOCH) // timedelta(microseconds=1), by, int(drained.until_restart)),
     )
-    await turn.take_back_ready(name, keep=0)
+    await turn.take_back_ready(name)
     return True
 
 

@@ -5,7 +5,7 @@ one after the other, each count is exact, and their numbers tell a node that it 
 """
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from typing import Any, Literal, LiteralString, Protocol
@@ -74,7 +74,7 @@ HELD: LiteralString = """SELECT 1 FROM queue_places WHERE job_id = %s AND node =
 
 
 _LOCK_TURN: LiteralString = """SET LOCAL idle_in_transaction_session_timeout = '5s';
-    SELECT change FROM queue_turn FOR UPDATE"""
+    SELECT change, run FROM queue_turn FOR UPDATE"""
 """Begins a transaction. A node that is frozen in one must not hold up the others: the server ends it."""
 
 
@@ -88,6 +88,16 @@ _UNPLACED: LiteralString = (
     "SELECT id FROM jobs WHERE state = 'queued'"
     " AND NOT EXISTS (SELECT 1 FROM queue_places WHERE queue_places.job_id = jobs.id)"
 )
+_WANT: LiteralString = f"""WITH said AS (
+        UPDATE queue_nodes SET capacity = %(capacity)s, wanted = greatest(0, %(free)s - (
+            SELECT count(*) FROM queue_places WHERE queue_places.node = queue_nodes.node AND state = 'running'
+                AND run <> ALL (%(claimed)s::bigint[])))
+        WHERE node = %(node)s RETURNING wanted)
+    SELECT {_COLUMNS} FROM queue_places WHERE node = %(node)s AND state = 'ready'
+    ORDER BY run OFFSET (SELECT wanted FROM said)"""  # noqa: S608
+"""Says how many runs a node wants beside those that nobody has claimed yet, and finds those chosen beyond that."""
+_ANNOUNCE: LiteralString = """WITH changed AS (UPDATE queue_turn SET change = %s, run = %s)
+    SELECT pg_notify(%s, %s)"""
 _LISTS = ("labels", "not_on_nodes")
 _WANTING: LiteralString = """SELECT node, labels, wanted - (SELECT count(*) FROM queue_places AS place
         WHERE place.node = queue_nodes.node AND place.state = 'ready') AS missing
@@ -126,12 +136,20 @@ class PlacesTransaction:
     """One transaction that changes places, once it has the row of `queue_turn`."""
 
     def __init__(
-        self, connection: Connection, engine: EngineJobs, change: int, *, dead_seconds: float = DEAD_SECONDS
+        self,
+        connection: Connection,
+        engine: EngineJobs,
+        change: int,
+        last_run: int,
+        *,
+        dead_seconds: float = DEAD_SECONDS,
     ) -> None:
         self._dead_seconds = dead_seconds
         self.connection = connection
         self._engine = engine
         self.change = change
+        self.last_run = last_run
+        """The number of the newest run. Nobody else numbers one: this transaction has the row with the number."""
         self.touched: set[str] = set()
 
     async def find(self, job_id: str) -> Place | None:
@@ -184,17 +202,11 @@ class PlacesTransaction:
 
     async def adopt(self, place: Place) -> int:
         """Store the place of a job that runs already, and return the number of its run."""
-        run = await self._next_run()
         self.touched.add(place.job_id)
+        self.last_run += 1
         await self.connection.execute("DELETE FROM queue_places WHERE job_id = %s", (place.job_id,))
-        await self.connection.execute(INSERT, values_of(replace(place, run=run)))
-        return run
-
-    async def _next_run(self) -> int:
-        cursor = await self.connection.execute("UPDATE queue_turn SET run = run + 1 RETURNING run")
-        row = await cursor.fetchone()
-        assert row is not None  # noqa: S101  # the row that this transaction has locked
-        return int(row["run"])
+        await self.connection.execute(INSERT, values_of(replace(place, run=self.last_run)))
+        return self.last_run
 
     async def start(self, job_id: str, run: int, node: str) -> bool:
         """Begin a run; False if it is no longer this one that is to begin here."""
@@ -283,19 +295,19 @@ class PlacesTransaction:
 
     # --- all of them -----------------------------------------------------------------------
 
-    async def want(self, node: str, capacity: int, wanted: int) -> None:
-        """Set how many more jobs a node would start now; runs that were chosen for it beyond that wait again."""
-        await self.connection.execute(
-            "UPDATE queue_nodes SET capacity = %s, wanted = %s WHERE node = %s", (capacity, wanted, node)
-        )
-        await self.take_back_ready(node, keep=wanted)
+    async def want(self, node: str, capacity: int, free: int, claimed: Collection[int] = ()) -> None:
+        """Set how many more jobs a node would start now: `free` without its runs that are not among those `claimed`.
 
-    async def take_back_ready(self, node: str, *, keep: int) -> None:
-        """Let the runs that were chosen for a node wait again, but for the first so many."""
-        query: LiteralString = f"""SELECT {_COLUMNS} FROM queue_places WHERE node = %s AND state = 'ready'
-            ORDER BY run DESC"""  # noqa: S608
-        ready = await read_places(self.connection, query, (node,))
-        for place in ready[: max(0, len(ready) - keep)]:
+        Runs that were chosen for it beyond that wait again.
+        """
+        values = {"node": node, "capacity": capacity, "free": free, "claimed": list(claimed)}
+        for place in await read_places(self.connection, _WANT, values):
+            await self._take_back(place)
+
+    async def take_back_ready(self, node: str) -> None:
+        """Let the runs that were chosen for a node wait again."""
+        query: LiteralString = f"SELECT {_COLUMNS} FROM queue_places WHERE node = %s AND state = 'ready'"  # noqa: S608
+        for place in await read_places(self.connection, query, (node,)):
             await self._take_back(place)
 
     async def leave(self, node: str) -> None:
@@ -353,10 +365,7 @@ class PlacesTransaction:
         """
         full_keys: list[str] = []
         blocked: list[str] = []
-        while await self._has_wanting_node():
-            found = await self._next_place(full_keys, blocked)
-            if found is None:
-                return
+        while (found := await self._next_place(full_keys, blocked)) is not None:
             place, node = found
             limit = limit_of(place.key_id)
             if limit is not None:
@@ -367,21 +376,15 @@ class PlacesTransaction:
             if not await can_start(place.job_id):
                 blocked.append(place.job_id)
                 continue
-            run = await self._next_run()
-            engine_job = await self._engine.enqueue(self.connection, node, place.job_id, run)
+            self.last_run += 1
+            engine_job = await self._engine.enqueue(self.connection, node, place.job_id, self.last_run)
             await self._set(
                 place.job_id,
                 "state = 'ready', run = %s, node = %s, engine_job = %s, stop_reason = NULL",
-                run,
+                self.last_run,
                 node,
                 engine_job,
             )
-
-    async def _has_wanting_node(self) -> bool:
-        """Return True if a node wants more than it was given."""
-        query: LiteralString = f"SELECT 1 FROM ({_WANTING}) AS wanting WHERE missing > 0 LIMIT 1"  # noqa: S608
-        cursor = await self.connection.execute(query, (self._dead_seconds,))
-        return await cursor.fetchone() is not None
 
     async def _next_place(self, full_keys: Sequence[str], blocked: Sequence[str]) -> tuple[Place, str] | None:
         """Return the first place that may start, and the fitting node: its former one, or who wants most more."""
@@ -391,7 +394,8 @@ class PlacesTransaction:
                 ORDER BY (wanting.node = {_FORMER_NODE}) IS TRUE DESC,
                     missing DESC, cardinality(wanting.labels), wanting.node LIMIT 1) AS chosen
             FROM queue_places AS it
-            WHERE state = 'waiting' AND key_id <> ALL(%s) AND job_id <> ALL(%s)
+            WHERE EXISTS (SELECT 1 FROM wanting)  -- it is looked at once, before any place
+                AND state = 'waiting' AND key_id <> ALL(%s) AND job_id <> ALL(%s)
                 AND EXISTS (SELECT 1 FROM wanting WHERE {_FITS})
                 AND NOT EXISTS (SELECT 1 FROM queue_places AS other
                     WHERE other.directory = it.directory AND other.state <> 'waiting')
@@ -406,7 +410,7 @@ class PlacesTransaction:
 
 
 async def read_places(
-    connection: Connection, query: LiteralString, values: Sequence[object] = ()
+    connection: Connection, query: LiteralString, values: Sequence[object] | Mapping[str, object] = ()
 ) -> list[Place]:
     """Return the places of a query for their columns."""
     async with connection.cursor(row_factory=kwargs_row(_to_place)) as cursor:
@@ -453,12 +457,11 @@ async def turn(
         cursor.nextset()
         row = await cursor.fetchone()
         assert row is not None  # noqa: S101  # `SCHEMA` inserts it
-        it = PlacesTransaction(connection, engine, row["change"] + 1, dead_seconds=dead_seconds)
+        it = PlacesTransaction(connection, engine, row["change"] + 1, row["run"], dead_seconds=dead_seconds)
         yield it
-        if not it.touched:
-            return
-        await connection.execute("UPDATE queue_turn SET change = %s", (it.change,))
-        await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, announcement(it.change, it.touched)))
+        if it.touched:
+            text = announcement(it.change, it.touched)
+            await connection.execute(_ANNOUNCE, (it.change, it.last_run, CHANNEL, text))
 
 
 def announcement(change: int, job_ids: Iterable[str]) -> str:

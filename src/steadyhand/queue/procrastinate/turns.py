@@ -63,7 +63,7 @@ class Turns:
         url: str,
         engine: EngineJobs,
         *,
-        finish_turn: Callable[[PlacesTransaction, Connection], Awaitable[None]],
+        finish_turn: Callable[[PlacesTransaction], Awaitable[None]],
         on_changes: Callable[[int | None, Mapping[str, Place | None]], None],
         on_all: Callable[[int, Sequence[Place]], None],
         is_behind: Callable[[int], bool],
@@ -224,7 +224,7 @@ class Turns:
     ) -> Sequence[Any]:
         async with turn(connection, self._engine, dead_seconds=self._dead_seconds) as it:
             results = [await operation.run(it) for operation in operations]
-            await self._finish_turn(it, connection)
+            await self._finish_turn(it)
             places = {place.job_id: place for place in await it.read(it.touched)}
         if it.touched:
             self._on_changes(it.change, {job_id: places.get(job_id) for job_id in it.touched})
