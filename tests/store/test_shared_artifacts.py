@@ -161,6 +161,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
 class TestBucket:
     """What is refused before anything is stored."""
 
+    def test_a_file_that_is_not_on_this_machine_is_no_missing_object(self, tmp_path: Path) -> None:
+        bucket = ObjectBucket(f"file://{tmp_path / 'bucket'}")
+        put = bucket.put("jobs/a/session", tmp_path / "away")
+        asyncio.run(expect_error(StoreUnavailable, put))
+
     @pytest.mark.parametrize("url", ["http://example.org/x", "/var/lib/x", "memory:///", "s3x://b/"])
     def test_another_kind_of_url_is_refused(self, url: str) -> None:
         with pytest.raises(ConfigError, match=r"begins with one of file://, s3://"):

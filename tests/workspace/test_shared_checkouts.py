@@ -31,13 +31,18 @@ RUNNING = frozenset({State.RUNNING})
 
 
 class AwayArtifacts(SharedArtifacts):
-    """A shared store that can be away."""
+    """A shared store that can be away, or be held up until `go_on` is set. `saves` counts the calls that save."""
 
     away = False
+    go_on: asyncio.Event | None = None
+    saves = 0
 
     async def save(self, job_id: str, run: int, files: Mapping[str, Path | None]) -> None:
         if self.away:
             raise StoreUnavailable("The object store does not answer.")
+        self.saves += 1
+        if self.go_on is not None:
+            await self.go_on.wait()
         await super().save(job_id, run, files)
 
 
@@ -310,6 +315,31 @@ def test_files_that_could_not_be_stored_are_stored_later_also_by_the_next_servic
         assert await two.has_session(job.id)
         assert not (checkout.paths.root / "unshared").exists()
         await one.save_pending()
+
+    play(scene)
+
+
+def test_a_look_for_pending_files_leaves_those_alone_that_a_harvest_stores(play: Play) -> None:
+    async def scene(cluster: Cluster) -> None:
+        one, two = cluster.node("one"), cluster.node("two")
+        job = await cluster.start(make_job())
+        checkout = await cluster.run(one, job)
+        work(checkout, "echo a > new.txt", "a")
+        cluster.artifacts.go_on = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            harvest = group.create_task(one.harvest(checkout))
+            while not cluster.artifacts.saves:  # noqa: ASYNC110  # it is looked at from outside
+                await asyncio.sleep(0.01)
+            pending = group.create_task(one.save_pending())
+            # The look would store them, too, within this time; that it does not cannot be waited for.
+            await asyncio.wait({pending}, timeout=0.3)
+            assert cluster.artifacts.saves == 1
+            cluster.artifacts.go_on.set()
+        assert harvest.result().warnings == ()
+        assert cluster.artifacts.saves == 1
+        assert await read(two, job.id, "transcript") == b"a\n"
+        assert await two.has_session(job.id)
+        assert not (checkout.paths.root / "unshared").exists()
 
     play(scene)
 

@@ -61,7 +61,7 @@ class ObjectBucket:
             raise ConfigError(f"`artifacts.url` cannot be used: {_first_line(error)}") from error
 
     async def put(self, key: str, path: Path) -> None:
-        """Store a file as an object, in parts if it is large. Raise `StoreUnavailable`."""
+        """Store a file as an object, in parts if it is large. Raise `StoreUnavailable`, also without the file."""
         with _translated():
             async with asyncio.timeout(SECONDS):
                 await self._obstore.put_async(
@@ -70,12 +70,12 @@ class ObjectBucket:
 
     async def get(self, key: str) -> AsyncIterator[bytes]:
         """Return the content of an object in pieces. Raise `NotFound`, `StoreUnavailable`."""
-        with _translated():
+        with _translated(), _missing_object():
             async with asyncio.timeout(_ATTEMPT_SECONDS):
                 found = await self._obstore.get_async(self._bucket, key)
         pieces = aiter(found.stream(min_chunk_size=_PART_BYTES))
         while True:
-            with _translated():
+            with _translated(), _missing_object():
                 async with asyncio.timeout(_ATTEMPT_SECONDS):
                     data = await anext(pieces, None)
             if data is None:
@@ -105,12 +105,19 @@ def _translated() -> Iterator[None]:
         yield
     except (StoreError, NotFound, GeneratorExit, asyncio.CancelledError):
         raise
-    except FileNotFoundError as error:
-        raise NotFound("The object is not there.") from error
     except TimeoutError as error:
         raise StoreUnavailable("The object store does not answer.") from error
     except Exception as error:  # each cause has an error of its own, and nothing else can be done about any
         raise StoreUnavailable(f"The object store fails: {_first_line(error)}") from error
+
+
+@contextmanager
+def _missing_object() -> Iterator[None]:
+    """Raise `NotFound` if an object is not there. Of a `put` the same error is about the file on this machine."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFound("The object is not there.") from error
 
 
 def _first_line(error: Exception) -> str:

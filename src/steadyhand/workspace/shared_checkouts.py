@@ -187,10 +187,11 @@ class SharedCheckouts(GitCheckouts):
         harvest = await super().harvest(checkout)
         files = checkout.paths
         self._signatures.pop(files.root.name, None)
-        await asyncio.to_thread((files.root / _UNSHARED_FILE).touch)
         try:
-            async with asyncio.timeout(SHARE_SECONDS):
-                await self._share(files, checkout.config_dir, checkout.directory)
+            async with self._lock(files.root.name):  # `save_pending` finds them as soon as they are marked
+                await asyncio.to_thread((files.root / _UNSHARED_FILE).touch)
+                async with asyncio.timeout(SHARE_SECONDS):
+                    await self._share(files, checkout.config_dir, checkout.directory)
         except ArtifactTooLarge as error:
             warning = JobWarning(
                 WarningCode.NOT_SHARED, f"No other node has all files of this job. {error.detail}"
@@ -202,7 +203,10 @@ class SharedCheckouts(GitCheckouts):
         return harvest
 
     async def _share(self, files: JobPaths, config_dir: Path | None, directory: Path) -> None:
-        """Store the files of the last run. If a later one has begun elsewhere, or the job is gone, they are not."""
+        """Store the files of the last run. If a later one has begun elsewhere, or the job is gone, they are not.
+
+        The caller has the lock of the job: of two at once, one would remove the archive that the other stores.
+        """
         state = await asyncio.to_thread(_read_state, files)
         archive = files.root / "session.part"
         await asyncio.to_thread(archive.unlink, missing_ok=True)
@@ -235,16 +239,21 @@ class SharedCheckouts(GitCheckouts):
         """Store the files of ended runs that could not be stored at their end. Raise `StoreUnavailable`."""
         unshared = await self._list_unshared()
         for job_id in sorted(unshared):
-            files = self.job_paths(job_id)
-            if await asyncio.to_thread((files.root / _UNSHARED_FILE).exists):
-                try:
-                    async with asyncio.timeout(SHARE_SECONDS):
-                        await self._share(files, files.config_dir, files.checkout)
-                except TimeoutError as error:
-                    raise StoreUnavailable("The files of a job could not be stored in time.") from error
-                except (ArtifactTooLarge, WorkspaceError, OSError) as error:
-                    self._log.warning("files.unshared", job=job_id, error=str(error))
+            await self._save_pending(job_id)
             unshared.discard(job_id)
+
+    async def _save_pending(self, job_id: str) -> None:
+        files = self.job_paths(job_id)
+        async with self._lock(job_id):
+            if not await asyncio.to_thread((files.root / _UNSHARED_FILE).exists):
+                return
+            try:
+                async with asyncio.timeout(SHARE_SECONDS):
+                    await self._share(files, files.config_dir, files.checkout)
+            except TimeoutError as error:
+                raise StoreUnavailable("The files of a job could not be stored in time.") from error
+            except (ArtifactTooLarge, WorkspaceError, OSError) as error:
+                self._log.warning("files.unshared", job=job_id, error=str(error))
 
     async def _list_unshared(self) -> set[str]:
         if self._unshared is None:
