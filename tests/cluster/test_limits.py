@@ -109,7 +109,11 @@ def test_two_nodes_exceed_a_budget_of_the_day_by_at_most_one_call(
     program = base64.b64encode(CALLS.encode()).decode()
     command = f"echo {program} | base64 -d | /usr/bin/python3 -I -"
     prompt = f"[[standin: run={shlex.quote(command)} lifetime=120 cost=0 text=done]]"
-    jobs = [node.submit(prompt, budget_usd=100)["id"] for node in cluster.nodes.values() for _ in range(2)]
+    jobs = [
+        node.submit(prompt, budget_usd=100, not_on_nodes=[name])["id"]  # so that two run on each node
+        for name, node in cluster.nodes.items()
+        for _ in range(2)
+    ]
     ended = [cluster.front.wait_until_ended(job_id, 120) for job_id in jobs]
     assert {job["state"] for job in ended} == {"completed"}
     assert {run["node"] for job in ended for run in job["runs"]} == {"one", "two"}

@@ -23,7 +23,7 @@ def test_jobs_that_one_node_accepts_run_on_the_other_and_are_read_from_the_first
         ["worker"],
     )
     assert [event["seq"] for event in front.events(job["id"])] == list(range(1, job["last_event"] + 1))
-    assert front.client.get("/health").json()["capacity"] == 4
+    wait_until(lambda: front.client.get("/health").json()["capacity"] == 4)  # by its heartbeat
     assert worker.client.get("/health").status_code == 200
     assert worker.client.get("/readyz").status_code == 200
     assert worker.client.get("/metrics").status_code == 200

@@ -33,7 +33,7 @@ not_on_nodes = ["build-1"]
 
 
 @pytest.fixture(scope="module")
-def service(reachable_tmp: Path, stand_in: Path) -> Iterator[Service]:
+def shared_service(reachable_tmp: Path, stand_in: Path) -> Iterator[Service]:
     """One service for all tests here, whose node each leaves undrained."""
 
     def make(**options: object) -> Service:
@@ -42,6 +42,18 @@ def service(reachable_tmp: Path, stand_in: Path) -> Iterator[Service]:
 
     with closing_services(make) as making:
         yield making().start()
+
+
+@pytest.fixture
+def service(shared_service: Service) -> Service:
+    """Return the service once its node runs no job: the slot of one that has ended is free a moment later."""
+
+    def is_idle() -> bool:
+        (node,) = shared_service.client.get("/v1/nodes").json()["data"]
+        return (node["running"], node["waiting"]) == (0, 0)
+
+    wait_until(is_idle)
+    return shared_service
 
 
 def submit(service: Service, **fields: Any) -> str:

@@ -20,12 +20,16 @@ ADMIN: frozenset[Scope] = frozenset({"admin"})
 
 
 @asynccontextmanager
-async def two_keyrings(url: str) -> AsyncIterator[tuple[list[Node], Keyring, Keyring]]:
+async def two_keyrings(
+    url: str, *, hearing: bool = True
+) -> AsyncIterator[tuple[list[Node], Keyring, Keyring]]:
+    """Run two nodes with a keyring each; without `hearing` neither reads the keys when they may have changed."""
     keyrings: list[Keyring] = []
 
     def prepare(node: Node) -> None:
         keyrings.append(Keyring([], node.store, is_shared=True))
-        node.shared.refresh(KEYS_CHANNEL, keyrings[-1].refresh)
+        if hearing:
+            node.shared.refresh(KEYS_CHANNEL, keyrings[-1].refresh)
 
     async with running_nodes(url, prepare=prepare) as nodes:
         yield nodes, keyrings[0], keyrings[1]
@@ -76,8 +80,7 @@ def test_a_key_that_is_revoked_while_nothing_is_heard_is_refused_once_the_node_l
 
 def test_a_key_is_known_everywhere_once_its_creation_was_answered(postgres_url: str) -> None:
     async def scenario() -> None:
-        async with two_keyrings(postgres_url) as (nodes, here, there):
-            nodes[1].shared.listener._callbacks.clear()  # it hears nothing
+        async with two_keyrings(postgres_url, hearing=False) as (_, here, there):
             for number in range(3):
                 _, secret = await here.create(f"key {number}", SUBMIT, NO_LIMITS)
                 assert not opens(there, secret)
@@ -109,9 +112,7 @@ def test_strangers_cannot_make_a_node_read_the_keys_often(postgres_url: str) -> 
 
 def test_the_last_key_of_an_administrator_stays_though_two_nodes_revoke_one_each(postgres_url: str) -> None:
     async def scenario() -> None:
-        async with two_keyrings(postgres_url) as (nodes, here, there):
-            for node in nodes:
-                node.shared.listener._callbacks.clear()
+        async with two_keyrings(postgres_url, hearing=False) as (_, here, there):
             (one, _), (other, _) = [await here.create(name, ADMIN, NO_LIMITS) for name in ("one", "other")]
             await here.revoke(one.id)
             await expect_error(Conflict, there.revoke(other.id))  # it reads what it has not heard of

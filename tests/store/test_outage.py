@@ -125,7 +125,8 @@ def test_a_batch_in_doubt_waits_until_the_database_can_be_read_again(tmp_path: P
         fault._begin = begin_or_refuse  # type: ignore[method-assign]  # of this one alone
         jobs = [make_job(), make_job()]
         first = store.add(jobs[0], accepted_draft())
-        await asyncio.sleep(0.002)
+        while not begins:  # noqa: ASYNC110  # the writer's thread has no event for it
+            await asyncio.sleep(0.001)
         held = asyncio.ensure_future(store.append_events(jobs[0].id, message_drafts("later"), hold=True))
         assert (await first).job.last_event == 1
         assert [event.seq for event in await held] == [2]

@@ -332,10 +332,20 @@ class StreamContract(RunnerFactory):
         assert len({each.message_id for each in ran.events_of(TextDelta)}) == 1
 
     def test_tools_are_seen_to_start_and_to_finish(self, standin: Path, world_dir: Path) -> None:
-        ran = self.run_prompt(standin, world_dir, '[[standin: run="echo hello; sleep 0.1" run="exit 3"]]')
+        command = "echo hello; while ! test -e go; do sleep 0.01; done"
+        prompt = f'[[standin: run="{command}" run="exit 3"]]'
+        stage = RunnerHarness.make(self.runner(standin), world_dir, prompt)
+        go = stage.spec.checkout.directory / "go"
+
+        async def let_it_end() -> None:
+            await stage.wait_until(lambda: any(isinstance(each, ToolStarted) for each in stage.events))
+            await asyncio.sleep(0.1)
+            go.touch()
+
+        ran = asyncio.run(stage.run_with(let_it_end))
         started, finished = ran.events_of(ToolStarted), ran.events_of(ToolFinished)
         assert [each.name for each in started] == ["Bash", "Bash"]
-        assert started[0].input["command"] == "echo hello; sleep 0.1"
+        assert started[0].input["command"] == command
         assert [each.tool_id for each in finished] == [each.tool_id for each in started]
         assert [each.is_error for each in finished] == [False, True]
         assert finished[0].output == "hello"
