@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.command_line import CommandLine, read_until
+from tests.real_agents.real_agents import installed_directory
 
 
 @pytest.mark.long  # `package/test_release.py` has it of an installed wheel, and the next test its steps
@@ -46,3 +47,24 @@ def test_the_demo_says_how_to_open_what_it_made_and_that_works(world_dir: Path) 
         assert "● Edit" in command("logs", job["id"]).out
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=45)
+
+
+def test_codex_fixes_the_test_as_well(world_dir: Path) -> None:
+    """The program is found through npm's launcher, which needs Node and is not what runs."""
+    command = CommandLine(world_dir, None, None)
+    command.env["PATH"] = f"{installed_directory('codex') / '.bin'}:{command.env['PATH']}"
+    ran = command("demo", "--agent", "codex", "--clean", timeout=170)
+    assert ran.code == 0, ran.out + ran.err
+    assert "The agent is the real Codex; only its model is played back." in ran.out
+    assert "● shell  /bin/bash -lc" in ran.out
+    assert "+    return sum(item.price_cents * item.quantity for item in basket)" in ran.out
+    assert "The test passes." in ran.out
+
+
+def test_an_agent_that_is_not_installed_is_named_with_what_finds_it(world_dir: Path) -> None:
+    ran = CommandLine(world_dir, None, None)("demo", "--agent", "codex", "--clean")
+    assert ran.code == 1
+    assert "Codex is not installed: PATH has no `codex`" in ran.err
+    ran = CommandLine(world_dir, None, None)("demo", "--agent", "nobody", "--clean")
+    assert ran.code == 2
+    assert "The agents of the demo are claude, codex." in ran.err

@@ -1,7 +1,7 @@
 """`steadyhand demo`: a failing test, a service, a real agent that fixes it, and the passing test.
 
-The demo works as a user does: a service in its own process, the HTTP API, and the diff of the job. The agent is the
-real CLI. Without ANTHROPIC_API_KEY its model is the scripted one, which costs nothing.
+The demo works as a user does: a service in its own process, the HTTP API, and the diff of the job. The agent is real.
+Its model is the scripted one, which costs nothing; that of the CLI is the real one if ANTHROPIC_API_KEY is set.
 """
 
 import json
@@ -24,6 +24,7 @@ from rich.text import Text
 
 from steadyhand.cli import client_options
 from steadyhand.cli.console import CommandOutput
+from steadyhand.cli.demo_agents import DemoAgent
 from steadyhand.cli.exit_codes import ExitCode
 from steadyhand.cli.progress import EventPrinter, Progress, create_view, summary_line
 from steadyhand.cli.sanitize import abbreviate_output, as_mapping, display_usd, one_line, sanitize
@@ -31,7 +32,7 @@ from steadyhand.cli.tables import diff_text
 from steadyhand.client import Client
 from steadyhand.config import settings as configuration
 from steadyhand.config.file_schema import ServiceTable
-from steadyhand.errors import ServiceUnreachable, SteadyhandError
+from steadyhand.errors import ConfigError, ServiceUnreachable, SteadyhandError
 from steadyhand.ports import DEFAULT_PATH
 from steadyhand.testing.example import make_repository
 from steadyhand.testing.model import ScriptedModel
@@ -50,16 +51,21 @@ class DemoFailed(SteadyhandError):
     code = "demo"
 
 
-def run_demo(command_output: CommandOutput, *, clean_up: bool, as_json: bool) -> ExitCode:
-    """Run the demo and return its exit code; with `as_json` the job goes to stdout as JSON."""
+def run_demo(
+    command_output: CommandOutput, *, clean_up: bool, as_json: bool, agent: DemoAgent | None = None
+) -> ExitCode:
+    """Run the demo and return its exit code; with `as_json` the job goes to stdout as JSON.
+
+    Without an `agent` it is that of the CLI that comes along.
+    """
     console = command_output.err if as_json else command_output.out
     root = _create_directory()
     try:
-        job = _play_demo(console, root)
+        job = _play_demo(console, root, agent)
         if as_json:
             command_output.print_json(job)
-        _print_next_steps(console, root, job, is_kept=not clean_up)
-    except (DemoFailed, ServiceUnreachable) as error:
+        _print_next_steps(console, root, job, agent, is_kept=not clean_up)
+    except (DemoFailed, ConfigError, ServiceUnreachable) as error:
         command_output.print_note(f"The demo failed: {error.detail}", "red")
         _print_log(command_output, root / "service.log")
         return ExitCode.FAILED
@@ -69,7 +75,7 @@ def run_demo(command_output: CommandOutput, *, clean_up: bool, as_json: bool) ->
     return ExitCode.COMPLETED
 
 
-def _play_demo(console: Console, root: Path) -> dict[str, Any]:
+def _play_demo(console: Console, root: Path, agent: DemoAgent | None) -> dict[str, Any]:
     repository = root / "shop"
     _print_step(console, 1, f"A small repository with a failing test: {repository}")
     make_repository(repository)
@@ -78,14 +84,14 @@ def _play_demo(console: Console, root: Path) -> dict[str, Any]:
     if tests_pass:
         raise DemoFailed("the test of the example passes at first, but it must fail.")
     with ExitStack() as stack:
-        environment = _service_environment(console, stack, root)
+        environment = _service_environment(console, stack, root, agent)
         _print_step(console, 3, "The service, in a process of its own")
         url = stack.enter_context(_service(root, environment))
         console.print(Text(f"  steadyhand serve  →  {url}", style="dim"))
         console.print(Text(f"  {_describe_isolation(environment)}", style="dim"), soft_wrap=True)
         token = (root / "data" / "admin.key").read_text("ascii").strip()
         client = stack.enter_context(client_options.command_client(url, token))
-        job = _run_job(console, client, repository)
+        job = _run_job(console, client, repository, agent)
     _print_step(console, 6, "The test again")
     tests_pass, output = _run_test(repository)
     _print_output(console, output)
@@ -95,13 +101,14 @@ def _play_demo(console: Console, root: Path) -> dict[str, Any]:
     return job
 
 
-def _run_job(console: Console, client: Client, repository: Path) -> dict[str, Any]:
+def _run_job(console: Console, client: Client, repository: Path, agent: DemoAgent | None) -> dict[str, Any]:
     """Submit the job, show its progress and its changes, and apply the changes to the repository."""
     body = {
         "prompt": PROMPT,
         "workspace": str(repository),
         "title": "The demo",
         "timeout_seconds": JOB_SECONDS,
+        **({} if agent is None else {"agent": agent.name}),
     }
     _print_step(console, 4, "A job over HTTP, and the work of the agent")
     console.print(Text(textwrap.indent(f"POST /v1/jobs {json.dumps(body, indent=2)}", "  "), style="dim"))
@@ -124,9 +131,12 @@ def _run_job(console: Console, client: Client, repository: Path) -> dict[str, An
     return job
 
 
-def _print_next_steps(console: Console, root: Path, job: Mapping[str, Any], *, is_kept: bool) -> None:
+def _print_next_steps(
+    console: Console, root: Path, job: Mapping[str, Any], agent: DemoAgent | None, *, is_kept: bool
+) -> None:
     cost, job_id = as_mapping(job.get("cost")), one_line(job.get("id", ""), 20)
-    scripted = "; the scripted model's tokens cost nothing" if cost and not _api_key() else ""
+    is_scripted = agent is not None or not _api_key()
+    scripted = "; the scripted model's tokens cost nothing" if cost and is_scripted else ""
     console.print(Text(f"\nCost: {display_usd(cost.get('usd', '0'))} by the price list{scripted}."))
     if not is_kept:
         return
@@ -173,8 +183,10 @@ def _api_key() -> str | None:
     return configuration.load_settings().anthropic_api_key
 
 
-def _service_environment(console: Console, stack: ExitStack, root: Path) -> dict[str, str]:
-    """Return a minimal environment for the service, with a model."""
+def _service_environment(
+    console: Console, stack: ExitStack, root: Path, agent: DemoAgent | None
+) -> dict[str, str]:
+    """Return a minimal environment for the service, with a model. Raise `ConfigError` without the agent's program."""
     settings = configuration.load_settings()
     environment = {
         name: value
@@ -183,6 +195,12 @@ def _service_environment(console: Console, stack: ExitStack, root: Path) -> dict
     }
     environment["STEADYHAND_DATA_DIR"] = str(root / "data")
     environment["STEADYHAND_SERVICE__REATTACH_SECONDS"] = "0"  # nobody starts another service there
+    if agent is not None:
+        model = stack.enter_context(ScriptedModel("fix-the-test"))
+        environment["STEADYHAND_CONFIG"] = str(agent.write_settings(root, settings, model.url))
+        _print_step(console, 2, "The scripted model: nothing is spent")
+        _print_dim(console, f"  The agent is the real {agent.title}; only its model is played back.")
+        return environment
     if settings.anthropic_api_key:
         _print_step(console, 2, "The real model: ANTHROPIC_API_KEY is set, so this costs a few cents")
         environment["ANTHROPIC_API_KEY"] = settings.anthropic_api_key
@@ -190,12 +208,7 @@ def _service_environment(console: Console, stack: ExitStack, root: Path) -> dict
             environment["ANTHROPIC_BASE_URL"] = settings.base_url
         return environment
     _print_step(console, 2, "The scripted model: ANTHROPIC_API_KEY is not set, so nothing is spent")
-    console.print(
-        Text(
-            "  The agent is the real claude CLI; only its model is played back.",
-            style="dim",
-        )
-    )
+    _print_dim(console, "  The agent is the real claude CLI; only its model is played back.")
     model = stack.enter_context(ScriptedModel("fix-the-test"))
     environment["ANTHROPIC_API_KEY"] = _DUMMY_KEY
     environment["ANTHROPIC_BASE_URL"] = model.url
@@ -258,6 +271,10 @@ def _run_command(command: list[str], directory: Path, stdin: bytes = b"") -> tup
 
 def _print_step(console: Console, number: int, text: str) -> None:
     console.print(Text(f"\n{number}. {text}", style="bold"), soft_wrap=True)
+
+
+def _print_dim(console: Console, text: str) -> None:
+    console.print(Text(text, style="dim"))
 
 
 def _print_output(console: Console, output: str) -> None:

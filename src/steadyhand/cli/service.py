@@ -167,10 +167,18 @@ def show_config(
 @app.command()
 def demo(
     *,
+    agent: Annotated[
+        str, typer.Option("--agent", metavar="NAME", help="The agent: claude or codex.")
+    ] = "claude",
     clean: Annotated[bool, typer.Option("--clean", help="Remove the demo's directory at the end.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Let a real agent fix a failing test in a small repository, through the service's HTTP API."""
     from steadyhand.cli.demo import run_demo  # noqa: PLC0415  # it alone needs the testing kit
+    from steadyhand.cli.demo_agents import DEMO_AGENTS  # noqa: PLC0415
 
-    raise typer.Exit(int(run_demo(create_output(), clean_up=clean, as_json=as_json)))
+    if agent != "claude" and agent not in DEMO_AGENTS:
+        raise typer.BadParameter(f"The agents of the demo are claude, {', '.join(DEMO_AGENTS)}.")
+    raise typer.Exit(
+        int(run_demo(create_output(), clean_up=clean, as_json=as_json, agent=DEMO_AGENTS.get(agent)))
+    )

@@ -8,6 +8,23 @@ from steadyhand.runner.process.programs import accessible_program
 PROGRAM_NAME = "codex"
 
 
+def native_program(path: Path) -> Path:
+    """Return the program itself for a path that may be npm's launcher of it, a script that needs Node.
+
+    npm installs the program for this machine as a package beside that of the launcher. Raise `ConfigError` if it is
+    not there, as after an install without optional packages.
+    """
+    launcher = path.resolve()
+    if launcher.suffix != ".js":
+        return path
+    found = sorted(launcher.parents[2].glob(f"{PROGRAM_NAME}-*/vendor/*/bin/{PROGRAM_NAME}"))
+    if not found:
+        raise ConfigError(
+            f"runner.codex.path: {path} is npm's launcher, and the program for this machine is missing beside it."
+        )
+    return found[0]
+
+
 def find_codex(configured: Path | None, data_dir: Path, uid: int | None) -> Path | None:
     """Return a path to Codex that the agents' user can run; None if none is configured.
 
@@ -17,4 +34,4 @@ def find_codex(configured: Path | None, data_dir: Path, uid: int | None) -> Path
         return None
     if not configured.is_file():
         raise ConfigError(f"runner.codex.path: {configured} is not a file.")
-    return accessible_program(configured.absolute(), PROGRAM_NAME, data_dir, uid)
+    return accessible_program(native_program(configured.absolute()), PROGRAM_NAME, data_dir, uid)
