@@ -252,6 +252,26 @@ class TestManyNodes:
             assert await one.cancel(job.id) == "unknown"
 
     @async_test
+    async def test_a_cancel_on_a_node_that_lost_a_run_ends_the_later_run_on_another_one(self) -> None:
+        async with self.cluster() as cluster:
+            lost, judge = cluster.queue("lost", timing=SHORT), cluster.queue("judge", timing=PATIENT)
+            async with lost.opened():
+                job = (await lost.enqueue(make_job(), accepted_draft())).job
+                earlier = await claimed(lost)
+                lost._keeper.stop_writing()
+                async with judge.opened():
+                    await becomes(lambda: cluster.lost == [job.id] and not judge.holds(job.id))
+                    await judge.requeue(job)
+                    later = await claimed(judge)
+                    await becomes(lambda: earlier.stop.reason is StopReason.SHUTDOWN)
+                    await becomes(lambda: [each.node for each in lost._copy.of_node("judge")] == ["judge"])
+                    assert await lost.cancel(job.id) == "stopping"
+                    async with asyncio.timeout(20):
+                        assert await later.stop.wait() is StopReason.CANCEL
+                    await judge.release(later)
+                await lost.release(earlier)
+
+    @async_test
     async def test_the_runs_of_a_key_that_wait_for_their_client_are_known_on_all_nodes(self) -> None:
         async with self.cluster() as cluster, cluster.nodes("one", "two") as (one, two):
             await one.enqueue(make_job(), accepted_draft())
