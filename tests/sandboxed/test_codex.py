@@ -6,28 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.real_agents.real_agents import binary
+from tests.sandboxed.codex_services import codex_config, counted, next_turn, run, usage
 
 from steadyhand.testing.live_folders import contents_below
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import MakeService, Service, wait_until
 
 CANARY = "sk-canary-the-real-key-of-openai"
-CONFIG = """
-[runner.codex]
-path = "{program}"
-[providers.models]
-kind = "openai-compatible"
-base_url = "{url}"
-api_key_file = "{key}"
-[prices."gpt-*"]
-input = "1"
-cache_read = "1"
-output = "1"
-[agents.codex]
-runner = "codex"
-provider = "models"
-model = "gpt-5.1-codex"
+POOR = """\
 [agents.poor]
 runner = "codex"
 provider = "models"
@@ -47,14 +33,9 @@ def codex(
         )
         key = made.root / "openai.key"
         key.write_text(CANARY)
-        made.config_path.write_text(CONFIG.format(program=binary("codex"), url=model.url, key=key))
+        made.config_path.write_text(codex_config(model.url, key) + POOR)
         with made:
             yield made, model
-
-
-def run(service: Service, prompt: str, **fields: Any) -> dict[str, Any]:
-    job = service.submit(prompt, **{"agent": "codex", "workspace": "scratch", **fields})
-    return service.wait_until_ended(job["id"], 60)
 
 
 def steps(service: Service, job: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -63,18 +44,6 @@ def steps(service: Service, job: Mapping[str, Any]) -> list[dict[str, Any]]:
         for event in service.events(job["id"])
         if event["type"] in ("message", "thinking", "tool.started", "tool.finished")
     ]
-
-
-def counted(model: ScriptedModel) -> dict[str, int]:
-    """The tokens that the model has told since it was cleared, by the names of a job's usage."""
-    totals = model.all_totals
-    return {
-        name: totals.get(name, 0) for name in ("input_tokens", "output_tokens", "cache_read_input_tokens")
-    }
-
-
-def usage(job: Mapping[str, Any]) -> dict[str, int]:
-    return {name: job["usage"][name] for name in ("input_tokens", "output_tokens", "cache_read_input_tokens")}
 
 
 def test_a_text_comes_with_the_usage_that_the_model_counts(codex: tuple[Service, ScriptedModel]) -> None:
@@ -111,9 +80,7 @@ def test_a_turn_goes_on_in_the_thread_with_a_usage_of_its_own(codex: tuple[Servi
     service, model = codex
     first = run(service, "Remember the word heron. [[scenario:ok]]")
     model.clear()
-    answer = service.client.post(f"/v1/jobs/{first['id']}/turns", json={"prompt": "Again. [[scenario:ok]]"})
-    assert answer.status_code == 202, answer.text
-    second = service.wait_until_ended(answer.json()["id"], 60)
+    second = next_turn(service, first, "Again. [[scenario:ok]]")
     assert second["state"] == "completed", (second, service.log)
     assert second["session_id"] == first["session_id"]
     asked = json.dumps(model.requests[-1].body)
