@@ -9,32 +9,38 @@ from tests.real_agents.real_agents import binary
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import Service
 
-MODEL = "gpt-5.1-codex"
 PROVIDER = "models"
-_CONFIG = """\
+_PROGRAM = """\
 [defaults]
 agent = "codex"
 [runner.codex]
 path = "{program}"
-[providers.{provider}]
-kind = "openai-compatible"
-base_url = "{url}"
-api_key_file = "{key}"
 [prices."gpt-*"]
 input = "1"
 cache_read = "1"
 output = "5"
-[agents.codex]
+"""
+_AGENT = """\
+[providers.{provider}]
+kind = "openai-compatible"
+base_url = "{url}"
+api_key_file = "{key}"
+[agents.{agent}]
 runner = "codex"
 provider = "{provider}"
-model = "{model}"
+model = "gpt-5.1-codex"
 """
 _COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens")
 
 
 def codex_config(url: str, key: Path) -> str:
     """Return settings in which Codex is the default agent and asks the model at `url` with the credential in `key`."""
-    return _CONFIG.format(program=binary("codex"), provider=PROVIDER, url=url, key=key, model=MODEL)
+    return _PROGRAM.format(program=binary("codex")) + codex_agent("codex", PROVIDER, url, key)
+
+
+def codex_agent(agent: str, provider: str, url: str, key: Path) -> str:
+    """Return the settings of an agent and its provider; a line that follows is one of the agent."""
+    return _AGENT.format(agent=agent, provider=provider, url=url, key=key)
 
 
 def run(service: Service, prompt: str, **fields: Any) -> dict[str, Any]:

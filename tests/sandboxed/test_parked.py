@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.sandboxed.codex_services import codex_agent, codex_config
 from tests.sandboxed.conftest import FILES
 from tests.service_fixtures import make_repository
 
@@ -19,13 +20,14 @@ from steadyhand.testing.cli import DUMMY_API_KEY, SYSTEM_PATH, cli_path
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import ADMIN_KEY, wait_until
 
+AGENTS = ("claude", "codex")
 CONFIG = """\
 [providers.other]
 base_url = "{other}"
 [agents.elsewhere]
-workspace = "scratch"
 provider = "other"
 """
+SCRATCH = 'workspace = "scratch"\n'
 MIDWAY = "[[scenario:rate-limited-midway]] leave a mark"
 
 
@@ -82,12 +84,17 @@ class World:
 
 @pytest.fixture
 def world(request: pytest.FixtureRequest, reachable_tmp: Path) -> Iterator[World]:
+    agent, level = request.param
     root = Path(tempfile.mkdtemp(prefix="parked-", dir=reachable_tmp))
     root.chmod(0o755)
     make_repository(root / "workspace", FILES)
     with ScriptedModel() as model, ScriptedModel() as other:
-        config = root / "steadyhand.toml"
-        config.write_text(CONFIG.format(other=other.url))
+        config, key = root / "steadyhand.toml", root / "openai.key"
+        key.write_text("sk-of-codex")
+        text = CONFIG.format(other=other.url)
+        if agent == "codex":
+            text = codex_config(model.url, key) + codex_agent("elsewhere", "other", other.url, key)
+        config.write_text(text + SCRATCH)
         settings = load_settings(
             config,
             {"server.port": 0, "service.data_dir": str(root / "data"), "service.concurrency": 1},
@@ -97,17 +104,22 @@ def world(request: pytest.FixtureRequest, reachable_tmp: Path) -> Iterator[World
                 "ANTHROPIC_API_KEY": DUMMY_API_KEY,
                 "ANTHROPIC_BASE_URL": model.url,
                 "STEADYHAND_API_KEY": ADMIN_KEY,
-                "STEADYHAND_ISOLATION": request.param,
+                "STEADYHAND_ISOLATION": level,
                 "STEADYHAND_RUNNER__CLAUDE__PATH": str(cli_path()),
             },
         )
         yield World(settings, Clock(), model, str(root / "workspace"))
 
 
-# Each is parked in the same way at both levels.
-sealed_or_long = pytest.mark.parametrize(
-    "world", ["bwrap", pytest.param("none", marks=pytest.mark.long)], indirect=True
-)
+def worlds(*now: str) -> pytest.MarkDecorator:
+    """Return the agents at the levels as parameters: these sealed, and the others in the long run."""
+    # Each is parked in the same way at both levels.
+    cases = [
+        pytest.param((agent, level), marks=[] if agent in now and level == "bwrap" else [pytest.mark.long])
+        for level in ("bwrap", "none")
+        for agent in AGENTS
+    ]
+    return pytest.mark.parametrize("world", cases, ids="-".join, indirect=True)
 
 
 @pytest.fixture
@@ -116,7 +128,7 @@ def running(world: World) -> Iterator[Running]:
         yield running
 
 
-@sealed_or_long
+@worlds("claude", "codex")
 def test_a_job_that_meets_a_long_rate_limit_is_parked_and_finishes_when_it_may(running: Running) -> None:
     began = running.clock()
     job_id = running.submit(MIDWAY, workspace=running.workspace)
@@ -147,7 +159,7 @@ def test_a_job_that_meets_a_long_rate_limit_is_parked_and_finishes_when_it_may(r
     assert done["cost"]["source"] == "ledger"
 
 
-@sealed_or_long
+@worlds("claude")
 def test_a_parked_job_can_be_cancelled_and_leaves_nothing(running: Running) -> None:
     job_id = running.submit(MIDWAY, workspace=running.workspace)
     running.until_state(job_id, "parked")
@@ -161,8 +173,7 @@ def test_a_parked_job_can_be_cancelled_and_leaves_nothing(running: Running) -> N
 
 
 # blackbox/test_reattach.py has one that is still parked after a kill, and worker/test_recovery.py the rest of its wait.
-@pytest.mark.long
-@pytest.mark.parametrize("world", ["bwrap", "none"], indirect=True)
+@worlds()
 def test_a_parked_job_waits_on_over_a_restart_and_finishes_when_it_may(world: World) -> None:
     with world.running() as before:
         job_id = before.submit(MIDWAY, workspace=world.workspace)
