@@ -1,4 +1,4 @@
-"""A credential that the model's service rejects, with the real CLI: its run ends, others wait until it is good."""
+"""A credential that the model's service rejects, with each real agent: its run ends, others wait until it is good."""
 
 import asyncio
 import tempfile
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.sandboxed.codex_services import PROVIDER, codex_config
 from tests.sandboxed.test_parked import Clock, Running, World
 
 from steadyhand.config.settings import Settings, load_settings
@@ -21,8 +22,11 @@ GOOD, BAD = "sk-ant-good-credential-0123456789", "sk-ant-bad-credential-01234567
 
 
 def settings_of(root: Path, model: str, kind: str, isolation: str, port: int = 0) -> Settings:
-    config = root / "steadyhand.toml"
-    config.write_text(f'[providers.default]\n{kind}_file = "{root / "secret"}"\n')
+    config, secret = root / "steadyhand.toml", root / "secret"
+    if kind == "codex":
+        config.write_text(codex_config(model, secret))
+    else:
+        config.write_text(f'[providers.default]\n{kind}_file = "{secret}"\n')
     return load_settings(
         config,
         {"server.port": port, "service.data_dir": str(root / "data"), "service.concurrency": 2},
@@ -40,9 +44,11 @@ def settings_of(root: Path, model: str, kind: str, isolation: str, port: int = 0
 @pytest.fixture(
     params=[
         ("api_key", "bwrap"),
+        ("codex", "bwrap"),
         pytest.param(("oauth_token", "none"), marks=pytest.mark.long),
         pytest.param(("oauth_token", "bwrap"), marks=pytest.mark.long),
         pytest.param(("api_key", "none"), marks=pytest.mark.long),
+        pytest.param(("codex", "none"), marks=pytest.mark.long),
     ],
     ids="-".join,
 )
@@ -91,7 +97,8 @@ def test_a_wrong_credential_ends_one_run_and_the_jobs_that_wait_go_on_when_its_f
         assert (len(failed["runs"]), failed["cost"]["usd"]) == (1, "0.000000")
         assert asked(model) == 2
         assert readiness(running)["code"] == "credential_rejected"
-        assert "provider default" in readiness(running)["detail"]
+        named = PROVIDER if PROVIDER in world.settings.tables.providers else "default"
+        assert f"provider {named}" in readiness(running)["detail"]
         assert not doctor_check(world, running).ok
         # Nobody starts while the credential rests; then one job tries it, and waits on.
         waiting = [running.submit("hello", workspace="scratch") for _ in range(3)]
@@ -122,7 +129,7 @@ def test_a_wrong_credential_ends_one_run_and_the_jobs_that_wait_go_on_when_its_f
 
 # The file alone ends the wait above, and blackbox/test_reattach.py has a parked job over a start.
 @pytest.mark.long
-@pytest.mark.parametrize("world", [("api_key", "none")], ids="-".join, indirect=True)
+@pytest.mark.parametrize("world", [("api_key", "none"), ("codex", "bwrap")], ids="-".join, indirect=True)
 def test_a_start_with_a_new_credential_ends_the_wait_at_once(world: World) -> None:
     with world.running() as running:
         running.until_state(running.submit("hello", workspace="scratch"), "failed")
