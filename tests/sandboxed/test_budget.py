@@ -1,10 +1,11 @@
-"""A budget is a wall: with the real CLI, whatever it believes itself."""
+"""A budget is a wall: with each real agent, whatever it believes itself."""
 
 import sqlite3
 from pathlib import Path
 
 import httpx2
 import pytest
+from tests.sandboxed.codex_services import codex_config, counted, usage
 
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
@@ -14,6 +15,10 @@ from steadyhand.testing.shell import python_command, shell_prompt
 TURNS = 50
 A_TURN_MICROS = 6_000
 """1,000 tokens in and 1,000 out of a model that costs 1 and 5 dollars a million."""
+BUDGET_CALLS = 10
+SECONDS_TO_END = 10
+"""Within which a run ends after the call that spent its budget."""
+AGENT_MODELS = {"claude": "claude-haiku-4-5", "codex": "gpt-5.1-codex"}
 SCENARIO = """\
 description = "Fifty turns, each with a tool call, that cost the same."
 [[turn]]
@@ -34,9 +39,16 @@ output = "5"
 """
 
 
-@pytest.mark.parametrize("isolation", ["bwrap", pytest.param("none", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("agent", "isolation"),
+    [
+        pytest.param(agent, level, marks=[pytest.mark.long] if level == "none" else [])
+        for level in ("bwrap", "none")
+        for agent in AGENT_MODELS
+    ],
+)
 def test_a_job_of_50_turns_with_a_budget_of_ten_stops_within_one_of_it(
-    make_service: MakeService, reachable_tmp: Path, isolation: str
+    make_service: MakeService, reachable_tmp: Path, agent: str, isolation: str
 ) -> None:
     turn = SCENARIO.partition("\n")[2]
     scenario = reachable_tmp / "fifty.toml"
@@ -44,19 +56,27 @@ def test_a_job_of_50_turns_with_a_budget_of_ten_stops_within_one_of_it(
     with ScriptedModel(scenario) as model:
         service = make_service(
             claude=cli_path(), model=model.url, config=CONFIG, env={"STEADYHAND_ISOLATION": isolation}
-        ).start()
-        job = service.wait_until_ended(
-            service.submit("go on", model="claude-haiku-4-5", budget_usd=10 * A_TURN_MICROS / 1e6)["id"], 120
         )
+        if agent == "codex":
+            key = service.root / "openai.key"
+            key.write_text("sk-of-codex", encoding="utf-8")
+            service.config_path.write_text(codex_config(model.url, key), encoding="utf-8")
+        service.start()
+        asked = {"agent": agent, "model": AGENT_MODELS[agent]}
+        job_id = service.submit("go on", budget_usd=BUDGET_CALLS * A_TURN_MICROS / 1e6, **asked)["id"]
+        wait_until(lambda: model.calls >= BUDGET_CALLS, 120)
+        job = service.wait_until_ended(job_id, SECONDS_TO_END)
         assert (job["state"], job["outcome"]["type"]) == ("failed", "budget"), (job, service.log[-2000:])
         assert "The budget of this job (0.06 USD) is spent." in job["outcome"]["detail"]
-        assert 10 <= model.calls <= 11, model.calls
+        assert BUDGET_CALLS <= model.calls <= BUDGET_CALLS + 1, model.calls
         # What it did until then was harvested; it may go on with a higher budget, which is a wall again.
-        resumed = service.client.post(f"/v1/jobs/{job['id']}/resume", json={"budget_usd": 0.12})
+        resumed = service.client.post(f"/v1/jobs/{job_id}/resume", json={"budget_usd": 0.12})
         assert resumed.status_code == 202, resumed.text
-        job = service.wait_until_ended(job["id"], 120)
+        wait_until(lambda: model.calls >= 2 * BUDGET_CALLS, 120)
+        job = service.wait_until_ended(job_id, SECONDS_TO_END)
         assert job["outcome"]["type"] == "budget"
-        assert 20 <= model.calls <= 22, model.calls
+        assert 2 * BUDGET_CALLS <= model.calls <= 2 * BUDGET_CALLS + 2, model.calls
+        assert usage(job) == counted(model)
 
 
 # gateway/money/test_spending.py and control/test_control.py have both rules, and the test above a resume.
