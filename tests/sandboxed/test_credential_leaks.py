@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.sandboxed.codex_services import codex_config
 from tests.sandboxed.host_inspection import folder_contents
 
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.request import ModelRequest
 from steadyhand.testing.service import ADMIN_KEY, CLASSIC_KEY, MakeService, Service
 from steadyhand.testing.shell import python_command, shell_prompt
 
@@ -94,6 +96,11 @@ def everything_told(service: Service, job_id: str) -> str:
     return "\n".join(told)
 
 
+def secret_of(call: ModelRequest) -> str:
+    """Give the credential that a call came with."""
+    return call.headers.get("x-api-key") or call.headers.get("authorization", "").removeprefix("Bearer ")
+
+
 @pytest.fixture
 def workspace_of(service: tuple[Service, str]) -> str:
     return str(service[0].root / "workspace")
@@ -110,8 +117,7 @@ def test_the_model_sees_the_key_on_every_call_and_the_agent_never(
     calls = [*model.requests, *model.side_requests, *model.other_requests]
     assert len(calls) == 3
     for call in calls:
-        sent = call.headers.get("x-api-key") or call.headers.get("authorization", "").removeprefix("Bearer ")
-        assert sent == key
+        assert secret_of(call) == key
     told = everything_told(made, job["id"])
     assert key not in told
     assert "[redacted]" not in told  # nor was there anything to take out
@@ -150,30 +156,40 @@ text = "It is {{last_result}}."
 """
 
 
+NOWHERE = ("", "nowhere")
+THERE = ("echo sk-ant-can''ary > ~/there.txt; ", "there.txt")
+
+
 # test_changes_under_waiting_processes.py has the key on the calls of the real CLI, and the tests above the searches.
-@pytest.mark.long
 @pytest.mark.parametrize(
-    ("before", "found"),
+    ("agent", "before", "found"),
     [
-        ("", "It is nowhere."),
-        ("echo sk-ant-can''ary > ~/there.txt; ", "there.txt"),
+        pytest.param("claude", *NOWHERE, marks=pytest.mark.long),
+        pytest.param("claude", *THERE, marks=pytest.mark.long),
+        ("codex", *NOWHERE),
+        ("codex", *THERE),
     ],
 )
-def test_with_the_real_cli_the_key_is_on_the_calls_and_nowhere_that_its_tools_can_look(
-    make_service: MakeService, reachable_tmp: Path, before: str, found: str
+def test_with_a_real_agent_the_key_is_on_the_calls_and_nowhere_that_its_tools_can_look(
+    make_service: MakeService, reachable_tmp: Path, agent: str, before: str, found: str
 ) -> None:
     scenario = reachable_tmp / "looking.toml"
     scenario.write_text(LOOKING.format(look=json.dumps(before + python_command(LOOK))), encoding="utf-8")
     with ScriptedModel(scenario) as model:
-        made = make_service(claude=cli_path(), model=model.url, env={"ANTHROPIC_API_KEY": KEY}).start()
+        made = make_service(claude=cli_path(), model=model.url, env={"ANTHROPIC_API_KEY": KEY})
+        if agent == "codex":
+            key = made.root / "openai.key"
+            key.write_text(KEY, encoding="utf-8")
+            made.config_path.write_text(codex_config(model.url, key), encoding="utf-8")
+        made.start()
         job = made.wait_until_ended(
-            made.submit("look around", workspace=str(made.root / "workspace"))["id"], 90
+            made.submit("look around", workspace=str(made.root / "workspace"), agent=agent)["id"], 90
         )
         assert job["state"] == "completed", (job["error"], made.log[-3000:])
         assert found in job["answer"]
         assert len(model.requests) == 2
         calls = [*model.requests, *model.side_requests, *model.other_requests]
-        assert {call.headers.get("x-api-key") for call in calls} == {KEY}
+        assert {secret_of(call) for call in calls} == {KEY}
         told = everything_told(made, job["id"])
         assert KEY not in told
         assert "[redacted]" not in told
