@@ -10,7 +10,7 @@ from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import SpawnError
 from steadyhand.job import JobSpec, Turn
 from steadyhand.ports import Checkout, JobPaths, RunSpec
-from steadyhand.runner.codex.codex_prompt import codex_prompt
+from steadyhand.runner.codex.codex_prompt import MAX_CHARACTERS, codex_prompt
 from steadyhand.testing.contracts.samples import make_job
 
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
@@ -39,6 +39,17 @@ def test_earlier_turns_stand_before_the_prompt_unless_its_thread_has_them() -> N
 def test_an_empty_prompt_is_refused(prompt: str) -> None:
     with pytest.raises(SpawnError, match="empty"):
         codex_prompt(spec_of(prompt), resumed=False)
+
+
+def test_a_prompt_that_is_too_long_with_its_earlier_turns_is_refused() -> None:
+    prompt = "é" * MAX_CHARACTERS
+    assert codex_prompt(spec_of(prompt), resumed=False) == prompt
+    longer = spec_of(prompt, history=(Turn("user", "Who?"),))
+    with pytest.raises(SpawnError, match="1048576 characters"):
+        codex_prompt(longer, resumed=False)
+    assert codex_prompt(longer, resumed=True) == prompt
+    with pytest.raises(SpawnError, match="1048576 characters"):
+        codex_prompt(spec_of(prompt + "."), resumed=True)
 
 
 def test_an_image_is_refused() -> None:

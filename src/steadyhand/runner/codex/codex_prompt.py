@@ -7,16 +7,23 @@ from steadyhand.errors import SpawnError
 from steadyhand.ports import RunSpec
 from steadyhand.runner.process.run_loop import prompt_for
 
+MAX_CHARACTERS = 1 << 20
+"""The characters that Codex takes; with more it asks no model (tried with 0.171.0)."""
 _SPEAKERS = {"user": "User", "assistant": "Assistant"}
 
 
 def codex_prompt(spec: RunSpec, *, resumed: bool) -> str:
-    """Return the text of the prompt. Raise `SpawnError` if it is empty, or is more than text."""
+    """Return the text of the prompt. Raise `SpawnError` if it is empty, too long, or more than text."""
     prompt = prompt_for(spec, resumed=resumed)
     if not prompt.strip():
         raise SpawnError("The prompt is empty.", retryable=False)  # Codex would ask the model all the same
-    if resumed:
-        return prompt
+    text = prompt if resumed else _with_history(spec, prompt)
+    if len(text) > MAX_CHARACTERS:
+        raise SpawnError(f"Codex takes prompts of at most {MAX_CHARACTERS} characters.", retryable=False)
+    return text
+
+
+def _with_history(spec: RunSpec, prompt: str) -> str:
     _text(spec.job.spec.content)
     turns = [f"{_SPEAKERS[turn.role]}: {_text(turn.content)}" for turn in spec.job.spec.history]
     if not turns:
