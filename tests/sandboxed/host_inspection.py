@@ -1,6 +1,7 @@
 """What the attacks on a sealed service share: a look at what is alive and at what is left outside."""
 
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,22 @@ def run_commands(service: Service, *commands: str, more: str = "", **fields: Any
 
 
 def live_agent_processes(service: Service) -> dict[int, str]:
-    """Give every process, zombies apart, that has a uid of this service's agents: its pid and its name.
+    """Give every process, zombies apart, that has a uid of this service's agents: its pid and its name."""
+    return {
+        pid: status.partition("\n")[0].removeprefix("Name:\t") for pid, status, _ in _agent_statuses(service)
+    }
+
+
+def live_agent_users(service: Service) -> set[int]:
+    """Give the users of these processes: each slot has one."""
+    return {uid for _, _, uid in _agent_statuses(service)}
+
+
+def _agent_statuses(service: Service) -> Iterator[tuple[int, str, int]]:
+    """Give the pid, the status and the user of each.
 
     By the uids in `status`: the owner of the folder in /proc is root's for what cannot be dumped.
     """
-    found = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -36,9 +48,10 @@ def live_agent_processes(service: Service) -> dict[int, str]:
         uids = _UIDS.search(status)
         if uids is None or "\nState:\tZ" in status:
             continue
-        if any(service.uid_base <= int(uid) < service.uid_base + UIDS_PER_SERVICE for uid in uids.groups()):
-            found[int(folder.name)] = status.partition("\n")[0].removeprefix("Name:\t")
-    return found
+        for uid in map(int, uids.groups()):
+            if service.uid_base <= uid < service.uid_base + UIDS_PER_SERVICE:
+                yield int(folder.name), status, uid
+                break
 
 
 def service_children(service: Service) -> list[int]:

@@ -89,15 +89,23 @@ def test_a_turn_goes_on_in_the_thread_with_a_usage_of_its_own(codex: tuple[Servi
 
 
 @pytest.mark.parametrize(
-    ("scenario", "outcome"),
-    [("no-such-model", "model_error"), ("server-error", "model_error"), ("no-credit", "budget")],
+    ("scenario", "outcome", "retryable"),
+    [
+        ("no-such-model", "model_error", False),
+        ("server-error", "model_error", True),
+        ("no-credit", "budget", False),
+    ],
 )
-def test_a_failure_is_judged_by_the_answer_of_the_model(
-    codex: tuple[Service, ScriptedModel], scenario: str, outcome: str
+def test_a_failure_is_judged_by_the_answer_of_the_model_which_is_asked_once(
+    codex: tuple[Service, ScriptedModel], scenario: str, outcome: str, *, retryable: bool
 ) -> None:
-    service, _ = codex
+    service, model = codex
+    model.clear()
     job = run(service, f"[[scenario:{scenario}]]")
     assert (job["state"], job["outcome"]["type"]) == ("failed", outcome), job
+    assert job["error"]["retryable"] is retryable
+    assert model.calls == 1
+    assert (job["cost"]["usd"], usage(job)) == ("0.000000", counted(model))
 
 
 def test_a_spent_budget_ends_the_run_within_one_call(codex: tuple[Service, ScriptedModel]) -> None:
