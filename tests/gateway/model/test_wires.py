@@ -250,6 +250,41 @@ def test_a_short_wait_is_taken_here(world_dir: Path, case: WireCase, first: byte
     asyncio.run(main())
 
 
+def gemini_busy(seconds: str) -> bytes:
+    """Return an answer of Gemini that names the wait in its body alone."""
+    info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": seconds}
+    error = {"code": 429, "message": "busy", "status": "RESOURCE_EXHAUSTED", "details": [info]}
+    body = json.dumps({"error": error}).encode()
+    return b"HTTP/1.1 429 Busy\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+
+@pytest.mark.parametrize(("seconds", "least"), [("4s", 4), ("2.5s", 2.5)])
+def test_a_wait_that_gemini_names_in_its_error_is_taken_here(
+    world_dir: Path, seconds: str, least: float
+) -> None:
+    test_a_short_wait_is_taken_here(world_dir, GEMINI, gemini_busy(seconds), least)
+
+
+def test_a_long_wait_in_an_error_of_gemini_parks_the_run(world_dir: Path) -> None:
+    test_a_long_wait_parks_the_run_and_ends_its_agent(world_dir, GEMINI, gemini_busy("361s"))
+
+
+def test_an_error_of_gemini_without_a_wait_that_may_not_be_repeated_is_passed_on_whole(
+    world_dir: Path,
+) -> None:
+    head, _, body = gemini_busy("soon").partition(b"\r\n\r\n")
+    refused = head + b"\r\nx-should-retry: false\r\n\r\n" + body
+
+    async def main() -> None:
+        async with Answers(refused) as model:
+            provider = GEMINI.provider(model.url)
+            async with open_gateway(world_dir, provider=provider) as way, way.client() as client:
+                answer = await client.post(GEMINI.path, json=GEMINI.ask)
+        assert (answer.status_code, answer.content) == (429, body)
+
+    asyncio.run(main())
+
+
 @each_wire
 @pytest.mark.parametrize(
     "first",

@@ -209,12 +209,21 @@ class UpstreamResponse:
         return data
 
     async def read_up_to(self, max_bytes: int) -> bytes:
-        """Return the first `most` bytes of the body, or all of it if it is shorter."""
+        """Return the first bytes of the body, or all of it if it is shorter."""
+        return (await self._read(max_bytes))[:max_bytes]
+
+    async def peek(self, max_bytes: int) -> bytes:
+        """Return the same, for a body that may be passed on: `next_chunk` returns all of it again."""
+        data = await self._read(max_bytes)
+        self._connection.put_back(data)
+        return data[:max_bytes]
+
+    async def _read(self, least: int) -> bytes:
         data = b""
         with contextlib.suppress(UpstreamError):
-            while len(data) < max_bytes and (chunk := await self.next_chunk()):
+            while len(data) < least and (chunk := await self.next_chunk()):
                 data += chunk
-        return data[:max_bytes]
+        return data
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -297,6 +306,12 @@ class UpstreamConnection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
         return data
+
+    def put_back(self, data: bytes) -> None:
+        """Let the next read return data again that was read."""
+        if data:
+            self._chunks.appendleft(data)
+            self._buffered_bytes += len(data)
 
     async def wait_data(self) -> None:
         """Wait until more of the body has come. Raises `Unreachable` when none will."""

@@ -25,6 +25,8 @@ _DURATION = re.compile(
     r"(?:([0-9]{1,4})d)?(?:([0-9]{1,5})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,8}(?:\.[0-9]{1,9})?)(ms|s))?"
 )
 _OPENAI_LIMITS = (b"requests", b"tokens")
+_RETRY_DELAY = re.compile(rb'"retryDelay"\s*:\s*"([0-9]{1,8}(?:\.[0-9]{1,9})?)s"')
+"""The wait in an error of Google's services, which have no header for it (`google.rpc.RetryInfo`)."""
 
 RateLimitKey = tuple[str, str]
 Headers = Iterable[tuple[bytes, bytes]]
@@ -134,14 +136,17 @@ class ProviderRateLimits:
             callback()
 
     def decide(
-        self, status: int, headers: Headers, retries: int, waited: float
+        self, status: int, headers: Headers, retries: int, waited: float, error_body: bytes = b""
     ) -> RetryAfter | Blocked | None:
         """Return the reaction to a response: repeat after a pause, block the credential, or None to pass it on.
 
-        `tries` is the number of repeats of this call so far; `waited` is the number of seconds it has waited.
+        `retries` is the number of repeats of this call so far; `waited` is the number of seconds it has waited.
+        `error_body` is the begin of an error, which names the wait at some services.
         """
         by_name = {name: value.decode("latin-1").strip() for name, value in headers}
         requested = _retry_after_seconds(by_name, self.clock())
+        if requested is None and (delay_in_body := _RETRY_DELAY.search(error_body)) is not None:
+            requested = _clamp(float(delay_in_body[1]))
         if status not in (RATE_LIMITED, _OVERLOADED) and not (
             status == _UNAVAILABLE and requested is not None
         ):

@@ -34,7 +34,12 @@ from steadyhand.gateway.model.http_client import (
 )
 from steadyhand.gateway.model.metered_requests import metered_body
 from steadyhand.gateway.model.metered_run import MeteredRun, OpenCall
-from steadyhand.gateway.model.provider_rate_limits import Blocked, ProviderRateLimits, RetryAfter
+from steadyhand.gateway.model.provider_rate_limits import (
+    RATE_LIMITED,
+    Blocked,
+    ProviderRateLimits,
+    RetryAfter,
+)
 from steadyhand.gateway.model.providers import Provider, Route
 from steadyhand.gateway.model.rejected_credentials import UNAUTHORIZED, Refusal, RejectedCredentials
 from steadyhand.gateway.model.request_body import (
@@ -284,7 +289,12 @@ class ReverseProxy:
                     if await self._is_repeatable_401(response, run, secret, can_repeat=can_repeat):
                         is_last_401 = True
                         continue
-                decision = self._rate_limits.decide(response.status, response.headers, retries, waited)
+                error_body = b""
+                if response.status == RATE_LIMITED and provider.kind == "gemini":
+                    error_body = await response.peek(_ERROR_BODY_BYTES)
+                decision = self._rate_limits.decide(
+                    response.status, response.headers, retries, waited, error_body
+                )
                 can_retry = isinstance(decision, RetryAfter) and (not request.has_body or body.replayable)
                 if decision is None or not (can_retry or isinstance(decision, Blocked)):
                     await self._stream_response(response, request.route, send, call)
