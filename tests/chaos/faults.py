@@ -22,7 +22,7 @@ _FIRST_FAULTS = 20
 _TURN_SECONDS = 0.1
 _RESTART_SECONDS = 60.0
 _RESTART_PAUSE_SECONDS = 1.0
-_NO_DATABASE = "The database cannot be opened"
+_NO_DATABASE = ("The database cannot be opened", "the database cannot be reached")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def _restart(service: Service) -> None:
         try:
             service.restart()
         except RuntimeError as error:
-            if _NO_DATABASE not in str(error) or time.monotonic() > give_up_at:
+            if not any(text in str(error) for text in _NO_DATABASE) or time.monotonic() > give_up_at:
                 raise
             time.sleep(_RESTART_PAUSE_SECONDS)
         else:

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from steadyhand.errors import RetryLater, StoreError
-from steadyhand.job import Run, State
+from steadyhand.job import Job, Run, State
 from steadyhand.outcome import StopReason
 from steadyhand.ports import AddResult, Claim, IdempotencyKey, JobFilter
 from steadyhand.queue.procrastinate.cluster_queue import ProcrastinateQueue
@@ -38,11 +38,12 @@ class Cluster:
     limits: Mapping[str, int] = field(default_factory=dict)
     queued_limits: Mapping[str, int] = field(default_factory=dict)
     max_queued: int = 100
-    lost: list[str] = field(default_factory=list)
+    lost: list[tuple[str, int]] = field(default_factory=list)
+    """The jobs whose nodes died, each with the number of its newest run then."""
 
     def queue(self, node: str, *, capacity: int = 1, timing: LeaseTiming | None = None) -> ProcrastinateQueue:
-        async def on_lost(job_id: str) -> None:
-            self.lost.append(job_id)
+        async def on_lost(job_id: str, job_run: int) -> None:
+            self.lost.append((job_id, job_run))
 
         return ProcrastinateQueue(
             self.url,
@@ -76,6 +77,11 @@ async def claimed_after(queue: ProcrastinateQueue, added: AddResult) -> Claim:
     """Claim the job that was just added."""
     assert queue.position(added.job.id) == 1
     return await claimed(queue)
+
+
+def begun(job: Job) -> Job:
+    """Return a job whose first run has begun."""
+    return replace(job, state=State.RUNNING, runs=(Run(1, State.RUNNING),))
 
 
 async def becomes(is_true: Callable[[], bool]) -> None:
@@ -260,7 +266,7 @@ class TestManyNodes:
                 earlier = await claimed(lost)
                 lost._keeper.stop_writing()
                 async with judge.opened():
-                    await becomes(lambda: cluster.lost == [job.id] and not judge.holds(job.id))
+                    await becomes(lambda: cluster.lost == [(job.id, 0)] and not judge.holds(job.id))
                     await judge.requeue(job)
                     later = await claimed(judge)
                     await becomes(lambda: earlier.stop.reason is StopReason.SHUTDOWN)
@@ -297,13 +303,14 @@ class TestManyNodes:
                 await stack.enter_async_context(dead.opened())
                 held = (await dead.enqueue(make_job(api_key_id="k_small"), accepted_draft())).job
                 claim = await claimed(dead)
+                await cluster.store.update_job(held.id, frozenset({State.QUEUED}), begun)
                 dead._keeper.stop_writing()  # as if the process were stopped by SIGSTOP
                 judge, other = cluster.queue("judge", timing=SHORT), cluster.queue("other", timing=SHORT)
                 await stack.enter_async_context(judge.opened())
                 await stack.enter_async_context(other.opened())
                 following = (await judge.enqueue(make_job(api_key_id="k_small"), accepted_draft())).job
                 assert (await claimed(judge)).job == following
-                assert cluster.lost == [held.id]
+                assert cluster.lost == [(held.id, 1)]
                 await dead.release(claim)  # what it says now changes nothing
                 assert judge.position(following.id) is None
                 assert await self.states() == [("running", "judge")]
@@ -338,7 +345,7 @@ class TestManyNodes:
                     process.kill()
                     await process.wait()
                 assert (await claimed(queue)).job == following
-                assert cluster.lost == [held.id]
+                assert cluster.lost == [(held.id, 0)]
 
     @async_test
     async def test_a_node_that_starts_again_under_its_name_ends_what_it_held_at_once(self) -> None:
@@ -349,7 +356,7 @@ class TestManyNodes:
                 await connection.execute("UPDATE queue_places SET state = 'running', node = 'one', run = 7")
             async with cluster.nodes("one") as (one,):
                 await one.recovered()
-                assert cluster.lost == [held.id]
+                assert cluster.lost == [(held.id, 0)]
                 assert await self.states() == []
 
     @async_test

@@ -61,7 +61,7 @@ def create_queue(
     info: NodeInfo,
     get_figures: Callable[[], NodeFigures],
     on_accepted: Callable[[Job], None],
-    on_lost: Callable[[str], Awaitable[None]],
+    on_lost: Callable[[str, int], Awaitable[None]],
 ) -> Queue:
     """Return the queue of a service. `on_lost` ends the run of a job whose node died.
 

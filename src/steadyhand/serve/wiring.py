@@ -228,8 +228,8 @@ def build_service(
         active = (catalog.agent(other.agent) for other in queue.active_jobs())
         return gateway is None or gateway.may_start(catalog.agent(job.agent), active)
 
-    async def end_lost_run(job_id: str) -> None:
-        await worker.end_lost_run(job_id)
+    async def end_lost_run(job_id: str, job_run: int) -> None:
+        await worker.end_lost_run(job_id, job_run)
 
     info = node_info(settings, role)
 

@@ -24,13 +24,18 @@ class LostRuns:
         self._queue = deps.queue
         self._log = structlog.get_logger("steadyhand.worker")
 
-    async def end_run(self, job_id: str) -> None:
+    async def end_run(self, job_id: str, job_run: int) -> None:
         """End the run of a job whose node died. Its claim is taken from that node, which may still believe in it.
 
-        The job then follows its `on_interrupt`. If the run had not begun, the job waits again.
+        `job_run` is the number of the newest run then. A later one is of another node: this one may have been frozen
+        before it came to this, and others have ended the lost run in its place. The job then follows its
+        `on_interrupt`. If the run had not begun, the job waits again.
         """
         job = await self._store.get(job_id)
         if job is None:
+            return
+        if job.run != job_run:
+            self._log.info("job.moved_elsewhere", job=job_id)
             return
         try:
             if job.state is State.QUEUED:

@@ -60,9 +60,9 @@ class Worker:
         """Recover after a stop or a crash: end unfinished runs as `interrupted` and fill the queue."""
         await self._recovery.recover_all()
 
-    async def end_lost_run(self, job_id: str) -> None:
-        """End the run of a job whose node died, on this one; the job then follows its `on_interrupt`."""
-        await self._lost_runs.end_run(job_id)
+    async def end_lost_run(self, job_id: str, job_run: int) -> None:
+        """End the run `job_run` of a job whose node died, on this one; the job then follows its `on_interrupt`."""
+        await self._lost_runs.end_run(job_id, job_run)
 
     # --- operation -------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ class ProcrastinateQueue:
         get_figures: Callable[[], NodeFigures] | None = None,
         on_accepted: Callable[[Job], None] = lambda _: None,
         timing: LeaseTiming = LeaseTiming(),  # noqa: B008  # it is frozen
-        on_lost: Callable[[str], Awaitable[None]] = ignore_lost,
+        on_lost: Callable[[str, int], Awaitable[None]] = ignore_lost,
     ) -> None:
         self._store = store
         self._node = node

@@ -13,7 +13,7 @@ from steadyhand.queue.procrastinate.place import Place
 from steadyhand.queue.procrastinate.places import PlacesTransaction
 
 
-async def ignore_lost(_: str) -> None:
+async def ignore_lost(_job_id: str, _job_run: int) -> None:
     """Do nothing for a job whose node died."""
 
 

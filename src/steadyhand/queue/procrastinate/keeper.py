@@ -18,7 +18,7 @@ from steadyhand.queue.procrastinate.engine import Connection, ProcrastinateEngin
 from steadyhand.queue.procrastinate.handed_runs import end_run
 from steadyhand.queue.procrastinate.lease import CUT_OFF_SECONDS, DEAD_SECONDS, WRITE_SECONDS, Lease
 from steadyhand.queue.procrastinate.node_rows import write_heartbeat
-from steadyhand.queue.procrastinate.place import Place, PlaceState
+from steadyhand.queue.procrastinate.place import LostRun, PlaceState
 from steadyhand.queue.procrastinate.places import PlacesTransaction
 from steadyhand.queue.procrastinate.places_copy import PlacesCopy
 from steadyhand.queue.procrastinate.turns import Turns, connect
@@ -56,8 +56,8 @@ async def _take_back(job_id: str, run: int, turn: PlacesTransaction) -> None:
 class Keeper:
     """Keeps the lease of a node and its copy of the places.
 
-    `on_lost` is awaited for each job whose node died, before its place is free again, and again later if it raises;
-    `on_cut_off` is called while others may take this node for dead.
+    `on_lost` is awaited for each job whose node died and the number of its newest run then, before its place is free
+    again, and again later if it raises; `on_cut_off` is called while others may take this node for dead.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Keeper:
         info: NodeInfo,
         get_figures: Callable[[], NodeFigures],
         timing: LeaseTiming,
-        on_lost: Callable[[str], Awaitable[None]],
+        on_lost: Callable[[str, int], Awaitable[None]],
         on_cut_off: Callable[[], None],
     ) -> None:
         self._url = url
@@ -91,7 +91,7 @@ class Keeper:
         self._is_out = False
         self._reap_due = asyncio.Event()
         self._places_changed = asyncio.Event()
-        self._lost: list[Place] = []
+        self._lost: list[LostRun] = []
         self.capacity_elsewhere = 0
         """The slots of the other nodes, as of the last lease."""
         self._log = structlog.get_logger("steadyhand.queue")
@@ -200,21 +200,21 @@ class Keeper:
                 self._note_lost(await self._turns.submit(lambda turn: turn.reap(self._node)))
             await self._end_lost()
 
-    def _note_lost(self, lost: Sequence[Place]) -> None:
-        for place in lost:
-            self._log.warning("queue.run_lost", job_id=place.job_id, node=place.node, run=place.run)
+    def _note_lost(self, lost: Sequence[LostRun]) -> None:
+        for each in lost:
+            self._log.warning("queue.run_lost", job_id=each.job_id, node=each.node, run=each.run)
         self._lost += lost
 
     async def _end_lost(self) -> None:
         """End what is lost; an end that fails is tried again later, and its place stays until then."""
         lost, self._lost = self._lost, []
-        for place in lost:
+        for each in lost:
             try:
-                await self._on_lost(place.job_id)
-                await self._turns.submit(partial(end_run, place.job_id, place.run))
+                await self._on_lost(each.job_id, each.job_run)
+                await self._turns.submit(partial(end_run, each.job_id, each.run))
             except SteadyhandError as error:
-                self._log.warning("queue.lost_run_not_ended", job_id=place.job_id, error=error.detail)
-                self._lost.append(place)
+                self._log.warning("queue.lost_run_not_ended", job_id=each.job_id, error=error.detail)
+                self._lost.append(each)
 
     # --- the changes of others -------------------------------------------------------------
 

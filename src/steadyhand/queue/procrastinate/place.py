@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 SortKey = tuple[int, int, int, str]
 """The order of jobs: those that go on, then the higher priority, then the earlier acceptance; the id is unique."""
@@ -70,3 +71,14 @@ class Place:
         if self.expires_in_seconds is None:
             return False
         return (now - self.queued_at).total_seconds() > self.expires_in_seconds
+
+
+class LostRun(NamedTuple):
+    """A claim that was taken from a dead node, to end its run."""
+
+    job_id: str
+    node: str | None
+    run: int
+    """The number of its place; see `Place.run`."""
+    job_run: int
+    """The number of the job's newest run when the claim was taken: later ones are of others. 0 is none."""

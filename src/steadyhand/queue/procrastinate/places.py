@@ -14,7 +14,7 @@ from psycopg.rows import kwargs_row
 
 from steadyhand.queue.procrastinate.engine import Connection
 from steadyhand.queue.procrastinate.lease import DEAD_SECONDS
-from steadyhand.queue.procrastinate.place import Place, PlaceState
+from steadyhand.queue.procrastinate.place import LostRun, Place, PlaceState
 
 CancelResult = Literal["withdrawn", "stopping", "unknown"]
 
@@ -98,6 +98,8 @@ _WANT: LiteralString = f"""WITH said AS (
 """Says how many runs a node wants beside those that nobody has claimed yet, and finds those chosen beyond that."""
 _ANNOUNCE: LiteralString = """WITH changed AS (UPDATE queue_turn SET change = %s, run = %s)
     SELECT pg_notify(%s, %s)"""
+_JOB_RUNS: LiteralString = """SELECT jobs.id, max(runs.number) AS number
+    FROM jobs JOIN runs ON runs.job = jobs.sequence WHERE jobs.id = ANY(%s) GROUP BY jobs.id"""
 _LISTS = ("labels", "not_on_nodes")
 _WANTING: LiteralString = """SELECT node, labels, wanted - (SELECT count(*) FROM queue_places AS place
         WHERE place.node = queue_nodes.node AND place.state = 'ready') AS missing
@@ -318,7 +320,7 @@ class PlacesTransaction:
             (node, node),
         )
 
-    async def reap(self, judge: str) -> Sequence[Place]:
+    async def reap(self, judge: str) -> Sequence[LostRun]:
         """Move the claims of dead nodes to `judge`, which ends their runs, and return them. What was only chosen waits.
 
         The age of a lease counts from the start of the database's server if that is later: its outage kills nobody.
@@ -337,7 +339,7 @@ class PlacesTransaction:
 
     async def take_over(
         self, nodes: Sequence[str], judge: str, *, spared: Collection[str] = ()
-    ) -> Sequence[Place]:
+    ) -> Sequence[LostRun]:
         """Move the claims of nodes to `judge` and return them; a job that was only chosen for one waits again.
 
         Those of jobs that are `spared` stay as they are.
@@ -354,7 +356,15 @@ class PlacesTransaction:
                 place.job_id, "state = 'lost', node = %s, engine_job = NULL, resuming = false", judge
             )
             lost.append(place)
-        return lost
+        numbers = await self._read_job_runs([place.job_id for place in lost])
+        return [LostRun(each.job_id, each.node, each.run, numbers.get(each.job_id, 0)) for each in lost]
+
+    async def _read_job_runs(self, job_ids: Sequence[str]) -> Mapping[str, int]:
+        """Return the numbers of the newest runs of jobs whose claims were taken: no other begins before their end."""
+        if not job_ids:
+            return {}
+        cursor = await self.connection.execute(_JOB_RUNS, (list(job_ids),))
+        return {str(row["id"]): int(row["number"]) for row in await cursor.fetchall()}
 
     async def choose(
         self, limit_of: Callable[[str], int | None], can_start: Callable[[str], Awaitable[bool]]
