@@ -3,12 +3,14 @@
 Real ones are in test_sandboxed_run.py.
 """
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 
 from steadyhand.ports import ResourceLimits
+from steadyhand.runner.process import cgroups
 from steadyhand.runner.process.cgroups import (
     Cgroups,
     cgroup_name,
@@ -129,7 +131,9 @@ def undelegated_group(root: Path) -> tuple[Path, tuple[str, str]]:
     """Make a group that is this process's alone, where no group with limits can be made yet; with its tables."""
     group = folder(root / "unit")
     kernel_files(group, [os.getpid()])
-    (group / cgroup_name(os.getpid(), 0)).write_text("in the way of a group")
+    (group / cgroup_name(os.getpid(), cgroups.start_ticks(os.getpid()) or 0)).write_text(
+        "in the way of a group"
+    )
     return group, (mount("cgroup2", root), "0::/unit\n")
 
 
@@ -168,3 +172,19 @@ def test_what_holds_the_limits_is_said_in_a_sentence() -> None:
     )
     assert Cgroups().description.startswith("No control group holds memory or processes here")
     assert cgroup_name(12, 345) == f"steadyhand-12-345-{Path('/proc/self/ns/pid').stat().st_ino}"
+
+
+def test_the_sweep_of_another_service_leaves_the_group_of_a_trial_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups, "detect_cgroups", lambda: cgroups.Cgroups(kill=tmp_path))
+    swept: list[int] = []
+    write_text = Path.write_text
+
+    def sweep_and_write(path: Path, text: str) -> int:
+        swept.append(asyncio.run(cgroups.sweep_cgroups()))
+        return write_text(path, text)
+
+    monkeypatch.setattr(Path, "write_text", sweep_and_write)
+    assert cgroups._is_usable(tmp_path, "pids.max")
+    assert swept == [0]

@@ -227,7 +227,8 @@ def _mount_options(fields: str) -> Sequence[str]:
 
 def _is_usable(parent: Path, *files: str) -> bool:
     """Return True if a group below `parent` can be created and these files of it can be written."""
-    probe = parent / cgroup_name(os.getpid(), 0)
+    # The name of a group that is alive: the sweep of a service that starts at this moment would remove any other.
+    probe = parent / cgroup_name(os.getpid(), start_ticks(os.getpid()) or 0)
     try:
         probe.mkdir(exist_ok=True)
     except OSError:
