@@ -127,7 +127,7 @@ def test_the_same_events_come_as_pages_of_json(
 
 
 def test_text_is_told_live_without_a_number_and_adds_up_to_the_message(default_service: Service) -> None:
-    prompt = '[[standin: text="the whole answer comes in pieces" pace=30 chunk=4]]'
+    prompt = '[[standin: text="the whole answer comes in pieces" pace=30 chunk=1]]'
     job_id = default_service.submit(prompt)["id"]
     found = follow(default_service, job_id)
     live = [(ident, data) for ident, name, data in found if name == "text.delta"]

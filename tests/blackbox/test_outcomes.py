@@ -87,12 +87,12 @@ def test_a_job_that_the_service_died_under_says_error_with_one_line_of_why(
 
 
 def test_jobs_are_forgotten_with_all_that_was_kept_when_their_time_is_over(make_service: MakeService) -> None:
-    config = '[retention]\njobs = "1s"\n'
+    config = '[retention]\njobs = "5s"\n'
     service = make_service(config=config).start()
     job_id = service.run_job('[[standin: write="new.txt:new\n"]]', workspace="default")["id"]
     assert service.client.get(f"/v1/jobs/{job_id}/diff").status_code == 200
     ended = datetime.fromisoformat(service.get_job(job_id)["finished_at"])
-    wait_until(lambda: (datetime.now().astimezone() - ended).total_seconds() > 1)
+    wait_until(lambda: (datetime.now().astimezone() - ended).total_seconds() > 5)
     service.terminate()
     service.restart()  # which looks at once, and then now and again
     wait_until(lambda: service.client.get(f"/v1/jobs/{job_id}").status_code == 404)

@@ -394,7 +394,7 @@ def test_a_deadline_counts_on_over_a_kill(after_a_pause: Restarted) -> None:
     ended = {name: after_a_pause.service.wait_until_ended(each) for name, each in after_a_pause.jobs.items()}
     job = ended["late"]
     assert (job["state"], [run["number"] for run in job["runs"]]) == ("timeout", [1])
-    assert not after_a_pause.service.live_agent_pids()
+    wait_until(lambda: not after_a_pause.service.live_agent_pids(), 5)
 
 
 @pytest.mark.long  # of a process that had waited it is seen below

@@ -75,7 +75,7 @@ def test_a_background_response_goes_on_after_its_service_is_gone_and_gives_every
             assert follow(service, begun["id"], number) == whole[number + 1 :]
         response = service.client.get(f"/v1/responses/{begun['id']}").json()
         assert response == whole[-1]["response"]
-        job = service.get_job(begun["id"].removeprefix("resp_"))
+        job = service.wait_until_ended(begun["id"].removeprefix("resp_"))
         assert (job["state"], job["run"]) == ("completed", 2)
 
 

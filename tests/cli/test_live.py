@@ -93,7 +93,7 @@ def test_the_agents_and_workspaces_are_listed(live: CommandLine) -> None:
 
 def test_a_terminal_sees_the_text_grow_and_the_progress(live: CommandLine) -> None:
     ran = live.on_terminal(
-        "run", '[[standin: pace=150 chunk=6 text="Slowly it comes into being." turns=1 cost=0.5]]'
+        "run", '[[standin: pace=800 chunk=6 text="Slowly it comes into being." turns=1 cost=0.5]]'
     )
     assert ran.code == 0
     assert "Slowly it" in ran.out

@@ -50,12 +50,12 @@ def test_the_version_names_the_package_the_agents_program_and_the_schema(
 def test_a_program_that_hangs_fails_or_is_not_there_costs_the_version_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steadyhand.cli.version._SECONDS", 0.2)
-    for script, said in (
-        ("exec sleep 60", "not known: it did not answer"),
-        ("exit 3", "not known: it ended with 3"),
-        ("printf '\\033[31mred'", "red"),
+    for script, seconds, said in (
+        ("exec sleep 60", 0.2, "not known: it did not answer"),
+        ("exit 3", 20.0, "not known: it ended with 3"),
+        ("printf '\\033[31mred'", 20.0, "red"),
     ):
+        monkeypatch.setattr("steadyhand.cli.version._SECONDS", seconds)
         path = agent_program(tmp_path, script)
         found = agent_cli_version({"STEADYHAND_RUNNER__CLAUDE__PATH": path})
         assert said in found

@@ -205,7 +205,7 @@ def test_a_stream_that_always_breaks_is_given_up_in_the_end(
     make_client: MakeClient, scripted: ScriptedService
 ) -> None:
     scripted.respond("GET", EVENTS, ScriptedAnswer.stream())
-    with make_client(scripted.url, KEY, reconnect_seconds=0.5) as client, pytest.raises(ServiceUnreachable):
+    with make_client(scripted.url, KEY, reconnect_seconds=3) as client, pytest.raises(ServiceUnreachable):
         list(client.follow(JOB_ID))
     assert len(scripted.requests) > 1
 

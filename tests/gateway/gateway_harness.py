@@ -36,6 +36,8 @@ from steadyhand.testing.service import PLAIN_HTTP
 CANARY = "sk-ant-canary-the-real-key"
 KEY = Credential("api_key", CANARY)
 QUICK_TIMEOUTS = ProxyTimeouts(head=0.5, connect=2, idle=5, linger=0.2)
+PATIENT_TIMEOUTS = ProxyTimeouts(head=30, connect=10, idle=5, linger=0.2)
+"""Of a head that is not what a test is about: on a busy machine one may take longer than the quick ones allow."""
 TIMEOUT_SECONDS = 30.0
 SHORT_SLEEP = 30.0
 SOCKET_INSIDE = "/run/steadyhand/model.sock"
@@ -161,7 +163,7 @@ async def open_gateway(
     egress: Sequence[str] = (),
     names: Mapping[str, Sequence[str]] | None = None,
     resolve: Resolve | None = None,
-    patience: ProxyTimeouts = QUICK_TIMEOUTS,
+    patience: ProxyTimeouts = PATIENT_TIMEOUTS,
     slot: int = 0,
     user: int | None = None,
     provider: Provider | None = None,

@@ -110,7 +110,7 @@ def test_a_search_finds_what_is_there_to_be_found(sealed: Service, workspace: st
 def test_nothing_of_another_job_is_seen_while_it_runs(sealed: Service, workspace: str) -> None:
     other = sealed.submit(
         shell_prompt(
-            f"echo {SECRET} > a.txt; echo {SECRET} > ~/b.txt; echo {SECRET} > /tmp/c.txt", "sleep 5"
+            f"echo {SECRET} > a.txt; echo {SECRET} > ~/b.txt; echo {SECRET} > /tmp/c.txt", "sleep 60"
         ),
         workspace=workspace,
         metadata={"secret": SECRET},

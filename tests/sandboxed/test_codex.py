@@ -118,12 +118,12 @@ def test_a_spent_budget_ends_the_run_within_one_call(codex: tuple[Service, Scrip
 
 def test_a_cancel_ends_codex_and_its_command(codex: tuple[Service, ScriptedModel]) -> None:
     service, _ = codex
-    job = service.submit("[[scenario:silent-tool]]", agent="codex", workspace="scratch")
+    job = service.submit("[[scenario:deaf-tool]]", agent="codex", workspace="scratch")
     wait_until(lambda: any(event["type"] == "tool.started" for event in service.events(job["id"])), 60)
     assert service.client.post(f"/v1/jobs/{job['id']}/cancel").status_code == 202
     ended = service.wait_until_ended(job["id"], 30)
     assert ended["state"] == "cancelled"
-    assert service.live_agent_pids() == []
+    wait_until(lambda: not service.live_agent_pids())
 
 
 def test_a_run_goes_on_over_a_kill_of_the_service(codex: tuple[Service, ScriptedModel]) -> None:

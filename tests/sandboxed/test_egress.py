@@ -63,7 +63,7 @@ def test_what_is_listed_is_reached(service: Service, listener: RecordingServer) 
     """The probe: the way out works, so what is refused below is refused."""
     listener.requests.clear()
     job = service.run_job(
-        shell_prompt(f"curl -sS -m 5 --noproxy '' http://127.0.0.1:{listener.port}/hello"), agent="reaching"
+        shell_prompt(f"curl -sS -m 30 --noproxy '' http://127.0.0.1:{listener.port}/hello"), agent="reaching"
     )
     assert job["answer"] == "ok"
     assert listener.requests == ["/hello"]
@@ -77,7 +77,7 @@ def test_who_shares_the_network_reaches_this_machine_and_each_start_says_so(
     service: Service, listener: RecordingServer
 ) -> None:
     listener.requests.clear()
-    reach = f"curl -sS -m 5 http://127.0.0.1:{listener.port}/shared"
+    reach = f"curl -sS -m 30 http://127.0.0.1:{listener.port}/shared"
     assert run_commands(service, reach, agent="open") == "ok"
     assert listener.requests == ["/shared"]
     assert "egress.host" in service.log_since_start
@@ -148,7 +148,7 @@ def test_a_redirect_is_refused_where_it_leads(
 def test_the_doors_of_one_run_are_no_doors_of_another(service: Service, listener: RecordingServer) -> None:
     """An agent with a list and one without, at once: the second reaches nothing through the first."""
     listener.requests.clear()
-    look = f"for i in 1 2 3; do curl -sS -m 2 --noproxy '' http://127.0.0.1:{listener.port}/x; sleep 0.3; done; true"
+    look = f"for i in 1 2 3; do curl -sS -m 30 --noproxy '' http://127.0.0.1:{listener.port}/x; sleep 0.3; done; true"
     first = service.submit(shell_prompt(look), agent="reaching")["id"]
     second = service.submit(shell_prompt(look.replace("/x", "/stolen")), agent="alone")["id"]
     assert service.wait_until_ended(first)["answer"] == "okokok"

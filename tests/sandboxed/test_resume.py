@@ -171,12 +171,12 @@ def test_a_completed_job_goes_on_in_a_checkout_made_anew_from_its_work(service: 
 
 
 def test_a_checkout_is_kept_for_as_long_as_it_is_said(make_service: MakeService) -> None:
-    service = make_service(config=CONFIG, env={"STEADYHAND_RETENTION__KEPT_CHECKOUTS": "1s"}).start()
+    service = make_service(config=CONFIG, env={"STEADYHAND_RETENTION__KEPT_CHECKOUTS": "5s"}).start()
     job = service.run_job(SPENT, workspace=workspace_of(service))
     assert leftover_job_files(service)
     service.terminate()
     service.restart()
-    wait_until(lambda: not leftover_job_files(service), 10)
+    wait_until(lambda: not leftover_job_files(service), 30)
     # What was harvested is put back in its place; what was in the home is gone.
     done = service.wait_until_ended(resume(service, job["id"], budget_usd=9, prompt=LOOK)["id"])
     assert "tracked-not" in done["answer"]

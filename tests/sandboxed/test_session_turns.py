@@ -80,7 +80,7 @@ def test_two_turns_on_one_job_are_two_sessions_from_there_on(service: Service) -
 
 @levels("sealed")
 def test_a_turn_on_a_job_that_runs_waits_for_its_end(service: Service) -> None:
-    script = "[[standin: say=here sleep=1 write=a.txt:one write=left.txt:two text=done]]"
+    script = "[[standin: say=here sleep=4 write=a.txt:one write=left.txt:two text=done]]"
     first = service.submit(script, workspace=workspace_of(service))["id"]
     started(service, first)
     second = turn(service, first, LOOK)["id"]

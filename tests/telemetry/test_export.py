@@ -129,24 +129,34 @@ def test_the_figures_that_are_exported_are_those_of_a_scrape(
 ) -> None:
     assert shared.run_job("x")["state"] == "completed"
     wait_until(lambda: shared_otlp.metrics.get("steadyhand_jobs_ended_total", {}).get(("claude", "success")))
-    text = shared.client.get("/metrics").text
-    scraped = {
-        (sample.name, tuple(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
     stable = [
         "steadyhand_jobs_accepted_total", "steadyhand_jobs_ended_total", "steadyhand_events_total",
         "steadyhand_job_changes_total", "steadyhand_model_calls_total", "steadyhand_queue_limit", "steadyhand_slots",
         "steadyhand_build_info", "steadyhand_callbacks_total",
     ]  # fmt: skip
-    for name in stable:
-        expected = {labels: value for (sample, labels), value in scraped.items() if sample == name}
-        assert shared_otlp.metrics[name] == expected, name
-    count = scraped["steadyhand_run_seconds_count", ("claude",)]
-    assert shared_otlp.metrics["steadyhand_run_seconds"] == {("claude",): count}
-    assert shared_otlp.metrics["gen_ai.invoke_agent.duration"] == {("invoke_agent", "claude"): count}
-    exported = {name for name in shared_otlp.metrics if name.startswith("steadyhand_")}
+
+    def scrape_once_it_is_exported() -> tuple[str, set[str], dict[tuple[str, tuple[str, ...]], float]] | None:
+        text = shared.client.get("/metrics").text
+        scraped = {
+            (sample.name, tuple(sample.labels.values())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+        count = scraped.get(("steadyhand_run_seconds_count", ("claude",)), 0.0)
+        expected = {
+            name: {labels: value for (sample, labels), value in scraped.items() if sample == name}
+            for name in stable
+        }
+        expected["steadyhand_run_seconds"] = {("claude",): count}
+        expected["gen_ai.invoke_agent.duration"] = {("invoke_agent", "claude"): count}
+        with shared_otlp.lock:
+            found = dict(shared_otlp.metrics)
+        if any(found.get(name) != figures for name, figures in expected.items()):
+            return None
+        return text, {name for name in found if name.startswith("steadyhand_")}, scraped
+
+    # The export goes out now and again: what it has of this job comes later than the scrape's.
+    text, exported, scraped = wait_until(scrape_once_it_is_exported)
     in_text = set(re.findall(r"^# TYPE (steadyhand_\w+) ", text, re.MULTILINE))
     assert exported <= {name if name in in_text else f"{name}_total" for name in in_text} | exported
     assert {name.removesuffix("_total") for name in exported} == {
@@ -221,7 +231,8 @@ def test_the_own_spans_of_an_agent_in_a_sandbox_join_the_trace_below_the_run(
 
     def of_cli() -> list[Span]:
         with otlp.lock:
-            return [span for span in otlp.spans if span.name.startswith("claude_code.")]
+            spans = [span for span in otlp.spans if span.name.startswith("claude_code.")]
+        return spans if named(spans, "claude_code.interaction") else []
 
     spans = wait_until(of_cli)
     assert {span.trace_id for span in spans} == {run.trace_id}

@@ -134,7 +134,7 @@ def test_ten_tabs_share_one_connection(service: RunningService, profile: Watched
     for tab in tabs[:8]:
         tab.bring_to_front()
         expect(tab.locator("#events")).to_contain_text("for every tab")
-    assert service.feed.follower_count(job_id) == 1
+    wait_until(lambda: service.feed.follower_count(job_id) == 1)
     for tab in tabs[:7]:
         tab.close()
     steps.go(1)

@@ -363,7 +363,7 @@ def test_what_is_no_request_for_a_proxy_is_refused_and_ends(world_dir: Path, nam
     async def main() -> None:
         async with serve_host(ok_response(b"in")) as found:
             egress = [f"listed.test:{port}" for port in (80, 443, found.port)] + [f"127.0.0.1:{found.port}"]
-            async with open_gateway(world_dir, egress=egress, names=LOOPBACK) as way:
+            async with open_gateway(world_dir, egress=egress, names=LOOPBACK, patience=QUICK_TIMEOUTS) as way:
                 request = NO_REQUESTS[name].replace(b"listed.test/", b"listed.test:%d/" % found.port)
                 assert status_of(await way.send_to_proxy(request)) in (0, 400, 403, 408, 431, 501)
             assert found.connections == 0
@@ -376,7 +376,7 @@ def test_what_is_no_request_for_a_proxy_is_refused_and_ends(world_dir: Path, nam
 
 def test_a_head_that_never_ends_is_given_up(world_dir: Path) -> None:
     async def main() -> None:
-        async with open_gateway(world_dir) as way:
+        async with open_gateway(world_dir, patience=QUICK_TIMEOUTS) as way:
             _reader, writer = await asyncio.open_connection("127.0.0.1", way.proxy)
             try:
                 async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -438,7 +438,7 @@ def test_floods_of_tiny_pieces_hold_nothing_else_up(world_dir: Path) -> None:
 
 def test_an_idle_tunnel_ends(world_dir: Path) -> None:
     async def main() -> None:
-        patience = ProxyTimeouts(head=1, connect=1, idle=0.3, linger=0.1)
+        patience = ProxyTimeouts(head=30, connect=10, idle=0.3, linger=0.1)
         async with (
             serve_host() as found,
             open_gateway(world_dir, egress=listing(found), names=LOOPBACK, patience=patience) as way,

@@ -42,7 +42,7 @@ text = "It said: {last_result}"
 @pytest.fixture(autouse=True)
 def _short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the wait without background work shorter than the work of the scenarios."""
-    monkeypatch.setattr(run_loop, "LINGER_SECONDS", 1.5)
+    monkeypatch.setattr(run_loop, "LINGER_SECONDS", 4.0)
 
 
 def _stage(

@@ -34,7 +34,7 @@ from steadyhand.testing.scenario import ModelToolCall, ModelTurn, Scenario
 WAITS = ModelTurn(
     tool=(ModelToolCall("Bash", {"command": "until [ -e go-on ]; do sleep 0.05; done; echo went on"}),)
 )
-SLOW_WORDS = ModelTurn(text="one two three four five six seven", pace_ms=150)
+SLOW_WORDS = ModelTurn(text="one two three four five six seven", pace_ms=200, chunk_chars=4)
 STEERS = (SteerAccepted, SteerUsed, SteerDropped)
 
 

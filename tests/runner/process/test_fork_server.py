@@ -69,7 +69,7 @@ def test_all_runs_are_forked_from_one_process_that_has_nothing_open_of_the_servi
             assert parent == _parent(other.pid)
             assert _parent(parent) == os.getpid()
             # Its own streams (the program it read, nothing, our stderr) and the door.
-            assert _open_in(parent) == [0, 1, 2, 3]
+            wait_until(lambda: _open_in(parent) == [0, 1, 2, 3], 10)
             assert _environment(parent) == b""
 
     try:

@@ -141,10 +141,14 @@ def test_a_frozen_supervisor_of_an_earlier_service_is_ended_at_the_next_start(
 def test_a_start_that_hangs_is_given_up_once_a_stop_is_requested(unruly: Python, mark: str) -> None:
     async def scenario(freeze: Callable[[int], None]) -> None:
         stop = StopSignal()
-        asyncio.get_running_loop().call_later(0.1, stop.request, StopReason.CANCEL)
+
+        def spawned(pid: int, _started: int) -> None:
+            freeze(pid)
+            asyncio.get_running_loop().call_later(0.1, stop.request, StopReason.CANCEL)
+
         launch = LaunchSpec(unruly("plain", "deaf", "stay"))
         async with asyncio.timeout(BOUND_SECONDS):
-            async with AgentProcess.start(launch, lambda pid, _: freeze(pid), stop=stop) as process:
+            async with AgentProcess.start(launch, spawned, stop=stop) as process:
                 assert process.running
                 ended = await process.stop()
                 assert (ended.code, ended.unkillable) == (None, False)

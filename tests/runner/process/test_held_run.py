@@ -39,8 +39,11 @@ async def main():
         if keep == "keep":
             process.hold.keep()
         print(process.pid, flush=True)
+        was_kept = process.hold.is_kept
         while await process.stdout.read(1000):
-            pass
+            if was_kept and not process.hold.is_kept:
+                was_kept = False
+                print("dropped", flush=True)
         await process.wait()
         print("ended", flush=True)
         await asyncio.sleep(60)
@@ -141,9 +144,12 @@ def test_the_output_waits_at_the_limit_of_the_spool(data_dir: Path) -> None:
                 size += len(await process.stdout.read(65536))
             return size
 
-    with service(data_dir, f"sleep 0.5; {ENDLESS}", limit=limit) as (process, supervisor):
+    gate = data_dir / "gate"
+    program = f"until [ -e {gate} ]; do sleep 0.1; done; {ENDLESS}"
+    with service(data_dir, program, limit=limit) as (process, supervisor):
         process.kill()
         process.wait(10)
+        gate.touch()
         spool = held_dir(data_dir) / "job-1" / "stdout"
         wait_until(lambda: spool.stat().st_size >= limit, 20)
         time.sleep(0.3)  # in which it would grow on
@@ -168,20 +174,21 @@ def test_a_run_that_is_not_held_ends_with_its_service(
         if keep:
             spool = held_dir(data_dir) / "job-1" / "stdout"
             wait_until(lambda: spool.stat().st_size >= limit, 20)
-            time.sleep(0.2)  # in which the service reads on, past the limit
+            assert process.stdout is not None
+            assert process.stdout.readline() == "dropped\n"  # the service reads on, past the limit
         process.kill()
         process.wait(10)
-        wait_until(lambda: start_ticks(supervisor) is None, 5)
+        wait_until(lambda: start_ticks(supervisor) is None, 15)
         assert lost_runs(data_dir) == ([], ["it ended with its service"])
     assert list(held_dir(data_dir).iterdir()) == []
 
 
 def test_a_run_that_nobody_takes_up_in_time_is_ended(data_dir: Path) -> None:
-    with service(data_dir, "trap '' TERM; sleep 60 & sleep 60; sleep 60", seconds=1) as (process, supervisor):
+    with service(data_dir, "trap '' TERM; sleep 60 & sleep 60; sleep 60", seconds=5) as (process, supervisor):
         process.kill()
         process.wait(10)
         assert start_ticks(supervisor) is not None
-        wait_until(lambda: start_ticks(supervisor) is None, 10)
+        wait_until(lambda: start_ticks(supervisor) is None, 30)
         assert lost_runs(data_dir) == ([], ["it ended with its service"])
 
 
