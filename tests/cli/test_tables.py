@@ -8,7 +8,14 @@ from rich.console import Console, RenderableType
 from tests.cli.command_line import JOB_ID, job_json
 
 from steadyhand.api.examples import examples
-from steadyhand.cli.tables import agents_table, jobs_table, keys_table, usage_table, workspaces_table
+from steadyhand.cli.tables import (
+    agents_table,
+    job_details,
+    jobs_table,
+    keys_table,
+    usage_table,
+    workspaces_table,
+)
 
 LONG = "a-name-that-is-quite-long-for-a-column"
 JOB = job_json(agent=LONG, api_key_id="k_1234567890", title="A title that has many words " * 3)
@@ -71,6 +78,19 @@ def test_no_table_is_wider_than_its_terminal() -> None:
     }
     for table in (keys_table([key]), agents_table([agent]), workspaces_table([workspace]), jobs_table([JOB])):
         assert max(len(line) for line in shown(table, 80)) <= 80
+
+
+def test_the_runner_has_a_column_if_a_row_has_another_than_claude() -> None:
+    for table, row in ((jobs_table, JOB), (agents_table, examples()["AGENTS"]["data"][0])):
+        assert "RUNNER" not in shown(table([row]), 200)[0].split()
+        head, usual, other = shown(table([row, row | {"runner": "codex"}]), 200)
+        assert "RUNNER" in head.split()
+        assert head.index("RUNNER") == other.index("codex") == usual.index("claude", 1 + len("claude"))
+        assert max(len(line) for line in shown(table([row | {"runner": "codex"}]), 60)) <= 60
+
+
+def test_the_details_of_a_job_name_its_runner() -> None:
+    assert "runner    codex" in shown(job_details(JOB | {"runner": "codex"}), 80)
 
 
 def test_wide_characters_are_counted_as_they_are_shown() -> None:

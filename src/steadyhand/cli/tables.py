@@ -36,9 +36,11 @@ _DIFF_STYLES = (
 )
 
 _MAX_NAMED_JOBS = 3
+_USUAL_RUNNER = "claude"
 _PLAIN_FIELDS = (
     ("title", "title"),
     ("agent", "agent"),
+    ("runner", "runner"),
     ("model", "model"),
     ("workspace", "workspace"),
     ("ref", "ref"),
@@ -63,12 +65,14 @@ def jobs_table(
     jobs: Iterable[Mapping[str, Any]], key_names: Mapping[str, str] | None = None, now: datetime | None = None
 ) -> RenderableType:
     """Return the table of jobs, one line each; `key_names` are the names of keys by their ids."""
-    now, key_names = now or utc_now(), key_names or {}
+    now, key_names, jobs = now or utc_now(), key_names or {}, list(jobs)
     reasons: dict[str, list[str]] = {}
+    has_runners = _has_other_runners(jobs)
     table = FittedTable(
         Column("ID"),
         Column("STATE"),
         Column("AGENT", least_width=8, drop_rank=2),
+        *([Column("RUNNER", drop_rank=6)] if has_runners else []),
         Column("KEY", least_width=8, drop_rank=4),
         Column("AGE", drop_rank=3),
         Column("TIME", right=True, drop_rank=1),
@@ -81,6 +85,7 @@ def jobs_table(
             _cell(job.get("id"), 20),
             _state_text(job),
             _cell(job.get("agent"), 24),
+            *([_cell(job.get("runner"), 24)] if has_runners else []),
             _key_cell(job.get("api_key_id"), key_names),
             Text(format_age((now - created).total_seconds()) if created else "-"),
             Text(format_duration(elapsed) if elapsed is not None else "-"),
@@ -90,6 +95,11 @@ def jobs_table(
         if (reason := _queue_reason(job)) is not None:
             reasons.setdefault(reason, []).append(one_line(job.get("id", "?"), 20))
     return Group(table, *(_reason_text(reason, ids) for reason, ids in reasons.items()))
+
+
+def _has_other_runners(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Return True if a job or an agent has another runner than most have: only then is there a column for it."""
+    return any(row.get("runner") not in (None, _USUAL_RUNNER) for row in rows)
 
 
 def _queue_reason(job: Mapping[str, Any]) -> str | None:
@@ -142,8 +152,10 @@ def agents_table(agents: Iterable[Mapping[str, Any]]) -> RenderableType:
     """Return the table of agents with their limits, and below it why fewer processes wait than an agent asks for."""
     rows = list(agents)
     has_warm = any(agent.get("warm") is not None for agent in rows)
+    has_runners = _has_other_runners(rows)
     table = FittedTable(
         Column("NAME"),
+        *([Column("RUNNER", drop_rank=5)] if has_runners else []),
         Column("MODEL", least_width=8, drop_rank=1),
         Column("WORKSPACE", least_width=9, drop_rank=2),
         Column("BUDGET", right=True),
@@ -155,6 +167,7 @@ def agents_table(agents: Iterable[Mapping[str, Any]]) -> RenderableType:
         seconds = agent.get("timeout_seconds")
         table.add_row(
             _cell(agent.get("name", agent.get("id"))),
+            *([_cell(agent.get("runner"), 24)] if has_runners else []),
             _cell(agent.get("model")),
             _cell(agent.get("workspace")),
             Text(display_usd(agent["budget_usd"]) if agent.get("budget_usd") is not None else "-"),
