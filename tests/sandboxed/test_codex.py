@@ -126,6 +126,30 @@ def test_a_cancel_ends_codex_and_its_command(codex: tuple[Service, ScriptedModel
     wait_until(lambda: not service.live_agent_pids())
 
 
+@pytest.mark.parametrize(("name", "asked"), [("codex", "gpt-5.1-codex"), ("codex/gpt-5-mini", "gpt-5-mini")])
+def test_the_routes_of_openai_reach_it_by_its_name_and_a_model(
+    codex: tuple[Service, ScriptedModel], name: str, asked: str
+) -> None:
+    service, model = codex
+    model.clear()
+    chat = {"model": name, "messages": [{"role": "user", "content": "[[scenario:echo]] by chat"}]}
+    answer = service.client.post("/v1/chat/completions", json=chat)
+    assert answer.status_code == 200, answer.text
+    assert "by chat" in answer.json()["choices"][0]["message"]["content"]
+    body = {"model": name, "input": "[[scenario:echo]] by responses", "stream": True}
+    answer = service.client.post("/v1/responses", json=body)
+    assert answer.status_code == 200, answer.text
+    last = json.loads(answer.text.rpartition("event: response.completed\ndata: ")[2].partition("\n")[0])
+    assert "by responses" in json.dumps(last["response"]["output"])
+    assert last["response"]["usage"]["output_tokens"] > 0
+    assert {request.model for request in model.requests} == {asked}
+    jobs = service.client.get("/v1/jobs", params={"agent": "codex", "limit": 2}).json()["data"]
+    assert [(job["runner"], job["origin"]) for job in jobs] == [("codex", "openai")] * 2
+    for job in jobs:  # the answer comes before the end of the run
+        assert service.wait_until_ended(job["id"])["state"] == "completed"
+    assert service.client.get(f"/v1/models/{name}").json()["id"] == name
+
+
 def test_a_run_goes_on_over_a_kill_of_the_service(codex: tuple[Service, ScriptedModel]) -> None:
     service, model = codex
     model.clear()
