@@ -51,6 +51,15 @@ def test_filters_compose_and_live_in_the_url(service: RunningService, page: Page
     assert 'value="dear"' in text
 
 
+def test_the_runner_stands_beside_an_agent_of_another_name(service: RunningService, page: PageClient) -> None:
+    beside = re.compile(r"<bdi>(\w+)</bdi>(?:</b>)? <span class=\"dim\">claude</span>")
+    assert beside.findall(page.get(f"/ui/jobs/{run_as(service, 'say so', agent='dear')}").text) == ["dear"]
+    assert beside.findall(page.get(f"/ui/jobs/{run_as(service, 'say so')}").text) == []
+    named = beside.findall(page.get("/ui/agents").text)
+    assert "dear" in named
+    assert "claude" not in named
+
+
 @pytest.mark.parametrize(("query", "says"), [("since=tomorrow", "has to be a day"), ("cursor=zzz", "cursor")])
 def test_a_wrong_filter_says_so_and_keeps_the_form(page: PageClient, query: str, says: str) -> None:
     answer = page.get(f"/ui/jobs?{query}&q=zebra")
