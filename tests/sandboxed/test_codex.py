@@ -79,13 +79,20 @@ def test_a_tool_edits_a_file_and_the_change_is_the_diff_of_the_job(
 def test_a_turn_goes_on_in_the_thread_with_a_usage_of_its_own(codex: tuple[Service, ScriptedModel]) -> None:
     service, model = codex
     first = run(service, "Remember the word heron. [[scenario:ok]]")
-    model.clear()
-    second = next_turn(service, first, "Again. [[scenario:ok]]")
-    assert second["state"] == "completed", (second, service.log)
-    assert second["session_id"] == first["session_id"]
-    asked = json.dumps(model.requests[-1].body)
-    assert "heron" in asked
-    assert usage(second) == counted(model)
+    record = service.client.get(f"/v1/jobs/{first['id']}/transcript").text
+    for word, other in (("marmot", "lynx"), ("lynx", "marmot")):
+        model.clear()
+        turn = next_turn(service, first, f"Remember the word {word}, too. [[scenario:ok]]")
+        assert turn["state"] == "completed", (turn, service.log)
+        assert turn["session_id"] == first["session_id"]
+        asked = json.dumps(model.requests[-1].body)
+        assert "heron" in asked
+        assert other not in asked  # both turns go on where the first one ended
+        assert usage(turn) == counted(model)
+        transcript = service.client.get(f"/v1/jobs/{turn['id']}/transcript").text
+        assert "heron" in transcript
+        assert word in transcript
+    assert service.client.get(f"/v1/jobs/{first['id']}/transcript").text == record
 
 
 @pytest.mark.parametrize(

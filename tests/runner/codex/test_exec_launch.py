@@ -43,6 +43,11 @@ def test_a_thread_is_resumed_by_its_id() -> None:
     assert list(launch(thread="01a2").command.argv[-3:]) == ["resume", "01a2", "-"]
 
 
+def test_the_databases_are_not_beside_the_records_that_the_next_turn_gets() -> None:
+    env = launch().command.env
+    assert not Path(env["CODEX_SQLITE_HOME"]).is_relative_to(env["CODEX_HOME"])
+
+
 def test_the_credential_of_the_run_is_in_its_environment_and_in_no_file() -> None:
     made = launch()
     assert made.command.env[KEY_VARIABLE] == "token-of-the-run"

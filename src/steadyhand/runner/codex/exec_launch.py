@@ -11,6 +11,12 @@ from steadyhand.runner.process.agent_process import LaunchSpec
 from steadyhand.runner.process.direct_calls import direct_environment
 
 TEMP_DIR_NAME = "tmp"
+STATE_DIR_NAME = "codex-state"
+"""The folder, in the home, of Codex's databases.
+
+They name the records of threads by whole paths. Beside the records they would be copied for the next turn, which would
+then go on in the record of the turn before. Without them Codex looks for the record (tried with 0.171.0).
+"""
 
 
 def build_launch(program: Path, spec: RunSpec, thread: str | None, sandbox: Sandbox) -> LaunchSpec:
@@ -69,5 +75,6 @@ def _environment(spec: RunSpec, access: ModelAccess, view: AgentPaths) -> dict[s
         "USER": "agent",
         "LOGNAME": "agent",
         "CODEX_HOME": str(view.config_dir),
+        "CODEX_SQLITE_HOME": str(view.home / STATE_DIR_NAME),
         KEY_VARIABLE: access.api_key or "",
     }
