@@ -15,6 +15,7 @@ from steadyhand.job import Job, Run, State
 from steadyhand.outcome import StopReason
 from steadyhand.ports import AddResult, Claim, IdempotencyKey, JobFilter
 from steadyhand.queue.procrastinate.cluster_queue import ProcrastinateQueue
+from steadyhand.queue.procrastinate.engine import Connection
 from steadyhand.queue.procrastinate.keeper import LeaseTiming
 from steadyhand.queue.procrastinate.places import PlacesTransaction
 from steadyhand.store import SqlStore, open_store
@@ -388,6 +389,26 @@ class TestManyNodes:
                     assert not two.holds(jobs[1].id)
             finally:
                 await store.close()
+
+    @async_test
+    async def test_a_connection_that_is_lost_while_a_run_is_enqueued_is_an_outage_and_ends_no_node(
+        self,
+    ) -> None:
+        """Found by chaos: the engine has an error of its own for it, by which the service ended."""
+        async with self.cluster() as cluster, cluster.nodes("one") as (one,):
+            cut: list[int] = []
+            enqueue = one._engine.enqueue
+
+            async def cut_and_enqueue(connection: Connection, node: str, job_id: str, run: int) -> int:
+                if not cut:
+                    cut.append(run)
+                    await connection.close()
+                return await enqueue(connection, node, job_id, run)
+
+            one._engine.enqueue = cut_and_enqueue  # type: ignore[method-assign]
+            job = (await one.enqueue(make_job(), accepted_draft())).job
+            assert (await claimed(one)).job == job
+            assert len(cut) == 1
 
     @async_test
     async def test_a_node_starts_beside_a_transaction_that_changes_its_row_and_then_places(self) -> None:

@@ -18,7 +18,7 @@ from procrastinate import App, PsycopgConnector
 from procrastinate.connector import Notify
 from procrastinate.exceptions import ConnectorException
 from procrastinate.schema import SchemaManager
-from psycopg import AsyncConnection, OperationalError
+from psycopg import AsyncConnection, Error, OperationalError
 from psycopg.rows import DictRow
 from psycopg_pool import AsyncConnectionPool
 
@@ -139,9 +139,17 @@ class ProcrastinateEngine:
         return app
 
     async def enqueue(self, connection: Connection, node: str, job_id: str, run: int) -> int:
-        """Enqueue a run for a node and return the engine's id of it."""
+        """Enqueue a run for a node and return the engine's id of it.
+
+        An error of the database is raised as that of any other statement of the transaction, which its caller handles.
+        """
         task = self._app.configure_task(TASK, queue=queue_of(node), connection=connection)
-        return await task.defer_async(job_id=job_id, run=run)
+        try:
+            return await task.defer_async(job_id=job_id, run=run)
+        except ConnectorException as error:
+            if isinstance(error.__cause__, Error):
+                raise error.__cause__ from None
+            raise
 
     async def withdraw(self, connection: Connection, engine_job: int) -> None:
         """Remove a run that no node has taken; one that is taken is left alone."""
