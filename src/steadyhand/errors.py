@@ -19,6 +19,7 @@
     ├── JobNotCompleted         the job that a client needs an answer of has none
     ├── ConfigError             the settings are wrong; the service does not start
     ├── CallbackRefused         an address that the service does not call back
+    ├── InstallError            a package could not be installed; nothing of it was left
     ├── DataDirectoryBusy       another process owns the data directory
     │   └── DatabaseBusy        another service owns the database
     └── StoreError              the store failed
@@ -208,6 +209,12 @@ class CallbackRefused(SteadyhandError):
     """An address that the service does not call back: malformed, not public, or on a port that is not allowed."""
 
     code = "callback_refused"
+
+
+class InstallError(SteadyhandError):
+    """A package that could not be installed; nothing of it was left."""
+
+    code = "install_failed"
 
 
 class DataDirectoryBusy(SteadyhandError):

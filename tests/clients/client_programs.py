@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.clients.lossy_proxy import LossyProxy
 
+from steadyhand.runner.packages.package_list import AGENT_PACKAGES
 from steadyhand.testing.cli import SYSTEM_PATH
 from steadyhand.testing.service import Service
 
@@ -54,15 +55,19 @@ _SECONDS = 150
 def environment_dir(name: str) -> Path:
     """Give an environment's folder, which `make test` makes of the one of that name here."""
     folder = MADE / name
-    wanted = next(
-        path for path in (CLIENTS_DIR / name).iterdir() if path.name in ("requirements.txt", "package.json")
-    )
+    own = [CLIENTS_DIR / name / file for file in ("requirements.txt", "package.json")]
+    wanted = next(path for path in (*own, *_lock_files(name)) if path.exists())
     stamp = folder / ".made-of"
     assert stamp.exists(), f"the client {name} is not installed: run `sh tools/clients.sh {name}`"
     assert stamp.read_text() == wanted.read_text(), (
         f"run `sh tools/clients.sh {name}`: it wants other packages"
     )
     return folder
+
+
+def _lock_files(name: str) -> list[Path]:
+    """Give the lock of an agent that can be installed, too."""
+    return [AGENT_PACKAGES[name].lock_file] if name in AGENT_PACKAGES else []
 
 
 def client_environment(name: str) -> dict[str, str]:

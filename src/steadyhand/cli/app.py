@@ -65,6 +65,7 @@ _COMMAND_ORDER = (
 
 
 COMMAND_MODULES: Mapping[str, tuple[str, ...]] = {
+    "agent_programs": ("agents",),
     "jobs": (
         "jobs",
         "show",
@@ -73,7 +74,6 @@ COMMAND_MODULES: Mapping[str, tuple[str, ...]] = {
         "delete",
         "diff",
         "transcript",
-        "agents",
         "workspaces",
     ),
     "callbacks": ("callbacks",),

@@ -15,7 +15,7 @@ from steadyhand.cli.exit_codes import ExitCode, exit_code_for_job
 from steadyhand.cli.key_names import load_key_names, resolve_key_id
 from steadyhand.cli.progress import EventPrinter, Progress, create_view, summary_line
 from steadyhand.cli.sanitize import as_mapping, one_line
-from steadyhand.cli.tables import agents_table, diff_text, job_details, jobs_table, workspaces_table
+from steadyhand.cli.tables import diff_text, job_details, jobs_table, workspaces_table
 from steadyhand.cli.times import parse_seconds
 from steadyhand.client import ENDED_STATES, Client
 from steadyhand.clock import utc_now
@@ -221,15 +221,6 @@ def transcript(
     output = create_output()
     with client_options.open_client(server) as client:
         output.print_bytes(client.transcript(client_options.find_job_id(client, job)))
-
-
-@app.command()
-def agents(*, server: Server = None, as_json: AsJson = False) -> None:
-    """List the agents that you can name."""
-    output = create_output()
-    with client_options.open_client(server) as client:
-        rows = [agent.document for agent in client.agents()]
-    output.print_rows(rows, agents_table, as_json=as_json)
 
 
 @app.command()

@@ -95,7 +95,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "prices.*": "The prices of a model, or as `provider/model` at one provider alone, which replace the built-in ones; "
     "see docs/gateway.md.",
     "runner.claude.path": "The path of the agent's command line; by default the bundled one.",
-    "runner.codex.path": 'The path of the program of Codex; without it no agent has `runner = "codex"`.',
+    "runner.codex.path": "The path of the program of Codex; by default that of `steadyhand agents install codex`.",
     "openai.default_agent": "The agent of OpenAI requests whose model is no alias and no agent.",
     "openai.tool_result_seconds": "The time that an agent waits for the results of a client's tools.",
     "openai.models.*.agent": "The agent that answers for this model name.",

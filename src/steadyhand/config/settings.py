@@ -378,12 +378,10 @@ def _known_names(key_path: tuple[str, ...]) -> list[str]:
     return list(getattr(model, "model_fields", {}))
 
 
-def _check_runner(where: str, agent: AgentTable, tables: Tables) -> None:
-    """Raise `ConfigError` for an agent whose program is not there, or cannot have what its table grants."""
+def _check_runner(where: str, agent: AgentTable) -> None:
+    """Raise `ConfigError` for an agent whose program cannot have what its table grants."""
     if agent.runner != "codex":
         return
-    if tables.runner.codex.path is None:
-        raise ConfigError(f"{where}.runner: set `path` in [runner.codex], the program of Codex")
     if agent.egress == ("host",):
         raise ConfigError(f"{where}.egress: codex reaches its model by a port of a network of its own")
     for name in ("tools", "max_turns"):
@@ -417,7 +415,7 @@ def _check_references(tables: Tables) -> None:
             raise ConfigError(
                 f"agents.{name}.provider: the runner {agent.runner} cannot use a provider of the kind {kind}"
             )
-        _check_runner(f"agents.{name}", agent, tables)
+        _check_runner(f"agents.{name}", agent)
         _check_ceilings(f"agents.{name}", agent)
     for name, alias in tables.openai.models.items():
         models = tables.agents[alias.agent].models if alias.agent in tables.agents else None

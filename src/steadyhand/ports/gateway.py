@@ -138,7 +138,18 @@ class HeldAccess(Protocol):
         ...
 
 
-class Gateway(Protocol):
+class Egress(Protocol):
+    """The way of a sandboxed process to the hosts of a list."""
+
+    def open_egress(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[OnListening]:
+        """Let a small command out that does not speak to the model, such as a workspace's setup.
+
+        Return a callback for the sockets that listen in its network. Raise `ConfigError` for a list that means nothing.
+        """
+        ...
+
+
+class Gateway(Egress, Protocol):
     """The only way out of a sealed run: to the model, and to the hosts that its agent may reach."""
 
     def serving(self) -> AbstractAsyncContextManager[None]:
@@ -195,8 +206,4 @@ class Gateway(Protocol):
 
     def on_credential_change(self, callback: Callable[[], None]) -> None:
         """Register a callback, run on the event loop's thread, for each change of a block or of a rejection."""
-        ...
-
-    def open_egress(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[OnListening]:
-        """Do the same for a small command that does not speak to the model, such as a workspace's setup."""
         ...

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from steadyhand.agents import Agent
 from steadyhand.config.settings import Settings
+from steadyhand.errors import ConfigError
 from steadyhand.ports import DEFAULT_PATH, Checkout, ModelAccess, Runner, Sandbox
 from steadyhand.redact import Redactor
 from steadyhand.runner.claude import install
@@ -16,6 +17,7 @@ from steadyhand.runner.codex.codex_program import find_codex
 from steadyhand.runner.codex.codex_runner import CodexRunner
 from steadyhand.runner.process.programs import accessible_program
 
+NO_CODEX = "Codex is not installed; run `steadyhand agents install codex`, or set `path` in [runner.codex]."
 _WITHHELD_PREFIXES = ("API_BEARER_TOKEN", "STEADYHAND_")
 
 
@@ -68,4 +70,9 @@ def create_runner(
 def create_other_runners(settings: Settings, sandbox: Sandbox, redactor: Redactor) -> Mapping[str, Runner]:
     """Return the runners of other agents by their names. Raise `ConfigError` for a program that is not there."""
     codex = find_codex(settings.tables.runner.codex.path, settings.data_dir, agent_uid_base(settings))
-    return {} if codex is None else {"codex": CodexRunner(codex, sandbox, redactor)}
+    if codex is not None:
+        return {"codex": CodexRunner(codex, sandbox, redactor)}
+    for name, agent in settings.build_catalog().agents.items():
+        if agent.runner == "codex":
+            raise ConfigError(f"agents.{name}.runner: {NO_CODEX}")
+    return {}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from steadyhand.errors import ConfigError
+from steadyhand.runner.packages.installed import find_installed
 from steadyhand.runner.process.programs import accessible_program
 
 PROGRAM_NAME = "codex"
@@ -26,12 +27,13 @@ def native_program(path: Path) -> Path:
 
 
 def find_codex(configured: Path | None, data_dir: Path, uid: int | None) -> Path | None:
-    """Return a path to Codex that the agents' user can run; None if none is configured.
+    """Return a path to Codex that the agents' user can run: the configured one, else the newest that is installed.
 
-    Raise `ConfigError` if the configured one is not a file.
+    Return None if there is neither. Raise `ConfigError` if the configured one is not a file.
     """
     if configured is None:
-        return None
+        installed = find_installed(data_dir, PROGRAM_NAME)
+        return None if installed is None else installed.program
     if not configured.is_file():
         raise ConfigError(f"runner.codex.path: {configured} is not a file.")
     return accessible_program(native_program(configured.absolute()), PROGRAM_NAME, data_dir, uid)

@@ -7,7 +7,7 @@ from typing import SupportsIndex
 
 from steadyhand.agents import Agent
 from steadyhand.events import EventBody, TextDelta
-from steadyhand.ports import Checkout, Command, ExecResult, Gateway, OnListening, Sandbox
+from steadyhand.ports import Checkout, Command, Egress, ExecResult, OnListening, Sandbox
 from steadyhand.runner.process.agent_process import AgentProcess, ExitStatus, LaunchSpec
 
 _CHUNK = 1 << 16
@@ -17,9 +17,9 @@ _HOST_NETWORK_ONLY = ("host",)
 class ProcessSandboxExec:
     """Runs commands in a sandbox, with access to the hosts of the agent; implements `ports.SandboxExec`."""
 
-    def __init__(self, sandbox: Sandbox, gateway: Gateway | None = None) -> None:
+    def __init__(self, sandbox: Sandbox, egress: Egress | None = None) -> None:
         self.sandbox = sandbox
-        self._gateway = gateway
+        self._egress = egress
 
     async def run(
         self,
@@ -38,7 +38,10 @@ class ProcessSandboxExec:
         inner = Command(argv, dict(env), self.sandbox.agent_paths(checkout).directory, checkout.uid)
         launch = LaunchSpec(self.sandbox.wrap(inner, checkout, agent))
         output = _Output(max_output)
-        async with self._egress(agent) as listening, AgentProcess.start(launch, None, listening) as process:
+        async with (
+            self._open_egress(agent) as listening,
+            AgentProcess.start(launch, None, listening) as process,
+        ):
             exit_status = None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_seconds) as bound:
@@ -51,11 +54,11 @@ class ProcessSandboxExec:
         return ExecResult(exit_status.code, bytes(output.stdout), bytes(output.stderr))
 
     @contextlib.asynccontextmanager
-    async def _egress(self, agent: Agent) -> AsyncIterator[OnListening | None]:
-        if self._gateway is None or not agent.egress or agent.egress == _HOST_NETWORK_ONLY:
+    async def _open_egress(self, agent: Agent) -> AsyncIterator[OnListening | None]:
+        if self._egress is None or not agent.egress or agent.egress == _HOST_NETWORK_ONLY:
             yield None
             return
-        async with self._gateway.open_egress(agent.egress, _discard_event) as listening:
+        async with self._egress.open_egress(agent.egress, _discard_event) as listening:
             yield listening
 
 
