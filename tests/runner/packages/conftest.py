@@ -1,5 +1,6 @@
 """A data directory with Node, and a registry that the user's own configuration of npm names."""
 
+import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -11,9 +12,9 @@ from tests.clients.client_programs import NODE
 from tests.runner.packages.package_registry import PackageRegistry
 
 from steadyhand.config.settings import load_settings
-from steadyhand.runner.packages.installed import RECORD_NAME, packages_dir
+from steadyhand.runner.packages.installed import RECORD_NAME, InstalledPackage, packages_dir
 from steadyhand.runner.packages.installer import Installer
-from steadyhand.runner.packages.package_list import NODE_PACKAGE
+from steadyhand.runner.packages.package_list import NODE_PACKAGE, Package
 from steadyhand.serve.package_setup import open_install_place
 
 OpenInstaller = Callable[[], AbstractAsyncContextManager[Installer]]
@@ -64,3 +65,12 @@ def open_installer(data_dir: Path, request: pytest.FixtureRequest) -> OpenInstal
             yield Installer(data_dir, place, lambda _: None)
 
     return opened
+
+
+def install(open_installer: OpenInstaller, package: Package) -> InstalledPackage:
+    async def run() -> InstalledPackage:
+        async with open_installer() as installer:
+            [installed] = await installer.install([package])
+        return installed
+
+    return asyncio.run(run())

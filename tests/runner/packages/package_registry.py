@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 import threading
+import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -138,3 +139,20 @@ def make_package(
     (folder / "package.json").write_text(json.dumps({"private": True, **root}))
     (folder / "package-lock.json").write_text(json.dumps(lock))
     return Package(name, f"node_modules/{program}", needs_node=needs_node, locks=locks)
+
+
+def make_wheel(folder: Path, name: str, files: Mapping[str, str]) -> Path:
+    """Write a wheel of version 1.0.0 with these files into a folder and return it; those in a `bin` can be executed."""
+    wheel = folder / f"{name}-1.0.0-py3-none-any.whl"
+    info = f"{name}-1.0.0.dist-info"
+    described = {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in (*files, *described, f"{info}/RECORD"))
+    with zipfile.ZipFile(wheel, "w") as zipped:
+        for path, text in {**files, **described, f"{info}/RECORD": record}.items():
+            entry = zipfile.ZipInfo(path)
+            entry.external_attr = (0o100755 if "/bin/" in path else 0o100644) << 16
+            zipped.writestr(entry, text)
+    return wheel

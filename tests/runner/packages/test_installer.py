@@ -1,6 +1,5 @@
 """Packages are installed by the real npm from a registry on loopback: whole as they are pinned, or not at all."""
 
-import asyncio
 import os
 import signal
 import stat
@@ -10,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.runner.packages.conftest import OpenInstaller
+from tests.runner.packages.conftest import OpenInstaller, install
 from tests.runner.packages.package_registry import PackageRegistry, make_package, pack
 
 from steadyhand.errors import InstallError, RetryLater
 from steadyhand.runner.packages.installed import (
-    InstalledPackage,
     find_installed,
     list_installed,
     packages_dir,
@@ -64,15 +62,6 @@ def hello(world_dir: Path, registry: PackageRegistry) -> Package:
     return make_package(
         world_dir / "locks", "hello", tree, program="@tests/hello/bin/hello.js", needs_node=True
     )
-
-
-def install(open_installer: OpenInstaller, package: Package) -> InstalledPackage:
-    async def run() -> InstalledPackage:
-        async with open_installer() as installer:
-            [installed] = await installer.install([package])
-        return installed
-
-    return asyncio.run(run())
 
 
 def left_below(data_dir: Path, name: str) -> list[str]:

@@ -37,7 +37,7 @@ _DEFAULT_INDEX = (
 
 @dataclass(frozen=True, slots=True)
 class RegistrySettings:
-    """The settings of a client: its variables, the files of this machine that it reads, and the hosts of its registries.
+    """The settings of a client: its variables, the files of this machine that it reads, and its registries' hosts.
 
     `hosts` are entries of an egress list. A path in `env` is one of this machine.
     """
