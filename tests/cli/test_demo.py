@@ -64,7 +64,7 @@ def test_codex_fixes_the_test_as_well(world_dir: Path) -> None:
 def test_an_agent_that_is_not_installed_is_named_with_what_finds_it(world_dir: Path) -> None:
     ran = CommandLine(world_dir, None, None)("demo", "--agent", "codex", "--clean")
     assert ran.code == 1
-    assert "Codex is not installed: PATH has no `codex`" in ran.err
+    assert "Codex is not installed: `steadyhand agents install codex` does" in ran.err
     ran = CommandLine(world_dir, None, None)("demo", "--agent", "nobody", "--clean")
     assert ran.code == 2
     assert "The agents of the demo are claude, codex." in ran.err

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
+from steadyhand.runner.packages.installed import find_installed
 
 _DUMMY_KEY = "sk-demo-no-real-key"
 _CODEX_SETTINGS = """\
@@ -48,10 +49,13 @@ def _find_codex(settings: Settings) -> Path:
     configured = settings.tables.runner.codex.path
     if configured is not None:
         return configured.absolute()
+    installed = find_installed(settings.data_dir, "codex")
+    if installed is not None:
+        return installed.program
     found = shutil.which("codex", path=settings.path)
     if found is None:
         raise ConfigError(
-            "Codex is not installed: PATH has no `codex`, and [runner.codex] in the settings has no `path`."
+            "Codex is not installed: `steadyhand agents install codex` does, or name it by `path` in [runner.codex]."
         )
     return Path(found).absolute()
 
