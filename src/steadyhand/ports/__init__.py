@@ -94,6 +94,7 @@ from steadyhand.ports.queue import (
 )
 from steadyhand.ports.runner import (
     AgentFiles,
+    AgentFilesOf,
     CallClientTools,
     ClientToolCall,
     DeliverSteer,
@@ -199,6 +200,7 @@ __all__ = [
     "WAITING_LIMIT",
     "AddResult",
     "AgentFiles",
+    "AgentFilesOf",
     "AgentPaths",
     "ApiKey",
     "AttemptResult",

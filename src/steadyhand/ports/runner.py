@@ -359,3 +359,7 @@ class AgentFiles(Protocol):
     def default_config_dir(self, home: Path) -> Path:
         """Return the config directory that the agent uses in a home if it gets no other."""
         ...
+
+
+AgentFilesOf = Callable[[str], AgentFiles]
+"""Returns the files of the agents of a runner, by its name."""

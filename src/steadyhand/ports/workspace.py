@@ -130,6 +130,8 @@ class Checkout:
     binds: tuple[BindMount, ...] = ()
     slot: int = 0
     publish: Publish = "none"
+    runner: str = "claude"
+    """The name of the runner of its agent, whose kind of files it has."""
     holder: tuple[int, int] | None = None
     """The pid and start time of the supervisor that has the layers mounted; None if none has.
 

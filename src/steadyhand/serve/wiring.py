@@ -48,7 +48,7 @@ from steadyhand.ports.artifacts import Artifacts
 from steadyhand.ports.nodes import NodeRole, Nodes
 from steadyhand.redact import Redactor
 from steadyhand.retry import continues_parent
-from steadyhand.runner.agent_files import AllAgentFiles
+from steadyhand.runner.agent_files import agent_files_of
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
 from steadyhand.runner.process.kill_run import kill_leftover_run
@@ -177,7 +177,8 @@ def create_checkouts(
         sandbox_exec=ProcessSandboxExec(level.sandbox, gateway) if level.is_sandboxed else None,
         overlay=level.overlay,
         shares_objects=level.shares_objects,
-        agent_files=AllAgentFiles(),
+        agent_files=agent_files_of("claude"),
+        agent_files_of=agent_files_of,
         redactor=redactor,
         disk_limit_of=lambda job: catalog.agent(job.agent).disk_bytes or settings.tables.defaults.disk,
     )

@@ -12,7 +12,15 @@ from steadyhand.agents import AgentDefinition, Workspace
 from steadyhand.errors import WorkspaceError
 from steadyhand.job import Job, JobWarning
 from steadyhand.job_warnings import WarningCode
-from steadyhand.ports import AgentFiles, Checkout, Harvest, Instructions, JobPaths, SandboxExec
+from steadyhand.ports import (
+    AgentFiles,
+    AgentFilesOf,
+    Checkout,
+    Harvest,
+    Instructions,
+    JobPaths,
+    SandboxExec,
+)
 from steadyhand.ports.artifacts import FileName
 from steadyhand.redact import Redactor
 from steadyhand.retry import continues_parent
@@ -43,6 +51,8 @@ from steadyhand.workspace.retention import trim
 from steadyhand.workspace.uncommitted import forget_uncommitted, without_repository_rights
 from steadyhand.workspace.warm_checkouts import WarmCheckouts
 
+_DEFINITIONS_RUNNER = "claude"
+"""The runner whose agents a repository may define."""
 DEFINITIONS_MAX_AGE = 30.0
 """Seconds for which the cached list of a workspace's agent definitions is used before a new fetch."""
 _WORK_LOST = JobWarning(
@@ -69,6 +79,7 @@ class GitCheckouts:
         overlay: bool = False,
         shares_objects: bool = False,
         disk_limit_of: Callable[[Job], int | None] | None = None,
+        agent_files_of: AgentFilesOf | None = None,
     ) -> None:
         """Keep the settings. Nothing is created on disk before the first call of a method.
 
@@ -78,23 +89,25 @@ class GitCheckouts:
         root, a job's checkout is an overlay over a warm checkout, which belongs to the uid below the first agent's.
         Otherwise, if `shares_objects` is set (agents can read the mirrors), the checkout is a clone that shares the
         mirror's objects. `disk_limit_of` returns the bytes that a job may write over a warm checkout; `None` is no
-        limit. `agent_files` knows the instructions, the config directory and the transcript of the agents; `redactor`
-        removes secrets from the transcript.
+        limit. `agent_files_of` returns what knows the instructions, the config directory and the transcript of the
+        agents of a runner; None is `agent_files` for all, which reads the operator's definitions. `redactor` removes
+        secrets from the transcript.
         """
         data_dir = data_dir.absolute()  # git gets this path in other directories
         self._data_dir = data_dir
+        self._agent_files = agent_files
+        self._agent_files_of = agent_files_of or (lambda _runner: agent_files)
         settings = git or GitSettings()
         self._base_uid = agent_uid_base if os.geteuid() == 0 else None
         self.mirrors = Mirrors(data_dir / "mirrors", settings, debounce_seconds=debounce_seconds)
         self._in_place = InPlaceCheckouts(
-            self._base_uid, agent_files, classic=classic, home=home, sandbox_exec=sandbox_exec
+            self._base_uid, self._agent_files_of, classic=classic, home=home, sandbox_exec=sandbox_exec
         )
         self._harvester = Harvester(
-            self.mirrors, settings, agent_files, harvest_seconds, sandbox_exec, redactor=redactor
+            self.mirrors, settings, self._agent_files_of, harvest_seconds, sandbox_exec, redactor=redactor
         )
         self._sandbox_exec = sandbox_exec
-        self._agent_files = agent_files
-        self._instructions = InstructionsCache(agent_files)
+        self._instructions = InstructionsCache(self._agent_files_of)
         shared_uid = None if self._base_uid is None else agent_uid_base - 1
         warm = None
         if sandbox_exec is not None and overlay and shared_uid is not None:
@@ -111,7 +124,7 @@ class GitCheckouts:
         )
         self._job_dirs = JobDirs(
             data_dir,
-            agent_files,
+            self._agent_files_of,
             separate_users=shared_uid is not None,
             sandboxed=sandbox_exec is not None,
         )
@@ -138,11 +151,11 @@ class GitCheckouts:
         instructions = Instructions()
         if workspace.repository is not None and workspace.trust != "none":
             if workspace.mode == "in_place":
-                instructions = await self._in_place.instructions(workspace)
+                instructions = await self._in_place.instructions(workspace, _DEFINITIONS_RUNNER)
             else:
                 mirror = self.mirrors.get(workspace.repository)
                 commit = await mirror.resolve(workspace.ref, max_age=DEFINITIONS_MAX_AGE)
-                instructions = await self._instructions.load(mirror, commit, workspace)
+                instructions = await self._instructions.load(mirror, commit, workspace, _DEFINITIONS_RUNNER)
         return {**instructions.definitions, **self._own_definitions()}
 
     def _own_definitions(self) -> dict[str, AgentDefinition]:
@@ -247,18 +260,27 @@ class GitCheckouts:
 
     async def _prepare_new(self, job: Job, workspace: Workspace, files: JobPaths, slot: int) -> Checkout:
         origin = self._resumed_files(job)
-        await asyncio.to_thread(self._job_dirs.make_job_dir, files, origin)
+        await asyncio.to_thread(self._job_dirs.make_job_dir, files, origin, self._agent_files_of(job.runner))
         if _is_in_place(workspace):
-            return await self._prepare_in_place(workspace, files, slot, resumed=origin is not None)
+            return await self._prepare_in_place(
+                workspace, files, slot, job.runner, resumed=origin is not None
+            )
         user = self._uid_of(slot)
         continued = None
         if origin is not None and job.commit is not None:
             workspace, continued = replace(workspace, ref=job.commit), origin
         created = await self.factory.create(job, workspace, files, user, continued)
-        checkout = await self._to_checkout(files, slot, created)
+        checkout = await self._to_checkout(files, slot, created, job.runner)
         # With full trust the agent reads the repository's own instructions from the checkout.
         texts = {} if checkout.full_trust else created.instructions.texts
-        await asyncio.to_thread(self._job_dirs.make_home_and_config, files, user, texts, checkout.definitions)
+        await asyncio.to_thread(
+            self._job_dirs.make_home_and_config,
+            files,
+            user,
+            texts,
+            checkout.definitions,
+            self._agent_files_of(job.runner),
+        )
         if origin is not None:
             checkout = await self._restore_work(checkout, origin)
         await asyncio.to_thread(self.factory.note_for(checkout).write, files)
@@ -269,12 +291,12 @@ class GitCheckouts:
     ) -> Checkout:
         """Reopen the checkout that was kept of a job, and change its owner if the slot has another user."""
         if _is_in_place(workspace):
-            return await self._prepare_in_place(workspace, files, slot, resumed=True)
+            return await self._prepare_in_place(workspace, files, slot, job.runner, resumed=True)
         user = self._uid_of(slot)
         created = await self.factory.reopen(job, workspace, files, user, checkout_note)
         for folder in (files.home, files.config_dir):
             await asyncio.to_thread(chown_tree, folder, user)
-        checkout = await self._to_checkout(files, slot, created)
+        checkout = await self._to_checkout(files, slot, created, job.runner)
         await asyncio.to_thread(self.factory.note_for(checkout).write, files)
         if workspace.repository is None or created.commit is None:
             return checkout
@@ -282,7 +304,9 @@ class GitCheckouts:
         warning = await bring_up_to_date(checkout, mirror, self._sandbox_exec)
         return checkout if warning is None else replace(checkout, warnings=(*checkout.warnings, warning))
 
-    async def _to_checkout(self, files: JobPaths, slot: int, created: CreatedCheckout) -> Checkout:
+    async def _to_checkout(
+        self, files: JobPaths, slot: int, created: CreatedCheckout, runner: str
+    ) -> Checkout:
         binds, workspace = created.binds, created.access.workspace
         if self._sandbox_exec is not None and workspace.caches:
             binds += await asyncio.to_thread(self._caches.binds_for, workspace)
@@ -305,6 +329,7 @@ class GitCheckouts:
             binds=binds,
             slot=slot,
             publish=created.access.publish,
+            runner=runner,
         )
 
     def _uid_of(self, slot: int) -> int | None:
@@ -318,14 +343,21 @@ class GitCheckouts:
         )
 
     async def _prepare_in_place(
-        self, workspace: Workspace, files: JobPaths, slot: int, *, resumed: bool
+        self, workspace: Workspace, files: JobPaths, slot: int, runner: str, *, resumed: bool
     ) -> Checkout:
         # A resumed run finds the directory as the run before left it.
-        checkout = await self._in_place.prepare(workspace, files, slot, update=not resumed)
-        instructions = await self._in_place.instructions(workspace)
+        checkout = await self._in_place.prepare(workspace, files, slot, runner, update=not resumed)
+        instructions = await self._in_place.instructions(workspace, runner)
         definitions = {**instructions.definitions, **self._own_definitions()}
         texts = {} if checkout.full_trust else instructions.texts
-        await asyncio.to_thread(self._job_dirs.make_home_and_config, files, checkout.uid, texts, definitions)
+        await asyncio.to_thread(
+            self._job_dirs.make_home_and_config,
+            files,
+            checkout.uid,
+            texts,
+            definitions,
+            self._agent_files_of(runner),
+        )
         await asyncio.to_thread(CheckoutNote(checkout.uid, checkout.commit, in_place=True).write, files)
         return replace(
             checkout, definitions=definitions, warnings=(*checkout.warnings, *instructions.warnings)
@@ -387,7 +419,7 @@ class GitCheckouts:
             workspace = without_repository_rights(workspace)
         slot = 0 if note.user is None or self._base_uid is None else note.user - self._base_uid
         created = await self.factory.reopen(job, workspace, files, note.user, note)
-        return await self._to_checkout(files, slot, created)
+        return await self._to_checkout(files, slot, created, job.runner)
 
     async def rejoin(self, job: Job, workspace: Workspace) -> Checkout:
         """Return the checkout in which the agent of an earlier service still works; nothing in it changes."""
@@ -396,16 +428,18 @@ class GitCheckouts:
         if note is None or note.in_place != _is_in_place(workspace):
             raise WorkspaceError("The run has no checkout.")
         if note.in_place:
-            return await self._rejoin_in_place(workspace, files, note)
+            return await self._rejoin_in_place(workspace, files, note, job.runner)
         if job.is_on_uncommitted:
             workspace = without_repository_rights(workspace)
         slot = 0 if note.user is None or self._base_uid is None else note.user - self._base_uid
         created = await self.factory.rejoin(job, workspace, files, note)
-        return replace(await self._to_checkout(files, slot, created), uid=note.user, warnings=())
+        return replace(await self._to_checkout(files, slot, created, job.runner), uid=note.user, warnings=())
 
-    async def _rejoin_in_place(self, workspace: Workspace, files: JobPaths, note: CheckoutNote) -> Checkout:
-        checkout = await self._in_place.prepare(workspace, files, 0, update=False)
-        instructions = await self._in_place.instructions(workspace)
+    async def _rejoin_in_place(
+        self, workspace: Workspace, files: JobPaths, note: CheckoutNote, runner: str
+    ) -> Checkout:
+        checkout = await self._in_place.prepare(workspace, files, 0, runner, update=False)
+        instructions = await self._in_place.instructions(workspace, runner)
         definitions = {**instructions.definitions, **self._own_definitions()}
         return replace(checkout, uid=note.user, commit=note.commit, definitions=definitions, warnings=())
 

@@ -130,7 +130,7 @@ class CheckoutFactory:
         foreign_name = await find_foreign_name(mirror, base, continued)
         await asyncio.to_thread(write_foreign_name, files, foreign_name)
         access = restrict(workspace, job.publish, foreign_name)
-        instructions = await self._instructions.load(mirror, base.commit, access.workspace)
+        instructions = await self._instructions.load(mirror, base.commit, access.workspace, job.runner)
         plan = await self._content.plan(mirror, base.commit, access.workspace)
         refs_owner = None if self.warm is None else self.warm.owner
         await asyncio.to_thread(store_refs, files, await mirror.refs_file(), owner=refs_owner)
@@ -273,7 +273,7 @@ class CheckoutFactory:
         workspace = access.workspace
         if workspace.repository is not None and checkout_note.commit is not None:
             mirror = self._mirrors.get(workspace.repository)
-            instructions = await self._instructions.load(mirror, checkout_note.commit, workspace)
+            instructions = await self._instructions.load(mirror, checkout_note.commit, workspace, job.runner)
             if self.warm is not None and checkout_note.warm is not None:
                 warm = await self._acquire_again(job, files, mirror, workspace, checkout_note, in_use=in_use)
                 layers, binds = (

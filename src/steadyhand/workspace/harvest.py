@@ -18,7 +18,7 @@ from steadyhand.agents import Agent
 from steadyhand.errors import WorkspaceError
 from steadyhand.job import Changes, JobWarning
 from steadyhand.job_warnings import WarningCode
-from steadyhand.ports import AgentFiles, Checkout, Harvest, JobPaths, SandboxExec
+from steadyhand.ports import AgentFilesOf, Checkout, Harvest, JobPaths, SandboxExec
 from steadyhand.redact import Redactor
 from steadyhand.workspace import git_index as staging
 from steadyhand.workspace import harvest_import, shortstat
@@ -51,7 +51,7 @@ class Harvester:
         self,
         mirrors: Mirrors,
         settings: GitSettings,
-        agent_files: AgentFiles,
+        agent_files_of: AgentFilesOf,
         seconds: float = HARVEST_SECONDS,
         sandbox_exec: SandboxExec | None = None,
         *,
@@ -59,7 +59,7 @@ class Harvester:
     ) -> None:
         """Keep the settings. `seconds` limits all git work of a harvest; with `sandbox_exec` it runs in the sandbox."""
         self._redactor = redactor
-        self._agent_files = agent_files
+        self._agent_files_of = agent_files_of
         self._sandbox_exec = sandbox_exec
         self._mirrors = mirrors
         self._settings = settings
@@ -106,7 +106,7 @@ class Harvester:
         return Harvest(changes, tuple(warnings))
 
     def _copy_transcript(self, checkout: Checkout) -> JobWarning | None:
-        agent_files, files = self._agent_files, checkout.paths
+        agent_files, files = self._agent_files_of(checkout.runner), checkout.paths
         if checkout.config_dir is not None:
             return agent_files.copy_transcript(
                 checkout.config_dir, files.transcript, owner=checkout.uid, redactor=self._redactor

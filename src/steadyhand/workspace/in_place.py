@@ -12,7 +12,7 @@ from steadyhand.job import JobWarning
 from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import (
     DEFAULT_PATH,
-    AgentFiles,
+    AgentFilesOf,
     Checkout,
     ExecResult,
     Instructions,
@@ -39,7 +39,7 @@ class InPlaceCheckouts:
     def __init__(
         self,
         base_uid: int | None,
-        agent_files: AgentFiles,
+        agent_files_of: AgentFilesOf,
         *,
         classic: bool,
         home: Path | None,
@@ -51,7 +51,7 @@ class InPlaceCheckouts:
         """
         self._sandbox_exec = sandbox_exec
         self._base_uid = base_uid
-        self._agent_files = agent_files
+        self._agent_files_of = agent_files_of
         self._classic = classic
         self._home = home
 
@@ -63,7 +63,7 @@ class InPlaceCheckouts:
         return owner if owner != 0 else self._base_uid + slot
 
     async def prepare(
-        self, workspace: Workspace, files: JobPaths, slot: int, *, update: bool = True
+        self, workspace: Workspace, files: JobPaths, slot: int, runner: str, *, update: bool = True
     ) -> Checkout:
         """Update the directory, unless `update` is false, and return the checkout. A failed pull becomes a warning."""
         folder = directory_of(workspace)
@@ -102,12 +102,15 @@ class InPlaceCheckouts:
             commit=commit,
             full_trust=self._classic or is_fully_trusted(workspace),
             warnings=tuple(warnings),
+            runner=runner,
         )
 
-    async def instructions(self, workspace: Workspace) -> Instructions:
-        """Return the instructions of the directory's HEAD, as far as the workspace's trust allows."""
+    async def instructions(self, workspace: Workspace, runner: str) -> Instructions:
+        """Return the instructions of the directory's HEAD for a runner, as far as the workspace's trust allows."""
         folder = directory_of(workspace)
-        if workspace.trust == "none":
+        agent_files = self._agent_files_of(runner)
+        paths = instruction_paths(agent_files)
+        if workspace.trust == "none" or not paths:
             return Instructions()
         git = read_only_git(self.user_for(folder, 0))
         if not await _is_repository(git, folder):
@@ -115,10 +118,10 @@ class InPlaceCheckouts:
         commit = await head_of(git, folder)
         if commit is None:
             return Instructions()
-        tree_entries = await list_tree_files(git, folder, commit, instruction_paths(self._agent_files))
+        tree_entries = await list_tree_files(git, folder, commit, paths)
         full = self._classic or is_fully_trusted(workspace)
         return await read_instructions(
-            self._agent_files,
+            agent_files,
             tree_entries,
             lambda entries, limit: read_tree_blobs(git, folder, entries, limit),
             full_trust=full,

@@ -7,7 +7,7 @@ from pathlib import Path
 from steadyhand.agents import AgentDefinition, Workspace
 from steadyhand.job import JobWarning
 from steadyhand.job_warnings import WarningCode
-from steadyhand.ports import AgentFiles, Instructions
+from steadyhand.ports import AgentFiles, AgentFilesOf, Instructions
 from steadyhand.workspace.mirror import Mirror
 from steadyhand.workspace.tree_files import TreeEntry
 
@@ -45,24 +45,28 @@ async def read_instructions(
 
 
 class InstructionsCache:
-    """The instructions of commits by their workspace's trust; the latest ones are cached."""
+    """The instructions of commits by their workspace's trust and the kind of agent; the latest ones are cached."""
 
-    def __init__(self, agent_files: AgentFiles) -> None:
-        self._agent_files = agent_files
-        self._cache: dict[tuple[str, str, bool], Instructions] = {}
+    def __init__(self, agent_files_of: AgentFilesOf) -> None:
+        self._agent_files_of = agent_files_of
+        self._cache: dict[tuple[str, str, str, bool], Instructions] = {}
 
-    async def load(self, mirror: Mirror, commit: str, workspace: Workspace) -> Instructions:
-        """Return the instructions of a commit. Raise `WorkspaceError`."""
+    async def load(self, mirror: Mirror, commit: str, workspace: Workspace, runner: str) -> Instructions:
+        """Return the instructions of a commit for the agents of a runner. Raise `WorkspaceError`."""
         if workspace.trust == "none":
             return Instructions()
         full = is_fully_trusted(workspace)
-        key = (mirror.folder.name, commit, full)
+        agent_files = self._agent_files_of(runner)
+        paths = instruction_paths(agent_files)
+        if not paths:  # git would list all files
+            return Instructions()
+        key = (mirror.folder.name, commit, runner, full)
         if key not in self._cache:
-            entries = await mirror.list_files(commit, instruction_paths(self._agent_files))
+            entries = await mirror.list_files(commit, paths)
             while len(self._cache) >= _MAX_CACHED:
                 self._cache.pop(next(iter(self._cache)))
             self._cache[key] = await read_instructions(
-                self._agent_files, entries, mirror.read_blobs, full_trust=full
+                agent_files, entries, mirror.read_blobs, full_trust=full
             )
         return self._cache[key]
 

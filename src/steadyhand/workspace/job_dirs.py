@@ -9,7 +9,7 @@ from pathlib import Path
 
 from steadyhand.agents import AgentDefinition
 from steadyhand.errors import NotFound, SessionGone, WorkspaceError
-from steadyhand.ports import AgentFiles, Checkout, JobPaths
+from steadyhand.ports import AgentFiles, AgentFilesOf, Checkout, JobPaths
 from steadyhand.workspace.checkout_note import delete_note, jobs_with_checkout
 from steadyhand.workspace.filesystem import (
     PRIVATE,
@@ -27,13 +27,13 @@ class JobDirs:
     """The folder `jobs` of a data directory, with one folder for each job; nothing is created before the first job."""
 
     def __init__(
-        self, data_dir: Path, agent_files: AgentFiles, *, separate_users: bool, sandboxed: bool
+        self, data_dir: Path, agent_files_of: AgentFilesOf, *, separate_users: bool, sandboxed: bool
     ) -> None:
         """Keep the settings. `separate_users`: agents have uids of their own. `sandboxed`: all see the same paths."""
         self.jobs = data_dir / "jobs"
         self.ahead = data_dir / "ahead"
         self._data_dir = data_dir
-        self._agent_files = agent_files
+        self._agent_files_of = agent_files_of
         self._separate_users = separate_users
         self._sandboxed = sandboxed
 
@@ -95,17 +95,18 @@ class JobDirs:
         old.config_dir.rename(new.config_dir)
         copy.rename(old.config_dir)
         if not self._sandboxed:
-            self._agent_files.restore_sessions(new.config_dir, new.checkout, old.checkout)
+            agent_files = self._agent_files_of(checkout.runner)
+            agent_files.restore_sessions(new.config_dir, new.checkout, old.checkout)
 
     def keep_old_path(self, old: JobPaths, checkout: Checkout) -> None:
         """Let a process without a sandbox find a moved checkout, its home and its sessions where it was started."""
         old.root.symlink_to(checkout.paths.root)
         if checkout.config_dir is not None:
-            self._agent_files.redirect_sessions(
+            self._agent_files_of(checkout.runner).redirect_sessions(
                 checkout.config_dir, old.checkout, checkout.paths.checkout, checkout.uid
             )
 
-    def make_job_dir(self, files: JobPaths, origin: JobPaths | None) -> None:
+    def make_job_dir(self, files: JobPaths, origin: JobPaths | None, agent_files: AgentFiles) -> None:
         """Create the job's folder. It keeps only the output of earlier runs, and gets the session of `origin`.
 
         Raise `SessionGone` if another job is the origin and its session is removed.
@@ -127,7 +128,7 @@ class JobDirs:
                 raise SessionGone(f"The files of the job {origin.root.name} are deleted.")
             copy_tree(origin.config_dir, files.config_dir)
             if not self._sandboxed:  # all sandboxed jobs have the same path
-                self._agent_files.move_session(files.config_dir, origin.checkout, files.checkout)
+                agent_files.move_session(files.config_dir, origin.checkout, files.checkout)
         (files.root / "prepared").write_bytes(b"")
 
     def make_home_and_config(
@@ -136,6 +137,7 @@ class JobDirs:
         user: int | None,
         texts: Mapping[str, str],
         definitions: Mapping[str, AgentDefinition],
+        agent_files: AgentFiles,
     ) -> None:
         """Create the job's home, and its config directory unless it holds a session; both belong to `user`."""
         make_dir(files.home, PRIVATE)
@@ -143,7 +145,7 @@ class JobDirs:
         is_new = not files.config_dir.is_dir()
         make_dir(files.config_dir, PRIVATE)
         if is_new:  # else it belongs to the agent and holds the session to resume
-            self._agent_files.write_config(files.config_dir, texts, definitions, sandboxed=self._sandboxed)
+            agent_files.write_config(files.config_dir, texts, definitions, sandboxed=self._sandboxed)
         chown_tree(files.home, user)
         chown_tree(files.config_dir, user)
 

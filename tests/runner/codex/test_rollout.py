@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from steadyhand.redact import Redactor
-from steadyhand.runner.agent_files import AllAgentFiles
+from steadyhand.runner.agent_files import agent_files_of
 from steadyhand.runner.codex.rollout import copy_transcript
 
 OLD, NEW = "2026/11/29", "2026/11/30"
@@ -60,16 +60,19 @@ def test_a_folder_that_is_a_link_is_not_entered(tmp_path: Path) -> None:
     assert copied(config, tmp_path / "copy") is None
 
 
-@pytest.mark.parametrize("has_sessions", [True, False])
-def test_the_files_of_a_service_find_the_record_of_either_agent(
-    tmp_path: Path, *, has_sessions: bool
-) -> None:
+@pytest.mark.parametrize("runner", ["claude", "codex"])
+def test_the_files_of_a_runner_find_the_record_of_its_agent(tmp_path: Path, runner: str) -> None:
     target = tmp_path / "copy"
-    if has_sessions:
-        make_record(tmp_path, NEW, '{"codex": 1}\n')
-    else:
-        folder = tmp_path / "projects" / "-workspace"
-        folder.mkdir(parents=True)
-        (folder / "5e3f0000-0000-4000-8000-000000000000.jsonl").write_text('{"claude": 1}\n')
-    AllAgentFiles().copy_transcript(tmp_path, target, owner=None, redactor=Redactor())
-    assert ("codex" in target.read_text()) is has_sessions
+    make_record(tmp_path, NEW, '{"codex": 1}\n')
+    folder = tmp_path / "projects" / "-workspace"
+    folder.mkdir(parents=True)
+    (folder / "5e3f0000-0000-4000-8000-000000000000.jsonl").write_text('{"claude": 1}\n')
+    agent_files_of(runner).copy_transcript(tmp_path, target, owner=None, redactor=Redactor())
+    assert runner in target.read_text()
+
+
+def test_an_agent_that_reads_its_repository_itself_gets_nothing_laid_into_its_folder(tmp_path: Path) -> None:
+    files = agent_files_of("codex")
+    files.write_config(tmp_path, {"CLAUDE.md": "x"}, {}, sandboxed=True)
+    assert list(tmp_path.iterdir()) == []
+    assert files.read_instructions([("CLAUDE.md", "x")], full_trust=True).texts == {}
