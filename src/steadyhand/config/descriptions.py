@@ -96,6 +96,23 @@ DESCRIPTIONS: Mapping[str, str] = {
     "see docs/gateway.md.",
     "runner.claude.path": "The path of the agent's command line; by default the bundled one.",
     "runner.codex.path": "The path of the program of Codex; by default that of `steadyhand agents install codex`.",
+    "runner.kimi.path": 'The path of Kimi Code, a script; without it no agent has `runner = "kimi"`.',
+    "runner.kimi.node": "The path of Node 22 or newer; by default the one in the service's `PATH`.",
+    "runner.opencode.path": 'The path of the program of opencode; without it no agent has `runner = "opencode"`.',
+    "runner.claude-agent-acp.path": "The path of claude-agent-acp, a script; without it no agent has "
+    '`runner = "claude-agent-acp"`.',
+    "runner.claude-agent-acp.node": "The path of Node 22 or newer; by default the one in the service's `PATH`.",
+    "runners.*.path": "The path of the program of an agent that speaks ACP; its agents have this table's name as their "
+    "`runner`.",
+    "runners.*.node": "The path of Node, if the program is a script that it runs.",
+    "runners.*.api": "The API by which it asks its model.",
+    "runners.*.arguments": "The arguments of the program.",
+    "runners.*.env": "Variables of the program, with the placeholders `{base_url}`, `{key}`, `{model}`, `{home}` and "
+    "`{cache}`.",
+    "runners.*.files": "Texts of files by their paths in its home, written before each run, with the "
+    "same placeholders.",
+    "runners.*.mode": "The mode that its sessions are set to.",
+    "runners.*.load_sessions": "Whether a later turn loads the stored session; else it begins a new one.",
     "openai.default_agent": "The agent of OpenAI requests whose model is no alias and no agent.",
     "openai.tool_result_seconds": "The time that an agent waits for the results of a client's tools.",
     "openai.models.*.agent": "The agent that answers for this model name.",

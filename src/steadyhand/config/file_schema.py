@@ -93,6 +93,13 @@ def _validate_variables(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
+def _validate_home_files(value: dict[str, str]) -> dict[str, str]:
+    for path in value:
+        if posixpath.isabs(path) or posixpath.normpath(path) != path or path.startswith("..") or "\0" in path:
+            raise ValueError(f"{path[:60]!r} is not a path below the home")
+    return value
+
+
 def _validate_hosts(value: tuple[str, ...]) -> tuple[str, ...]:
     if "host" in value and len(value) > 1:
         raise ValueError(
@@ -166,6 +173,7 @@ LabelList = Annotated[StringList, AfterValidator(_validate_labels)]
 NodeNameList = Annotated[StringList, AfterValidator(_validate_node_names)]
 BindAddress = Annotated[str, AfterValidator(_validate_bind_address)]
 Dollars = Annotated[Decimal, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+HomeFiles = Annotated[dict[str, str], AfterValidator(_validate_home_files)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
 
 
@@ -311,11 +319,47 @@ class CodexTable(_Table):
     path: Path | None = None
 
 
+class KimiTable(_Table):
+    """[runner.kimi]: the path of the program, and of Node, which runs it."""
+
+    path: Path | None = None
+    node: Path | None = None
+
+
+class OpencodeTable(_Table):
+    """[runner.opencode]: the path of the program."""
+
+    path: Path | None = None
+
+
+class ClaudeAgentAcpTable(_Table):
+    """[runner.claude-agent-acp]: the path of the program, and of Node, which runs it."""
+
+    path: Path | None = None
+    node: Path | None = None
+
+
 class RunnerTable(_Table):
     """[runner]: the settings of runners."""
 
     claude: ClaudeTable = ClaudeTable()
     codex: CodexTable = CodexTable()
+    kimi: KimiTable = KimiTable()
+    opencode: OpencodeTable = OpencodeTable()
+    claude_agent_acp: ClaudeAgentAcpTable = Field(default=ClaudeAgentAcpTable(), alias="claude-agent-acp")
+
+
+class AcpRunnerTable(_Table):
+    """[runners.NAME]: another agent that speaks ACP."""
+
+    path: Path
+    node: Path | None = None
+    api: Literal["anthropic", "openai", "gemini"] = "openai"
+    arguments: StringList = ()
+    env: Variables = {}
+    files: HomeFiles = {}
+    mode: str | None = None
+    load_sessions: bool = False
 
 
 class AliasTable(_Table):
@@ -356,7 +400,7 @@ class AgentTable(_Table):
     """[agents.NAME]: a named way to run."""
 
     description: str = ""
-    runner: Literal["claude", "codex"] = "claude"
+    runner: str = "claude"
     provider: str = DEFAULT_PROVIDER
     workspace: str | None = None
     model: str | None = None
@@ -496,6 +540,7 @@ class Tables(_Table):
     gateway: GatewayTable = GatewayTable()
     prices: dict[str, dict[str, Any]] = {}
     runner: RunnerTable = RunnerTable()
+    runners: dict[str, AcpRunnerTable] = {}
     openai: OpenaiTable = OpenaiTable()
     callbacks: CallbacksTable = CallbacksTable()
     notify: dict[str, NotifierTable] = {}

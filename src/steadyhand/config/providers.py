@@ -17,6 +17,12 @@ RUNNER_PROVIDERS: Mapping[str, frozenset[ProviderKind]] = {
     "codex": frozenset({"openai", "openai-compatible"}),
 }
 """The kinds of providers that a runner's agents can use."""
+API_PROVIDERS: Mapping[str, frozenset[ProviderKind]] = {
+    "anthropic": frozenset({"anthropic"}),
+    "openai": frozenset({"openai", "openai-compatible"}),
+    "gemini": frozenset({"gemini"}),
+}
+"""The kinds of providers that the agents of other runners can use, by the API that they speak."""
 _KINDS_WITHOUT_TOKENS: frozenset[ProviderKind] = frozenset({"openai", "openai-compatible", "gemini"})
 
 SecretAndFile = tuple[str | None, Path | None]

@@ -95,8 +95,8 @@ class Setting:
 
     @property
     def variable(self) -> str | None:
-        """The environment variable that sets it; `None` inside a named table."""
-        if "*" in self.name:
+        """The environment variable that sets it; `None` inside a named table, and for a name that no variable has."""
+        if "*" in self.name or "-" in self.name:
             return None
         path = tuple(self.name.split("."))
         alias = next((short for short, target in ENV_ALIASES.items() if target == path), None)
@@ -110,8 +110,9 @@ def list_settings() -> Iterator[Setting]:
 
 def _settings_of(model: type[BaseModel], prefix: str) -> Iterator[Setting]:
     hints = get_type_hints(model, include_extras=True)
-    for name, field in model.model_fields.items():
-        dotted, hint = prefix + name, hints[name]
+    for attribute, field in model.model_fields.items():
+        name = field.alias or attribute
+        dotted, hint = prefix + name, hints[attribute]
         nested = _nested_model(hint)
         if nested is not None:
             is_named = get_origin(hint) is dict

@@ -28,7 +28,8 @@ from steadyhand.agents import (
 from steadyhand.config.client import default_data_dir
 from steadyhand.config.file_schema import AgentTable, Tables, WorkspaceTable
 from steadyhand.config.locate import FILE_NAME, named_config_file, read_config_file, user_config_file
-from steadyhand.config.providers import RUNNER_PROVIDERS, ProviderSetting, build_provider_settings
+from steadyhand.config.providers import ProviderSetting, build_provider_settings
+from steadyhand.config.runners import check_runner, check_runner_names
 from steadyhand.errors import ConfigError
 from steadyhand.money import to_micros
 from steadyhand.ports import DEFAULT_PATH
@@ -126,7 +127,7 @@ class Settings:
 
     def rows(self) -> Iterator[SettingRow]:
         """Return each setting with its value and source; a secret is only shown as set or not set."""
-        for name, value in _flatten(self.tables.model_dump(mode="json"), ()):
+        for name, value in _flatten(self.tables.model_dump(mode="json", by_alias=True), ()):
             text = "" if value is None else str(value)
             if name == "service.data_dir":
                 text = str(self.data_dir)
@@ -375,23 +376,14 @@ def _known_names(key_path: tuple[str, ...]) -> list[str]:
             ),
             annotation,
         )
-    return list(getattr(model, "model_fields", {}))
-
-
-def _check_runner(where: str, agent: AgentTable) -> None:
-    """Raise `ConfigError` for an agent whose program cannot have what its table grants."""
-    if agent.runner != "codex":
-        return
-    if agent.egress == ("host",):
-        raise ConfigError(f"{where}.egress: codex reaches its model by a port of a network of its own")
-    for name in ("tools", "max_turns"):
-        if getattr(agent, name) is not None:
-            raise ConfigError(f"{where}.{name}: codex has no such limit")
+    fields = getattr(model, "model_fields", {})
+    return [field.alias or name for name, field in fields.items()]
 
 
 def _check_references(tables: Tables) -> None:
     for kind, names in (
         ("agents", tables.agents),
+        ("runners", tables.runners),
         ("workspaces", tables.workspaces),
         ("callbacks.endpoints", tables.callbacks.endpoints),
         ("notify", tables.notify),
@@ -404,18 +396,14 @@ def _check_references(tables: Tables) -> None:
         f"agents.{name}.workspace": agent.workspace for name, agent in tables.agents.items()
     }
     workspace_references["defaults.workspace"] = tables.defaults.workspace
+    check_runner_names(tables)
     provider_names = sorted({DEFAULT_PROVIDER, *tables.providers})
     for name, agent in tables.agents.items():
         if agent.provider not in provider_names:
             suggestion = _did_you_mean(agent.provider, provider_names)
             raise ConfigError(f"agents.{name}.provider: there is no provider {agent.provider!r}{suggestion}")
         kind = tables.providers[agent.provider].kind if agent.provider in tables.providers else "anthropic"
-        kinds = RUNNER_PROVIDERS.get(agent.runner)
-        if kinds is not None and kind not in kinds:
-            raise ConfigError(
-                f"agents.{name}.provider: the runner {agent.runner} cannot use a provider of the kind {kind}"
-            )
-        _check_runner(f"agents.{name}", agent)
+        check_runner(f"agents.{name}", agent, kind, tables)
         _check_ceilings(f"agents.{name}", agent)
     for name, alias in tables.openai.models.items():
         models = tables.agents[alias.agent].models if alias.agent in tables.agents else None

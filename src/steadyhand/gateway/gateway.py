@@ -23,7 +23,7 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -407,7 +407,8 @@ class ModelGateway:
         """Return the access of a sealed agent: by its socket, or by the port for agents that take none."""
         if provider.kind in APIS_BY_PORT and self._sandbox_address is not None:
             return provider.access_at(self._sandbox_address, PLACEHOLDER_CREDENTIAL)
-        return provider.access_at(PLACEHOLDER_URL, PLACEHOLDER_CREDENTIAL, self._sandbox_socket)
+        access = provider.access_at(PLACEHOLDER_URL, PLACEHOLDER_CREDENTIAL, self._sandbox_socket)
+        return replace(access, port_url=self._sandbox_address)
 
     def leave_runs(self) -> None:
         """Accept no more connections; see `ports.Gateway.leave_runs`."""

@@ -35,7 +35,8 @@ class ModelAccess:
 
     `base_url` None is the vendor's own address. The credential is `api_key`, `oauth_token` or one of `headers`, which
     are sent with every request. With `socket`, a path in the sandbox, the agent connects to that Unix socket instead of
-    the host of `base_url`.
+    the host of `base_url`; `port_url` is for agents that take no path of a socket, where the run has a network of its
+    own (`Command.needs_model_port`).
     """
 
     api: ModelApi = "anthropic"
@@ -44,6 +45,7 @@ class ModelAccess:
     oauth_token: str | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     socket: str | None = None
+    port_url: str | None = None
     region: str | None = None
     project: str | None = None
 

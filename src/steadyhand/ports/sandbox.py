@@ -69,7 +69,8 @@ class Command:
 
     A sandbox shows the socket of its slot to the model only to a command with `needs_model_socket`; for one with
     `needs_model_port` the service listens in the run's network on a port as well, which follows that of the proxy in
-    `SandboxSpec.loopback_ports`. `program` is the file that it starts, if that is not the one that the sandbox shows.
+    `SandboxSpec.loopback_ports`. `programs` are the files that the first arguments name, if they are not the one that
+    the sandbox shows: it shows each with the folder that it needs.
     """
 
     argv: Sequence[str]
@@ -79,7 +80,7 @@ class Command:
     sandbox: SandboxSpec | None = None
     needs_model_socket: bool = False
     needs_model_port: bool = False
-    program: Path | None = None
+    programs: Sequence[Path] = ()
 
 
 class Sandbox(Protocol):

@@ -159,9 +159,10 @@ class BwrapSandbox:
         binds = self._plan_binds(command, place, agent, shares_network=shares_network)
         bwrap_binds, mounts = self._plan_mounts(place, binds)
         argv = list(command.argv)
-        for program in self._programs(command):
-            if argv and argv[0] == str(program.path):
-                argv[0] = str(program.sandbox_path)
+        shown = {str(program.path): str(program.sandbox_path) for program in self._programs(command)}
+        # A command that names its programs has no words of a caller.
+        words = len(argv) if command.programs else 1
+        argv[:words] = [shown.get(word, word) for word in argv[:words]]
         if any("\0" in word for word in argv):
             raise SpawnError("A value for the agent's command line holds a NUL byte.", retryable=False)
         seccomp_filter = seccomp.build_filter()
@@ -201,15 +202,10 @@ class BwrapSandbox:
         )
 
     def _programs(self, command: Command) -> list[AgentProgram]:
-        """Return the program of a command, which is the sandbox's own if it names none.
-
-        Another one is shown with what lies beside it, which it may start.
-        """
-        if command.program is None:
+        """Return the programs of a command, which is the sandbox's own if it names none."""
+        if not command.programs:
             return [self.program]
-        path = command.program.resolve()
-        bind = bwrap_args.BwrapBind(path.parent, bwrap_args.PROGRAMS_DIR)
-        return [AgentProgram(command.program, bwrap_args.PROGRAMS_DIR / path.name, bind)]
+        return [_beside_others(path, str(number)) for number, path in enumerate(command.programs)]
 
     def _plan_mounts(
         self, checkout: Checkout, binds: list[BindMount]
@@ -356,6 +352,17 @@ def _overlay_mounts(checkout: Checkout, staging_dir: Path) -> list[Mount]:
 def _joined_mount(checkout: Checkout, staging_dir: Path, name: str) -> Mount:
     """Return the mount that shows what the supervisor of another run has mounted by this name."""
     return Mount("joined", name, staging_dir / name, writable=True, holder=checkout.holder)
+
+
+def _beside_others(program: Path, name: str) -> AgentProgram:
+    """Return how a program is shown with what it starts and loads: its folder, or the packages that it is one of."""
+    path = program.resolve()
+    if path.is_relative_to("/usr"):
+        return AgentProgram(program, path, None)
+    packages = [folder for folder in path.parents if folder.name == "node_modules"]
+    folder = packages[-1] if packages else path.parent  # modules are looked for in each `node_modules` above
+    shown = bwrap_args.PROGRAMS_DIR / name / folder.name
+    return AgentProgram(program, shown / path.relative_to(folder), bwrap_args.BwrapBind(folder, shown))
 
 
 def locate_program(cli: Path, name: str) -> AgentProgram:

@@ -1,14 +1,18 @@
 """The programs of the agents, their runners and the environment of their processes."""
 
 import os
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from steadyhand.agents import Agent
+from steadyhand.config.runners import AcpProgram, acp_programs
 from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
-from steadyhand.ports import DEFAULT_PATH, Checkout, ModelAccess, Runner, Sandbox
+from steadyhand.ports import DEFAULT_PATH, AgentFilesOf, Checkout, ModelAccess, Runner, Sandbox
 from steadyhand.redact import Redactor
+from steadyhand.runner.acp.acp_runner import AcpRunner
+from steadyhand.runner.agent_files import agent_files_by_runner
 from steadyhand.runner.claude import install
 from steadyhand.runner.claude.environment import model_environment
 from steadyhand.runner.claude.plain import PlainRunner
@@ -70,9 +74,37 @@ def create_runner(
 def create_other_runners(settings: Settings, sandbox: Sandbox, redactor: Redactor) -> Mapping[str, Runner]:
     """Return the runners of other agents by their names. Raise `ConfigError` for a program that is not there."""
     codex = find_codex(settings.tables.runner.codex.path, settings.data_dir, agent_uid_base(settings))
-    if codex is not None:
-        return {"codex": CodexRunner(codex, sandbox, redactor)}
-    for name, agent in settings.build_catalog().agents.items():
-        if agent.runner == "codex":
-            raise ConfigError(f"agents.{name}.runner: {NO_CODEX}")
-    return {}
+    runners: dict[str, Runner] = {} if codex is None else {"codex": CodexRunner(codex, sandbox, redactor)}
+    if codex is None:
+        for name, agent in settings.build_catalog().agents.items():
+            if agent.runner == "codex":
+                raise ConfigError(f"agents.{name}.runner: {NO_CODEX}")
+    for name, program in acp_programs(settings.tables).items():
+        if program.path is not None:
+            programs = _find_programs(settings, program)
+            runners[name] = AcpRunner(program.agent, programs, sandbox, redactor)
+    return runners
+
+
+def create_agent_files(settings: Settings) -> AgentFilesOf:
+    """Return the function that finds the files of the agents of a runner."""
+    return agent_files_by_runner(
+        {name: program.agent for name, program in acp_programs(settings.tables).items()}
+    )
+
+
+def _find_programs(settings: Settings, program: AcpProgram) -> Sequence[Path]:
+    """Return the program of an agent, after Node if that runs it. Raise `ConfigError` for one that is not there."""
+    paths = {"path": program.path}
+    if program.agent.needs_node:
+        found = shutil.which("node", path=settings.path)
+        paths = {"node": program.node or (None if found is None else Path(found)), **paths}
+    for name, path in paths.items():
+        if path is None or not path.is_file():
+            raise ConfigError(f"{program.setting}.{name}: {path or 'node'} is not a file.")
+    uid = agent_uid_base(settings)
+    return [
+        accessible_program(path.absolute(), path.name, settings.data_dir, uid)
+        for path in paths.values()
+        if path is not None
+    ]

@@ -48,7 +48,6 @@ from steadyhand.ports.artifacts import Artifacts
 from steadyhand.ports.nodes import NodeRole, Nodes
 from steadyhand.redact import Redactor
 from steadyhand.retry import continues_parent
-from steadyhand.runner.agent_files import agent_files_of
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
 from steadyhand.runner.process.kill_run import kill_leftover_run
@@ -66,7 +65,12 @@ from steadyhand.serve.queue_setup import count_waiting_runs, create_queue, is_cu
 from steadyhand.serve.reattach import FoundRuns, held_runs_of
 from steadyhand.serve.redaction import log_short_secrets as announce_secrets
 from steadyhand.serve.redaction import with_secret_refresh
-from steadyhand.serve.runner_setup import create_environment, create_other_runners, create_runner
+from steadyhand.serve.runner_setup import (
+    create_agent_files,
+    create_environment,
+    create_other_runners,
+    create_runner,
+)
 from steadyhand.serve.schedules_setup import ScheduleParts, create_schedules
 from steadyhand.serve.telemetry_setup import Telemetry, create_telemetry
 from steadyhand.steering import SteerBroker
@@ -157,6 +161,7 @@ def create_checkouts(
 ) -> GitCheckouts:
     """Return the checkouts. At a sandboxed level, all git on the files of agents runs inside the sandbox."""
     git, catalog = settings.tables.git, settings.build_catalog()
+    agent_files_of = create_agent_files(settings)
     create: Callable[..., GitCheckouts] = GitCheckouts
     if artifacts is not None:
         from steadyhand.workspace.shared_checkouts import SharedCheckouts  # noqa: PLC0415  # one node needs it not

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from steadyhand.redact import Redactor
-from steadyhand.runner.agent_files import agent_files_of
+from steadyhand.runner.agent_files import agent_files_by_runner
 from steadyhand.runner.codex.rollout import copy_transcript
 
 OLD, NEW = "2026/11/29", "2026/11/30"
@@ -67,12 +67,12 @@ def test_the_files_of_a_runner_find_the_record_of_its_agent(tmp_path: Path, runn
     folder = tmp_path / "projects" / "-workspace"
     folder.mkdir(parents=True)
     (folder / "5e3f0000-0000-4000-8000-000000000000.jsonl").write_text('{"claude": 1}\n')
-    agent_files_of(runner).copy_transcript(tmp_path, target, owner=None, redactor=Redactor())
+    agent_files_by_runner({})(runner).copy_transcript(tmp_path, target, owner=None, redactor=Redactor())
     assert runner in target.read_text()
 
 
 def test_an_agent_that_reads_its_repository_itself_gets_nothing_laid_into_its_folder(tmp_path: Path) -> None:
-    files = agent_files_of("codex")
+    files = agent_files_by_runner({})("codex")
     files.write_config(tmp_path, {"CLAUDE.md": "x"}, {}, sandboxed=True)
     assert list(tmp_path.iterdir()) == []
     assert files.read_instructions([("CLAUDE.md", "x")], full_trust=True).texts == {}

@@ -8,13 +8,16 @@ from pathlib import Path
 from steadyhand.errors import SpawnError
 from steadyhand.ports import Emit, OrphanedRun, RunReport, RunSpec, Sandbox, StopSignal
 from steadyhand.redact import Redactor
-from steadyhand.runner.codex.codex_prompt import codex_prompt
 from steadyhand.runner.codex.exec_launch import build_launch
 from steadyhand.runner.codex.thread_events import CodexReader
 from steadyhand.runner.codex.threads import find_thread
 from steadyhand.runner.process.agent_process import AgentProcess
 from steadyhand.runner.process.output import OutputCapture, parse_message
 from steadyhand.runner.process.run_loop import RunLoop
+from steadyhand.runner.process.text_prompt import text_prompt
+
+MAX_CHARACTERS = 1 << 20
+"""The characters of a prompt that Codex takes; with more it asks no model (tried with 0.171.0)."""
 
 
 class CodexRunner:
@@ -33,7 +36,7 @@ class CodexRunner:
         if spec.orphan is not None:
             return await self._take_up(spec, spec.orphan, emit, stop)
         thread = await asyncio.to_thread(_thread_of, spec)
-        prompt = codex_prompt(spec, resumed=thread is not None)
+        prompt = text_prompt(spec, "Codex", resumed=thread is not None, max_characters=MAX_CHARACTERS)
         if spec.hold is not None:
             facts = {**spec.hold.facts, "resumed": thread is not None}
             spec = replace(spec, hold=replace(spec.hold, facts=facts))

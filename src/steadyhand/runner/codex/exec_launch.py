@@ -55,7 +55,7 @@ def build_launch(program: Path, spec: RunSpec, thread: str | None, sandbox: Sand
         view.directory,
         checkout.uid,
         needs_model_port=access.socket is None and sandbox.level != "none",
-        program=program,
+        programs=(program,),
     )
     return LaunchSpec(
         sandbox.wrap(command, checkout, spec.agent),

@@ -16,14 +16,15 @@ from steadyhand.runner.process.sandbox_setup import SandboxSetup
 class LaunchSpec:
     """A command with files (absolute path, content) and folders, which are created as its user before it starts.
 
-    No existing file is overwritten: it is an error, except for `optional_files`, which are skipped. The
-    `containment_methods` are tried in order; `file_size` is the largest file that it may write, in bytes. With `hold`
-    the run may outlive the service, from `AgentProcess.keep` on.
+    No existing file is overwritten: it is an error, except for `optional_files`, which are skipped, and
+    `replaced_files`, which are written anew. The `containment_methods` are tried in order; `file_size` is the largest
+    file that it may write, in bytes. With `hold` the run may outlive the service, from `AgentProcess.keep` on.
     """
 
     command: Command
     files: Sequence[tuple[Path, bytes]] = ()
     optional_files: Sequence[tuple[Path, bytes]] = ()
+    replaced_files: Sequence[tuple[Path, bytes]] = ()
     folders: Sequence[Path] = ()
     containment_methods: Sequence[str] = supervisor.CONTAINMENT_METHODS
     file_size: int | None = None
@@ -43,6 +44,7 @@ class LaunchSpec:
             "user": command.uid,
             "files": [(os.fsencode(path), content) for path, content in self.files],
             "laid": [(os.fsencode(path), content) for path, content in self.optional_files],
+            "replaced": [(os.fsencode(path), content) for path, content in self.replaced_files],
             "folders": [os.fsencode(path) for path in self.folders],
             "file_size": self.file_size,
             "means": list(self.containment_methods),

@@ -82,7 +82,13 @@ class LineSplitter:
 
 
 def parse_message(line: bytes) -> dict[str, Any] | None:
-    """Parse a line as a JSON object with a `type`; return None if it is none, or has too many parts to be genuine.
+    """Parse a line as a JSON object with a `type`; return None if it is none. See `parse_object`."""
+    value = parse_object(line)
+    return value if value is not None and isinstance(value.get("type"), str) else None
+
+
+def parse_object(line: bytes) -> dict[str, Any] | None:
+    """Parse a line as a JSON object; return None if it is none, or has too many parts to be genuine.
 
     Lone surrogates and NUL, which a store cannot hold, become U+FFFD; NaN, the infinities and
     numbers that are too large for a float become None.
@@ -93,7 +99,7 @@ def parse_message(line: bytes) -> dict[str, Any] | None:
         value = _DECODER.decode(line.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+    if not isinstance(value, dict):
         return None
     if b"\\ud" in line or b"\\uD" in line or b"\\u0000" in line:
         return {str(_sanitize(name)): _sanitize(member) for name, member in value.items()}

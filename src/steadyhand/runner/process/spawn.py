@@ -256,7 +256,10 @@ def _write_files(spec: dict[str, Any]) -> None:
     for folder in spec["folders"]:
         os.makedirs(folder, 0o700, exist_ok=True)  # noqa: PTH103  # pathlib is large
     optional_files = [file for file in spec["laid"] if not _path_exists(file[0])]
-    for path, content in (*spec["files"], *optional_files):
+    for path, _ in spec["replaced"]:
+        if os.path.lexists(path):  # pathlib is large
+            os.unlink(path)  # noqa: PTH108  # the same
+    for path, content in (*spec["files"], *spec["replaced"], *optional_files):
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)  # noqa: PTH103, PTH120  # the same
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         rest = content

@@ -13,11 +13,11 @@ others may have taken its jobs: everything is killed. The supervisor replies `{"
 paths}` or `{"failed": text, "sealing": bool}`, then `{"exited": code | None, "signal": n | None, "felt": counts}`, and
 `{"gone": True}` when no process of the run is alive.
 A spec has `argv env cwd` (bytes), `user` (uid and gid, or None), `files` (path, content: written as the agent's user
-before it starts, never over an existing file), `laid` (the same, skipped if the path exists), `folders` (created the
-same way), `file_size` (RLIMIT_FSIZE in bytes, or None), `means` (the methods to try, best first; see
-`CONTAINMENT_METHODS`), `cgroup` (the group that may be created for the run, or None), `seal` (None, or the spec of
-the sandbox for `sandbox_child.py`; a descriptor in it is an index into those that came with the request) and `hold`
-(None, or the spec of a run that may outlive the service, for `held_run.py`).
+before it starts, never over an existing file), `laid` (the same, skipped if the path exists), `replaced` (the same, in
+place of what is there), `folders` (created the same way), `file_size` (RLIMIT_FSIZE in bytes, or None), `means` (the
+methods to try, best first; see `CONTAINMENT_METHODS`), `cgroup` (the group that may be created for the run, or None),
+`seal` (None, or the spec of the sandbox for `sandbox_child.py`; a descriptor in it is an index into those that came
+with the request) and `hold` (None, or the spec of a run that may outlive the service, for `held_run.py`).
 
 The end of the agent, an end of file on the socket (the service died) and a kill request all have the same effect:
 every process is killed until no child is left. A run that is held waits for the next service first, and has the

@@ -1,0 +1,1 @@
+"""Drives agents that speak the Agent Client Protocol on stdin and stdout."""
