@@ -206,8 +206,7 @@ def _outcome_with_result(result: AgentResult, evidence: RunEvidence) -> Outcome:
         return _outcome(result.reported, schema_error or message)
     status = _error_status(result, evidence)
     if status is not None:
-        outcome = _outcome(_STATUS_OUTCOMES.get(status, OutcomeType.MODEL_ERROR), message)
-        return replace(outcome, model_status=status) if _is_permanent(status) else outcome
+        return _outcome_of_status(status, message)
     if result.stop_reason == "refusal":
         return _outcome(OutcomeType.REFUSED, message)
     if result.is_error or result.reported != OutcomeType.SUCCESS:
@@ -226,7 +225,8 @@ def _outcome_with_result(result: AgentResult, evidence: RunEvidence) -> Outcome:
     if evidence.schema_error is not None:
         return _outcome(OutcomeType.INVALID_OUTPUT, evidence.schema_error)
     if not (result.text or "").strip() and result.structured_output is None:
-        return _outcome(OutcomeType.EMPTY)
+        failure = _failed_call(evidence) if result.is_judged_by_calls else None
+        return _outcome(OutcomeType.EMPTY) if failure is None else _outcome_of_status(failure, message)
     return _outcome(OutcomeType.SUCCESS)
 
 
@@ -234,8 +234,18 @@ def _error_status(result: AgentResult, evidence: RunEvidence) -> int | None:
     """Return the status of the model's service that ended the run, or None."""
     if not (result.is_judged_by_calls and result.is_error):
         return result.api_error_status
+    return _failed_call(evidence)
+
+
+def _failed_call(evidence: RunEvidence) -> int | None:
+    """Return the status of the last answer of the model's service if that is an error, else None."""
     last = evidence.last_status
     return last if last is not None and last >= _FIRST_CLIENT_ERROR else None
+
+
+def _outcome_of_status(status: int, message: str | None) -> Outcome:
+    outcome = _outcome(_STATUS_OUTCOMES.get(status, OutcomeType.MODEL_ERROR), message)
+    return replace(outcome, model_status=status) if _is_permanent(status) else outcome
 
 
 def _never_asked(result: AgentResult, evidence: RunEvidence) -> bool:

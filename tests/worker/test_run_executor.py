@@ -89,6 +89,9 @@ class FakeAccess:
     facts: Mapping[str, Any] = field(default_factory=dict)
     listener: int = -1
 
+    async def until_calls_fail(self) -> None:
+        await asyncio.Event().wait()
+
     async def final_usage(self) -> UsageTotal:
         return UsageTotal(calls=1, micros=5)
 

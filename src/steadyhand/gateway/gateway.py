@@ -114,6 +114,10 @@ class GrantedAccess:
         """Return the status of the last answer to the run; see `ports.RunAccess`."""
         return self.run.last_status
 
+    async def until_calls_fail(self) -> None:
+        """Wait until the calls of the run keep failing; see `ports.RunAccess`."""
+        await self.run.failed_calls.wait()
+
     async def final_usage(self) -> UsageTotal:
         """Wait, for a bounded time, until the calls are stored; return their usage."""
         usage = await self.run.final_usage()

@@ -96,6 +96,10 @@ class RunAccess(Protocol):
         """Return the descriptor of the socket on which the gateway listens for the run."""
         ...
 
+    async def until_calls_fail(self) -> None:
+        """Wait until the calls of the run keep failing, or one was refused for good. It may not come to that."""
+        ...
+
     async def final_usage(self) -> UsageTotal:
         """Return the usage of this run's calls, once they have ended and are stored, or a few seconds have passed.
 

@@ -145,6 +145,8 @@ class RunSpec:
     """The files that came with earlier turns of its session, which its checkout has not."""
     on_answer: Callable[[RunEvidence], None] | None = None
     """Called once the agent has given its result and nothing of it goes on, before the agent has ended."""
+    until_calls_fail: Callable[[], Awaitable[None]] | None = None
+    """Waits until the calls of the model keep failing: some agents repeat them for as long as they are let."""
     keep_process: bool = False
     """True if a process that waited for this job may wait for another one after it; see `RunReport.process_kept`."""
     background_seconds: float = 600

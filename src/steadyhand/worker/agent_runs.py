@@ -157,6 +157,7 @@ class AgentRuns:
             on_spawned=on_spawned,
             model_access=None if access is None else access.model_access,
             on_listening=None if access is None else access.on_listening,
+            until_calls_fail=None if access is None else access.until_calls_fail,
             call_client_tools=call_client_tools if job.spec.tools else None,
             keep_process=self._warm_pool.may_keep(job),
             earlier_files=earlier_files,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from steadyhand.addresses import redact_url
+from steadyhand.gateway.model.failed_calls import FailedCalls
 from steadyhand.gateway.model.providers import Provider
 from steadyhand.gateway.model.usage_meter import MeasuredUsage
 from steadyhand.gateway.money.budgets import (
@@ -80,6 +81,7 @@ class MeteredRun:
         self.exhausted_budget: str | None = None
         self.last_status: int | None = None
         """The status of the last answer to the agent, the gateway's own included; None if that broke off."""
+        self.failed_calls = FailedCalls()
         self.buffer_bytes_left = MAX_BUFFERED_BYTES
         self._work = work
         self._billing = billing
@@ -174,6 +176,7 @@ class MeteredRun:
         if self._open_calls.pop(open_call.call.id, None) is None:
             return
         self.last_status = status
+        self.failed_calls.note_answer(status)
         model = open_call.model if measured is None or measured.model is None else measured.model
         call = replace(
             open_call.call,

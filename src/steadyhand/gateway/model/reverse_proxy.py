@@ -152,6 +152,8 @@ class ReverseProxy:
         except Rejected as rejected:
             self._metrics.request_refused(rejected.kind)
             connection.run.last_status = rejected.status
+            is_final = rejected.headers.get(b"x-should-retry") == b"false"
+            connection.run.failed_calls.note_answer(rejected.status, is_final=is_final)
             if send.started:
                 connection.abort()
             else:

@@ -6,7 +6,7 @@ answers requests.
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,9 @@ CANCEL_SECONDS = 0.7
 """The time in which the agent must end its turn once it is cancelled."""
 EXIT_SECONDS = 0.2
 """How long it may then take to leave before it is stopped."""
+GIVE_UP_SECONDS = 2.0
+"""The time in which the agent may end its turn by itself once its calls of the model keep failing."""
+_CALLS_FAIL = "The agent's calls of the model failed again and again."
 _ENDS: Mapping[str, OutcomeType] = {
     "end_turn": OutcomeType.SUCCESS,
     "refusal": OutcomeType.SUCCESS,
@@ -153,11 +156,14 @@ class AcpProtocol:
         client = self._client = AcpClient(self._agent, self._transport)
         try:
             async with asyncio.TaskGroup() as group:
-                refusing = group.create_task(self._transport.send_refusals())
+                tasks = [group.create_task(self._transport.send_refusals())]
+                if self._run_loop.spec.until_calls_fail is not None:
+                    tasks.append(group.create_task(self._give_up(self._run_loop.spec.until_calls_fail)))
                 if not self._is_taken_up:
                     await self._ask(client)
                 await self._run_loop.process.exited()
-                refusing.cancel()
+                for task in tasks:
+                    task.cancel()
         finally:
             await client.close()
 
@@ -170,6 +176,28 @@ class AcpProtocol:
             await self._run_loop.emit(WarningEvent(WarningCode.AGENT_NOTICE, notice))
         self._in_turn = True
         await client.send_prompt(session.id, self._prompt_for(session.resumed))
+
+    async def _give_up(self, until_calls_fail: Callable[[], Awaitable[None]]) -> None:
+        """End a turn whose calls keep failing, unless the agent ends it itself: some repeat them without an end."""
+        await until_calls_fail()
+        result_received, process = self._run_loop.result_received, self._run_loop.process
+        if await wait_bounded(result_received.wait(), GIVE_UP_SECONDS):
+            return
+        if not await wait_bounded(self._cancel_and_wait(), CANCEL_SECONDS) or not result_received.is_set():
+            self._run_loop.set_result(self._failed(_CALLS_FAIL), None)
+        process.end_input()
+        if not await wait_bounded(process.exited(), EXIT_SECONDS):
+            await process.stop()
+
+    def _failed(self, error: str) -> AgentResult:
+        return AgentResult(
+            reported=OutcomeType.AGENT_ERROR,
+            is_error=True,
+            text=None,
+            errors=(error,),
+            session_id=self._run_loop.session_id,
+            is_judged_by_calls=True,
+        )
 
     async def interrupt(self) -> None:
         run_loop = self._run_loop
