@@ -88,7 +88,8 @@ def file_model() -> type[BaseModel]:
 
 def settings_of(model: type[BaseModel], before: str = "") -> Iterator[tuple[str, str]]:
     """Return each key with its default; a table of named ones is `*`."""
-    for name, field in model.model_fields.items():
+    for attribute, field in model.model_fields.items():
+        name = field.alias or attribute
         inner = [
             kind
             for kind in (field.annotation, *get_args(field.annotation))

@@ -94,6 +94,11 @@ class AcpTransport:
             )
             self._refusals.put_nowait({"jsonrpc": "2.0", "id": message["id"], "error": error})
 
+    @property
+    def refusals_waiting(self) -> int:
+        """The number of refusals that are not sent yet."""
+        return self._refusals.qsize()
+
     async def send_refusals(self) -> None:
         """Send the refusals of requests until it is cancelled."""
         while True:
