@@ -51,6 +51,7 @@ def test_the_default_of_the_page_is_the_one_of_the_type(setting: object, tmp_pat
     table, _, key = name.rpartition(".")
     required = {
         "workspaces.*": "repository = '/x'\n",
+        "runners.*": "path = '/x'\n",
         "openai.models.*": "agent = 'a'\n",
         "schedules.*": "cron = '@daily'\nprompt = 'x'\n",
         "callbacks.endpoints.*": "url = 'https://x.example'\nsecret_file = '/x'\n",

@@ -364,7 +364,7 @@ def _known_names(key_path: tuple[str, ...]) -> list[str]:
     """Return the names that are valid at this place."""
     model: Any = Tables
     for part in key_path[:-1]:
-        fields = getattr(model, "model_fields", {})
+        fields = {field.alias or name: field for name, field in getattr(model, "model_fields", {}).items()}
         if part not in fields:
             continue
         annotation = fields[part].annotation

@@ -55,7 +55,8 @@ async def test_an_answer_reaches_the_library_once_and_only_to_a_request_that_was
     wire = Wire()
     await wire.transport.send({"id": 0, "method": "initialize"})
     await wire.transport.send({"id": 1, "method": "session/prompt"})
-    for message_id in (1, 1, 7, None, "1", [], {}):
+    message_ids: list[Any] = [1, 1, 7, None, "1", [], {}]
+    for message_id in message_ids:
         wire.transport.deliver({"id": message_id, "result": {"n": 1}})
     assert await wire.transport.receive() == {"jsonrpc": "2.0", "id": 1, "result": {"n": 1}}
     assert await wire.received() == []

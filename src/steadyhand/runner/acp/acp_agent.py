@@ -77,7 +77,7 @@ _KIMI = AcpAgent(
     },
     needs_node=True,
     # It starts no server that a repository names: nobody has told it to trust the folder.
-    below_instructions=RepositoryLimits(hidden=("AGENTS.md", "agents.md", ".kimi-code", ".agents")),
+    below_instructions=RepositoryLimits(hidden=("AGENTS.md", "AGENTS.md".lower(), ".kimi-code", ".agents")),
     transcript=".kimi-code/sessions/*/*/agents/main/wire.jsonl",
 )
 
