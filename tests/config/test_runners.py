@@ -32,7 +32,6 @@ def test_an_agent_may_have_a_runner_that_is_set_up(tmp_path: Path, text: str) ->
     ("text", "error"),
     [
         (OPENAI + agent("kimmi"), "there is no runner 'kimmi'; did you mean kimi?"),
-        (OPENAI + agent("kimi"), "set `path` in [runner.kimi]"),
         (KIMI + agent("kimi", ""), "kimi needs the name of a model"),
         (KIMI + agent("kimi", 'model = "m"\ntools = ["x"]'), "agents.a.tools: kimi has no such setting"),
         (KIMI + agent("kimi", 'model = "m"\neffort = "high"'), "agents.a.effort: kimi has no such setting"),

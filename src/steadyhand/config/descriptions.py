@@ -96,11 +96,12 @@ DESCRIPTIONS: Mapping[str, str] = {
     "see docs/gateway.md.",
     "runner.claude.path": "The path of the agent's command line; by default the bundled one.",
     "runner.codex.path": "The path of the program of Codex; by default that of `steadyhand agents install codex`.",
-    "runner.kimi.path": 'The path of Kimi Code, a script; without it no agent has `runner = "kimi"`.',
+    "runner.kimi.path": "The path of Kimi Code, a script; by default that of `steadyhand agents install kimi`.",
     "runner.kimi.node": "The path of Node 22 or newer; by default the one in the service's `PATH`.",
-    "runner.opencode.path": 'The path of the program of opencode; without it no agent has `runner = "opencode"`.',
-    "runner.claude-agent-acp.path": "The path of claude-agent-acp, a script; without it no agent has "
-    '`runner = "claude-agent-acp"`.',
+    "runner.opencode.path": "The path of the program of opencode; by default that of "
+    "`steadyhand agents install opencode`.",
+    "runner.claude-agent-acp.path": "The path of claude-agent-acp, a script; by default that of "
+    "`steadyhand agents install claude-agent-acp`.",
     "runner.claude-agent-acp.node": "The path of Node 22 or newer; by default the one in the service's `PATH`.",
     "runners.*.path": "The path of the program of an agent that speaks ACP; its agents have this table's name as their "
     "`runner`.",

@@ -76,8 +76,6 @@ def check_runner(where: str, agent: AgentTable, kind: ProviderKind, tables: Tabl
         )
     if agent.runner == "claude":
         return
-    if program is not None and program.path is None:
-        raise ConfigError(f"{where}.runner: set `path` in [runner.{agent.runner}], its program")
     if agent.egress == ("host",):
         raise ConfigError(
             f"{where}.egress: {agent.runner} reaches its model by a port of a network of its own"

@@ -19,9 +19,9 @@ from steadyhand.runner.claude.plain import PlainRunner
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.runner.codex.codex_program import find_codex
 from steadyhand.runner.codex.codex_runner import CodexRunner
+from steadyhand.runner.packages.installed import find_installed
 from steadyhand.runner.process.programs import accessible_program
 
-NO_CODEX = "Codex is not installed; run `steadyhand agents install codex`, or set `path` in [runner.codex]."
 _WITHHELD_PREFIXES = ("API_BEARER_TOKEN", "STEADYHAND_")
 
 
@@ -75,14 +75,16 @@ def create_other_runners(settings: Settings, sandbox: Sandbox, redactor: Redacto
     """Return the runners of other agents by their names. Raise `ConfigError` for a program that is not there."""
     codex = find_codex(settings.tables.runner.codex.path, settings.data_dir, agent_uid_base(settings))
     runners: dict[str, Runner] = {} if codex is None else {"codex": CodexRunner(codex, sandbox, redactor)}
-    if codex is None:
-        for name, agent in settings.build_catalog().agents.items():
-            if agent.runner == "codex":
-                raise ConfigError(f"agents.{name}.runner: {NO_CODEX}")
     for name, program in acp_programs(settings.tables).items():
-        if program.path is not None:
-            programs = _find_programs(settings, program)
+        programs = _find_programs(settings, name, program)
+        if programs:
             runners[name] = AcpRunner(program.agent, programs, sandbox, redactor)
+    for name, agent in settings.build_catalog().agents.items():
+        if agent.runner not in {"claude", *runners}:
+            raise ConfigError(
+                f"agents.{name}.runner: {agent.runner} is not installed; run"
+                f" `steadyhand agents install {agent.runner}`, or set `path` in [runner.{agent.runner}]."
+            )
     return runners
 
 
@@ -93,15 +95,21 @@ def create_agent_files(settings: Settings) -> AgentFilesOf:
     )
 
 
-def _find_programs(settings: Settings, program: AcpProgram) -> Sequence[Path]:
-    """Return the program of an agent, after Node if that runs it. Raise `ConfigError` for one that is not there."""
-    paths = {"path": program.path}
+def _find_programs(settings: Settings, name: str, program: AcpProgram) -> Sequence[Path]:
+    """Return the program of an agent, after Node if that runs it: the configured one, else the installed one.
+
+    Without either it is empty. Raise `ConfigError` for a configured one that is not there.
+    """
+    if program.path is None:
+        installed = find_installed(settings.data_dir, name)
+        return [] if installed is None else [Path(word) for word in installed.argv]
+    paths: dict[str, Path | None] = {"path": program.path}
     if program.agent.needs_node:
         found = shutil.which("node", path=settings.path)
         paths = {"node": program.node or (None if found is None else Path(found)), **paths}
-    for name, path in paths.items():
+    for key, path in paths.items():
         if path is None or not path.is_file():
-            raise ConfigError(f"{program.setting}.{name}: {path or 'node'} is not a file.")
+            raise ConfigError(f"{program.setting}.{key}: {path or 'node'} is not a file.")
     uid = agent_uid_base(settings)
     return [
         accessible_program(path.absolute(), path.name, settings.data_dir, uid)
