@@ -19,8 +19,12 @@ MODULES = {
     "cli/version.py": "finds the program whose version it prints",
     "gateway/model/providers.py": "names the documented variables in an error",
     "job.py": "the default agent",
+    "ports/workspace.py": "the default runner",
+    "runner/acp/acp_agent.py": "the entry of the adapter of Claude to ACP",
+    "runner/agent_files.py": "chooses the files by the runner",
     "serve/gateway_setup.py": "names the documented variables in checks",
     "serve/wiring.py": "wires the runner by its name",
+    "workspace/checkout.py": "the runner whose definitions it lists",
 }
 
 

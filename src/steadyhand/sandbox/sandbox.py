@@ -355,7 +355,7 @@ def _joined_mount(checkout: Checkout, staging_dir: Path, name: str) -> Mount:
 
 
 def _beside_others(program: Path, name: str) -> AgentProgram:
-    """Return how a program is shown with what it starts and loads: its folder, or the packages that it is one of."""
+    """Return how a program is shown with its folder, or with the packages that it is one of."""
     path = program.resolve()
     if path.is_relative_to("/usr"):
         return AgentProgram(program, path, None)

@@ -2,7 +2,7 @@
 
 Values of `env` and `files` may hold placeholders: `{base_url}` is the address of the model's API (of OpenAI's with its
 `/v1`), `{key}` the placeholder of the credential, `{model}` the model, `{home}` the home and `{cache}` a folder for
-what is no part of a session.
+files that are no part of a session.
 """
 
 import json
@@ -15,7 +15,7 @@ from steadyhand.ports import ModelApi
 
 @dataclass(frozen=True, slots=True)
 class RepositoryLimits:
-    """What keeps the files of a repository from an agent: variables, and paths that are empty for it."""
+    """The limits of an agent in a repository: variables, and paths that are empty for it."""
 
     env: Mapping[str, str] = field(default_factory=dict)
     hidden: tuple[str, ...] = ()
@@ -48,9 +48,9 @@ class AcpAgent:
     appends_system_prompt: bool = False
     """True if it takes an appended system prompt by `_meta`; else the text stands before the first prompt."""
     below_instructions: RepositoryLimits = field(default_factory=RepositoryLimits)
-    """What keeps all of a repository's instructions from it, for the trust `none`."""
+    """The limits that keep all instructions of a repository from it, for the trust `none`."""
     below_full: RepositoryLimits = field(default_factory=RepositoryLimits)
-    """What keeps from it what would run code or move the address of the model."""
+    """The limits that keep files from it which would run code or move the address of the model."""
     instructions_file: str | None = None
     """The path in its home where `AGENTS.md` is laid, if it does not read that of a repository below full trust."""
     transcript: str | None = None

@@ -1,4 +1,4 @@
-"""The service's side of the protocol: it opens a session, sends the prompt, and answers what an agent asks."""
+"""The service's side of the protocol: it opens a session, sends the prompt, and answers requests of the agent."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -39,12 +39,12 @@ class OpenSession:
 
 
 class PermissionClient:
-    """Answers an agent's requests for permission: the sandbox is what limits it, so each call is allowed once."""
+    """Answers an agent's requests for permission: the sandbox limits it, so each call is allowed once."""
 
     async def request_permission(
         self, options: Sequence[schema.PermissionOption], **_fields: Any
     ) -> schema.RequestPermissionResponse:
-        """Allow what is asked for, for once if that is offered; else the request is cancelled."""
+        """Allow the call, for once if that is offered; else cancel the request."""
         for kind in ("allow_once", "allow_always"):
             for option in options:
                 if option.kind == kind:
@@ -60,7 +60,7 @@ class AcpClient:
         """Create it inside the event loop; `close` ends its tasks."""
         self._agent = agent
         self.notices: list[str] = []
-        """What the user should know of the session."""
+        """Notices about the session, for the user."""
         self._connection = ClientSideConnection(PermissionClient(), transport)  # type: ignore[arg-type]  # a part of it
         self._capabilities = schema.AgentCapabilities()
 

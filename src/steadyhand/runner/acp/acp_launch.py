@@ -18,7 +18,7 @@ _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 
 
 def check_job(agent: AcpAgent, spec: RunSpec) -> ModelAccess:
-    """Return the access to the model. Raise `SpawnError` if it is not on the agent's wire, or for what ACP has not."""
+    """Return the access to the model. Raise `SpawnError` for another API, or a field that ACP has not."""
     access = spec.model_access
     if access is None or access.api != agent.api:
         raise SpawnError(f"{agent.title} needs a provider whose API is {agent.api}.", retryable=False)
@@ -88,7 +88,7 @@ def build_launch(
 
 
 def limits_of(agent: AcpAgent, checkout: Checkout) -> Sequence[RepositoryLimits]:
-    """Return what keeps the files of a repository from an agent, by the trust in it."""
+    """Return the limits of an agent in a repository, by the trust in it."""
     if checkout.full_trust:
         return ()
     if checkout.workspace.trust == "none":

@@ -15,7 +15,7 @@ _MAX_ERROR_LENGTH = 2000
 
 
 class AcpTransport:
-    """A `Transport` of the library. What the library receives is checked before.
+    """A `Transport` of the library. Messages to the library are checked before.
 
     `answered` are the keys of the agent's requests that an earlier service has answered: its output is read again.
     """

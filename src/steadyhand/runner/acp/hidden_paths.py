@@ -13,7 +13,7 @@ _FILE, _FOLDER = "nothing", "nothing.d"
 
 
 def hide_paths(agent: AcpAgent, checkout: Checkout, sandbox: Sandbox) -> Sequence[BindMount]:
-    """Return the binds that hide what the trust in a repository keeps from an agent, as far as it is there.
+    """Return the binds that hide paths of a repository from an agent, by the trust in it, as far as they are there.
 
     Raise `SpawnError` if something cannot be hidden: then the agent must not start.
     """

@@ -59,7 +59,7 @@ class _Text:
 
 @dataclass(slots=True)
 class _Tool:
-    """A tool call that goes on, with what is known of it so far."""
+    """A tool call that goes on, with all that is known of it so far."""
 
     id: str
     name: str
@@ -95,7 +95,7 @@ class UpdateReader:
         return self._count(self._read(update, now))
 
     def finish(self) -> Sequence[EventBody | TextDelta]:
-        """Return the events of what was not complete at the end of a turn."""
+        """Return the events of a text that was not complete at the end of a turn."""
         return self._count(self._end_text())
 
     def _count(self, events: Iterator[EventBody | TextDelta]) -> Sequence[EventBody | TextDelta]:
@@ -176,7 +176,7 @@ class UpdateReader:
             yield ToolFinished(tool.id, update.status == "failed", output, truncated, duration)
 
     def _begin_tools(self) -> Iterator[EventBody]:
-        """Tell the calls that are complete though no status says so: something else follows them."""
+        """Yield the calls that are complete though no status says so: something else follows them."""
         for tool in self._tools.values():
             if tool.input:
                 yield from _begin(tool)
@@ -199,7 +199,7 @@ def _begin(tool: _Tool) -> Iterator[EventBody]:
 
 
 def _tool_name(update: schema.ToolCallStart | schema.ToolCallProgress) -> str:
-    """Return the name of a tool: what the agent calls it, or else its kind. A title may be a whole command."""
+    """Return the name of a tool as the agent has it, or else its kind. A title may be a whole command."""
     own = as_mapping(as_mapping(update.field_meta).get(_OWN_META)).get("toolName")
     for name in (own, update.title):
         if isinstance(name, str) and _TOOL_NAME.fullmatch(name):
@@ -208,7 +208,7 @@ def _tool_name(update: schema.ToolCallStart | schema.ToolCallProgress) -> str:
 
 
 def _add(tool: _Tool, update: schema.ToolCallStart | schema.ToolCallProgress) -> None:
-    """Add what an update tells to what is known of a tool call."""
+    """Add the fields of an update to a tool call."""
     tool.title = (update.title or tool.title)[:_MAX_NOTICE_LENGTH]
     if update.raw_input:
         tool.input = limit_input(as_mapping(update.raw_input))
@@ -241,7 +241,7 @@ def _text_of(content: Any) -> str:
 
 
 def _diff(content: schema.FileEditToolCallContent) -> str:
-    """Return the change of a file: what was there, then what is there. To compare would take quadratic time."""
+    """Return the change of a file: the lines before, then the lines after. To compare would take quadratic time."""
     lines = [f"--- {content.path}", f"+++ {content.path}"]
     lines += [f"-{line}" for line in split_lines(content.old_text or "")]
     lines += [f"+{line}" for line in split_lines(content.new_text)]
