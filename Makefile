@@ -27,7 +27,7 @@ demo: $(STAMP)
 	$(BIN)/steadyhand demo
 
 # Clients and agents that `make test` runs; `make test-long` has all of them.
-CLIENTS := ai-sdk axe codex llm openai openai-node schemathesis typescript
+CLIENTS := ai-sdk axe claude-agent-acp codex kimi llm openai openai-node opencode schemathesis typescript
 
 test: $(TEST_STAMP)
 	@$(MAKE) --no-print-directory -j3 --output-sync=target clients-of-test lint compile-tests

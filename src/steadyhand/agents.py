@@ -20,6 +20,8 @@ NAME_RULE = "a letter or digit, then at most 63 letters, digits, dots, dashes or
 TrustLevel = Literal["none", "instructions", "full"]
 WorkspaceMode = Literal["checkout", "in_place"]
 
+DEFAULT_RUNNER = "claude"
+"""The runner of the CLI that comes along."""
 DEFAULT_PROVIDER = "default"
 """The provider of an agent that names none."""
 CLASSIC_DEFAULT_AGENT = "recruiter-triage"
@@ -54,7 +56,7 @@ class Agent:
 
     name: str
     description: str = ""
-    runner: str = "claude"
+    runner: str = DEFAULT_RUNNER
     provider: str = DEFAULT_PROVIDER
     """The name of the provider of its model: an address and a credential."""
     day_micros: int | None = None

@@ -67,4 +67,4 @@ def test_an_agent_that_is_not_installed_is_named_with_what_finds_it(world_dir: P
     assert "Codex is not installed: `steadyhand agents install codex` does" in ran.err
     ran = CommandLine(world_dir, None, None)("demo", "--agent", "nobody", "--clean")
     assert ran.code == 2
-    assert "The agents of the demo are claude, codex." in ran.err
+    assert "The demo knows these other agents: codex." in ran.err

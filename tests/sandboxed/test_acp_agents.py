@@ -115,13 +115,25 @@ def service_and_model(make_service_in: MakeService) -> Iterator[tuple[Service, S
 
 
 @pytest.fixture(params=AGENTS)
+def each(service_and_model: tuple[Service, ScriptedModel], request: pytest.FixtureRequest) -> World:
+    """Each agent."""
+    service, model = service_and_model
+    model.clear()
+    return World(service, model, request.param)
+
+
+# The runner is one for all: in `make test`, Kimi shows what the others do in the same way.
+@pytest.fixture(
+    params=[name if name == "kimi" else pytest.param(name, marks=pytest.mark.long) for name in AGENTS]
+)
 def world(service_and_model: tuple[Service, ScriptedModel], request: pytest.FixtureRequest) -> World:
     service, model = service_and_model
     model.clear()
     return World(service, model, request.param)
 
 
-def test_a_text_comes_with_the_usage_that_the_model_counts(world: World) -> None:
+def test_a_text_comes_with_the_usage_that_the_model_counts(each: World) -> None:
+    world = each
     job = world.run("--version\n[[scenario:ok]]")
     assert (job["state"], job["outcome"]["type"]) == ("completed", "success"), (job, world.service.log)
     assert [event["type"] for event in world.steps(job)] == ["message"]
@@ -132,8 +144,8 @@ def test_a_text_comes_with_the_usage_that_the_model_counts(world: World) -> None
     assert world.model.requests[-1].model == MODELS[AGENTS[world.name]]
 
 
-def test_a_tool_edits_a_file_and_the_change_is_the_diff_of_the_job(world: World) -> None:
-    service = world.service
+def test_a_tool_edits_a_file_and_the_change_is_the_diff_of_the_job(each: World) -> None:
+    world, service = each, each.service
     job = world.run("[[scenario:edit]]", workspace=str(service.root / "workspace"))
     assert job["state"] == "completed", (job, service.log)
     steps = world.steps(job)

@@ -168,8 +168,8 @@ def show_config(
 def demo(
     *,
     agent: Annotated[
-        str, typer.Option("--agent", metavar="NAME", help="The agent: claude or codex.")
-    ] = "claude",
+        str | None, typer.Option("--agent", metavar="NAME", help="Another agent than the CLI: codex.")
+    ] = None,
     clean: Annotated[bool, typer.Option("--clean", help="Remove the demo's directory at the end.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -177,8 +177,7 @@ def demo(
     from steadyhand.cli.demo import run_demo  # noqa: PLC0415  # it alone needs the testing kit
     from steadyhand.cli.demo_agents import DEMO_AGENTS  # noqa: PLC0415
 
-    if agent != "claude" and agent not in DEMO_AGENTS:
-        raise typer.BadParameter(f"The agents of the demo are claude, {', '.join(DEMO_AGENTS)}.")
-    raise typer.Exit(
-        int(run_demo(create_output(), clean_up=clean, as_json=as_json, agent=DEMO_AGENTS.get(agent)))
-    )
+    if agent is not None and agent not in DEMO_AGENTS:
+        raise typer.BadParameter(f"The demo knows these other agents: {', '.join(DEMO_AGENTS)}.")
+    chosen = None if agent is None else DEMO_AGENTS[agent]
+    raise typer.Exit(int(run_demo(create_output(), clean_up=clean, as_json=as_json, agent=chosen)))

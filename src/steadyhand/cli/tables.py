@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from steadyhand.agents import DEFAULT_RUNNER
 from steadyhand.cli.columns import Column, FittedTable
 from steadyhand.cli.progress import STATE_STYLES, run_seconds
 from steadyhand.cli.sanitize import (
@@ -36,7 +37,6 @@ _DIFF_STYLES = (
 )
 
 _MAX_NAMED_JOBS = 3
-_USUAL_RUNNER = "claude"
 _PLAIN_FIELDS = (
     ("title", "title"),
     ("agent", "agent"),
@@ -99,7 +99,7 @@ def jobs_table(
 
 def _has_other_runners(rows: Iterable[Mapping[str, Any]]) -> bool:
     """Return True if a job or an agent has another runner than most have: only then is there a column for it."""
-    return any(row.get("runner") not in (None, _USUAL_RUNNER) for row in rows)
+    return any(row.get("runner") not in (None, DEFAULT_RUNNER) for row in rows)
 
 
 def _queue_reason(job: Mapping[str, Any]) -> str | None:

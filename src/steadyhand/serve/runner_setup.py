@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from steadyhand.agents import Agent
+from steadyhand.agents import DEFAULT_RUNNER, Agent
 from steadyhand.config.runners import AcpProgram, acp_programs
 from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
@@ -80,7 +80,7 @@ def create_other_runners(settings: Settings, sandbox: Sandbox, redactor: Redacto
         if programs:
             runners[name] = AcpRunner(program.agent, programs, sandbox, redactor)
     for name, agent in settings.build_catalog().agents.items():
-        if agent.runner not in {"claude", *runners}:
+        if agent.runner not in {DEFAULT_RUNNER, *runners}:
             raise ConfigError(
                 f"agents.{name}.runner: {agent.runner} is not installed; run"
                 f" `steadyhand agents install {agent.runner}`, or set `path` in [runner.{agent.runner}]."

@@ -89,8 +89,8 @@ class GitCheckouts:
         root, a job's checkout is an overlay over a warm checkout, which belongs to the uid below the first agent's.
         Otherwise, if `shares_objects` is set (agents can read the mirrors), the checkout is a clone that shares the
         mirror's objects. `disk_limit_of` returns the bytes that a job may write over a warm checkout; `None` is no
-        limit. `agent_files_of` returns the `AgentFiles` of the agents of a runner; None is `agent_files` for all, which reads the operator's definitions. `redactor` removes
-        secrets from the transcript.
+        limit. `agent_files_of` returns the `AgentFiles` of the agents of a runner; None is `agent_files` for all,
+        which reads the operator's definitions. `redactor` removes secrets from the transcript.
         """
         data_dir = data_dir.absolute()  # git gets this path in other directories
         self._data_dir = data_dir
