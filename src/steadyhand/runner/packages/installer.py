@@ -33,6 +33,7 @@ from steadyhand.runner.packages.registry_clients import (
     read_npm_settings,
     read_pip_settings,
 )
+from steadyhand.text_lines import split_lines
 
 OLDEST_NODE = (22, 19)
 """An older one silently gets older agents."""
@@ -250,7 +251,7 @@ class Installer:
         return tuple(binds), env
 
     def _failure_text(self, client: _Client, package: Package, output: bytes) -> str:
-        lines = _reason_lines(output.decode("utf-8", "replace").splitlines())
+        lines = _reason_lines(split_lines(output.decode("utf-8", "replace")))
         reason = "; ".join(lines) if lines else "it was stopped, or took too long"
         hosts = self._place.refused_hosts()
         refused = f" It asked for {', '.join(hosts)}, which it may not reach." if hosts else ""

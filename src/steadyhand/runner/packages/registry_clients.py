@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from steadyhand.errors import InstallError
+from steadyhand.text_lines import split_lines
 
 NPM_CONFIG = ("--globalconfig", "/etc/npmrc")
 """The machine's own configuration, in place of one beside the program."""
@@ -72,7 +73,7 @@ def read_pip_settings(directory: Path) -> RegistrySettings:
     """Return the settings of this Python's pip. Raise `InstallError` if there is none."""
     pip = [sys.executable, "-m", "pip"]
     values: dict[str, str] = {}
-    for line in _ask([*pip, "config", "list"], directory).splitlines():
+    for line in split_lines(_ask([*pip, "config", "list"], directory)):
         name, _, value = line.partition("=")
         scope, _, setting = name.rpartition(".")
         if scope in ("global", ":env:"):  # the environment comes first and wins
@@ -106,7 +107,7 @@ def _ask(argv: list[str], directory: Path) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InstallError(f"{argv[0]} could not be asked for its configuration: {error}.") from error
     if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        lines = [line for line in split_lines(done.stderr) if line.strip()]
         raise InstallError(
             f"{' '.join(argv[:3])} could not be asked for its configuration: {lines[-1] if lines else 'no reason'}"
         )
