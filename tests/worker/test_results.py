@@ -1,10 +1,14 @@
-"""What a job is told when the agent's own figure is not what was counted."""
+"""What the result of a run does to its job: the figure of its cost, and the wait for a rate limit."""
+
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
-from steadyhand.job import OutcomeType
+from steadyhand.job import Outcome, OutcomeType
 from steadyhand.outcome import AgentResult, RunEvidence
 from steadyhand.ports import RunOutput, RunReport, UsageTotal
+from steadyhand.testing.contracts.samples import NOON
 from steadyhand.worker.results import RunResult, cost_difference_warning
 
 
@@ -33,3 +37,13 @@ def test_nothing_is_compared_where_a_figure_is_missing_or_may_be_too_low() -> No
     assert cost_difference_warning(ran(100, None)) is None
     assert cost_difference_warning(ran(None, UsageTotal(calls=1, micros=1))) is None
     assert cost_difference_warning(ran(100, UsageTotal(calls=1, micros=1, complete=False))) is None
+
+
+def test_a_rate_limit_that_an_earlier_service_met_parks_a_run_that_was_taken_up() -> None:
+    """Its end was known to that service alone: the job asks again a little later in place of failing."""
+    taken_up = replace(ran(None, None), asks_again_at=NOON)
+    limited, failed = Outcome(OutcomeType.RATE_LIMITED), Outcome(OutcomeType.AGENT_ERROR)
+    assert taken_up.park_until(limited) == NOON
+    assert taken_up.park_until(failed) is None
+    known = replace(taken_up, rate_limited_until=NOON + timedelta(hours=1))
+    assert known.park_until(limited) == known.park_until(failed) == NOON + timedelta(hours=1)

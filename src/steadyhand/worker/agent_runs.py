@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,10 @@ from steadyhand.worker.stoppable import catch_run_error, read_patiently
 from steadyhand.worker.waiting_runs import WaitingRuns
 from steadyhand.worker.warm_pool import WarmPool
 from steadyhand.worker.warm_slot import WarmSlot
+
+
+ASK_AGAIN_AFTER = timedelta(seconds=60)
+"""The wait of a job that met a rate limit whose end nobody knows; the model's service may refuse it again then."""
 
 
 class AgentRuns:
@@ -118,6 +123,7 @@ class AgentRuns:
             await self._save_reported_call(job, agent, result.report)
         return replace(
             result,
+            asks_again_at=None if scope.orphan is None else deps.config.clock() + ASK_AGAIN_AFTER,
             waited_seconds=scope.deadline.waited_seconds,
             early_outcome=early.outcome,
             before_early=early.before,

@@ -32,6 +32,8 @@ class RunResult:
     """The end of the model's rate limit, if that stopped the run."""
     credential_rejected_until: datetime | None = None
     """The end of the rest of a rejected credential, if that stopped the run."""
+    asks_again_at: datetime | None = None
+    """The end of a rate limit that an earlier service met and that this one does not know, of a run that was taken up."""
     waited_seconds: float = 0.0
     """The seconds in which the run waited for its client."""
     early_outcome: Outcome | None = None
@@ -43,6 +45,8 @@ class RunResult:
         """Return the time until which the job is parked; None if another thing than an obstacle ended the run."""
         if outcome.type == OutcomeType.UNAUTHORIZED:
             return self.credential_rejected_until
+        if self.rate_limited_until is None and outcome.type == OutcomeType.RATE_LIMITED:
+            return self.asks_again_at
         return self.rate_limited_until if outcome.type in _RATE_LIMIT_OUTCOMES else None
 
 
