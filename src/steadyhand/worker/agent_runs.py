@@ -33,7 +33,6 @@ from steadyhand.worker.waiting_runs import WaitingRuns
 from steadyhand.worker.warm_pool import WarmPool
 from steadyhand.worker.warm_slot import WarmSlot
 
-
 ASK_AGAIN_AFTER = timedelta(seconds=60)
 """The wait of a job that met a rate limit whose end nobody knows; the model's service may refuse it again then."""
 

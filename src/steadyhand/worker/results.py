@@ -33,7 +33,7 @@ class RunResult:
     credential_rejected_until: datetime | None = None
     """The end of the rest of a rejected credential, if that stopped the run."""
     asks_again_at: datetime | None = None
-    """The end of a rate limit that an earlier service met and that this one does not know, of a run that was taken up."""
+    """When a run that was taken up asks again, if it met a rate limit whose end the earlier service alone knew."""
     waited_seconds: float = 0.0
     """The seconds in which the run waited for its client."""
     early_outcome: Outcome | None = None
