@@ -67,8 +67,8 @@ def test_limits_of_a_key_hold_for_the_page(service: RunningService) -> None:
         assert refused.status_code == 422
         assert client.send("/ui/jobs", prompt="say x", agent="dear").status_code == 303
         agents = client.get("/ui/agents").text
-        assert ">dear<" in agents
-        assert ">claude<" not in agents
+        assert "<bdi>dear</bdi>" in agents
+        assert "<bdi>claude</bdi>" not in agents  # as an agent; it is the runner of the other
 
 
 def test_agents_and_workspaces_are_listed_without_credentials(page: PageClient) -> None:
