@@ -12,11 +12,13 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench import (
     accepting,
+    agents,
     aging,
     answering,
     comparison,
@@ -37,6 +39,7 @@ from bench import (
     warming,
     watching,
 )
+from bench.passing import OTHER_WIRES
 from bench.rows import Row, Series, table
 from bench.worlds import Broken, world
 from steadyhand.testing.cli import SYSTEM_PATH, cli_path
@@ -54,12 +57,14 @@ ROWS: Mapping[str, tuple[int, Measure]] = {
     "answer-sealed": (20, lambda where, pairs: answering.measure(where, pairs, sealed=True)),
     "gateway-ttft": (10, passing.measure),
     "gateway-cpu": (6, passing.measure_cpu),
+    **{f"gateway-{wire}": (6, partial(passing.measure_wire, wire=wire)) for wire in OTHER_WIRES},
     "followers": (3, following.measure_followers),
     "chats": (3, following.measure_chats),
     "node-events": (3, node_events.measure),
     "page": (2, watching.measure_page),
     "thousand": (3, watching.measure_thousand),
     "long": (2, watching.measure_long),
+    **{f"{agent}-start": (20, partial(agents.measure_start, agent=agent)) for agent in agents.PROGRAMS},
     "health": (5, health.measure),
     "half-open": (1, half_open.measure),
     "redaction": (20, redacting.measure),

@@ -26,6 +26,12 @@ GROWTH: Mapping[str, str] = {
     "gateway-ttft": "Grows with the streams that are open, as each takes its turn on one core.",
     "gateway-ttft-p99": "Grows with the streams that are open, as each takes its turn on one core.",
     "gateway-cpu": "Grows with the events of a stream, not with their bytes; one core bounds all streams.",
+    **{
+        f"gateway-{row}-{wire}": f"As `gateway-{row}`."
+        for row in ("ttft", "ttft-p99", "cpu")
+        for wire in ("responses", "chat", "gemini")
+    },
+    "codex-start": "Constant for each run; the start of the agent's process bounds it.",
     "health": "Grows with the load of the machine: an attack shares the cores, and its limits bound its share.",
     "half-open": "Grows with new connections a second; the limit of connections and their deadline bound it.",
     "startup": "Does not grow with the jobs that are stored: the import of the program bounds it.",

@@ -15,14 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import streaming
 from bench.rows import Row, interleave, percentile
+from bench.streaming import PACE_SECONDS
+from bench.wires import BODY_BYTES, TOKENS, WIRES
 from bench.worlds import Broken, child_environment, made_in
 
 STREAMS = 20
 EACH = 6
 _SECONDS = 180
 _TICKS = os.sysconf("SC_CLK_TCK")
+_FIRST_WIRE = "messages"
+OTHER_WIRES = tuple(name for name in WIRES if name != _FIRST_WIRE)
+"""The APIs of models beside Messages, whose rows have the name of the API."""
 
 
 @dataclass
@@ -62,10 +66,10 @@ class Part:
 
 
 @contextmanager
-def part(*argv: str) -> Iterator[Part]:
+def part(name: str, wire: str, *argv: str) -> Iterator[Part]:
     """Run a part for the length of the block."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.streaming", *argv],
+        [sys.executable, "-m", "bench.streaming", name, wire, *argv],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -79,22 +83,23 @@ def part(*argv: str) -> Iterator[Part]:
 
 
 @contextmanager
-def parts(world: Path, between: str) -> Iterator[tuple[Part, Part, str, str]]:
+def parts(world: Path, between: str, wire: str) -> Iterator[tuple[Part, Part, str, str]]:
     """Start all: gives the client, what stands between, the model's address and the socket before it."""
     folder = made_in(world, between)
     with ExitStack() as stack:
-        address = str(stack.enter_context(part("model")).hear()["url"])
-        middle = stack.enter_context(part(between, str(folder), address))
+        address = str(stack.enter_context(part("model", wire)).hear()["url"])
+        middle = stack.enter_context(part(between, wire, str(folder), address))
         socket = str(middle.hear()["socket"])
-        client = stack.enter_context(part("client"))
+        client = stack.enter_context(part("client", wire))
         yield client, middle, address, socket
 
 
-def measure(world: Path, pairs: int) -> list[Row]:
+def measure(world: Path, pairs: int, wire: str = _FIRST_WIRE) -> list[Row]:
     """Measure the time to the first token with 20 streams at once, through the gateway and without it."""
+    p50, p99 = (3.0, 10.0) if wire == _FIRST_WIRE else (2.0, 6.0)
     every: dict[str, list[float]] = {"ours": [], "theirs": []}
     tails: dict[str, list[float]] = {"ours": [], "theirs": []}
-    with parts(world, "gateway") as (client, middle, address, socket):
+    with parts(world, "gateway", wire) as (client, middle, address, socket):
 
         def take(side: str, to: str) -> float:
             first = client.ask({"to": to, "streams": STREAMS, "each": EACH})["first"]
@@ -111,7 +116,7 @@ def measure(world: Path, pairs: int) -> list[Row]:
         ours, theirs = interleave(pairs, lambda: take("ours", socket), lambda: take("theirs", address))
         _check(middle, pairs + 1)
     what = (
-        f"time to the first token of a stream, {STREAMS} at once, a request of {streaming.BODY_BYTES // 1000} kB; "
+        f"time to the first token of a stream of {wire}, {STREAMS} at once, a request of {BODY_BYTES // 1000} kB; "
         "through the gateway (its ledger in SQLite), beside the model itself"
     )
     note = (
@@ -121,9 +126,32 @@ def measure(world: Path, pairs: int) -> list[Row]:
     )
     tail = (tails["ours"], tails["theirs"])
     return [
-        Row("gateway-ttft", f"p50 of a round: {what}", "ms", ours, theirs, "at most", 3.0, (note,), "added"),
-        Row("gateway-ttft-p99", "p99 of a round: the same", "ms", *tail, "at most", 10.0, (), "added"),
+        Row(
+            _named("gateway-ttft", wire),
+            f"p50 of a round: {what}",
+            "ms",
+            ours,
+            theirs,
+            "at most",
+            p50,
+            (note,),
+            "added",
+        ),
+        Row(
+            _named("gateway-ttft-p99", wire),
+            "p99 of a round: the same",
+            "ms",
+            *tail,
+            "at most",
+            p99,
+            (),
+            "added",
+        ),
     ]
+
+
+def _named(row: str, wire: str) -> str:
+    return row if wire == _FIRST_WIRE else f"{row}-{wire}"
 
 
 def _check(middle: Part, rounds: int) -> None:
@@ -132,13 +160,13 @@ def _check(middle: Part, rounds: int) -> None:
     middle.process.stdin.close()
     counted = middle.hear()
     streams = rounds * STREAMS * EACH
-    if counted != {"calls": streams, "output": streams * streaming.TOKENS, "complete": True}:
+    if counted != {"calls": streams, "output": streams * TOKENS, "complete": True}:
         raise Broken(f"the ledger has {counted} after {streams} streams")
 
 
-def measure_cpu(world: Path, pairs: int) -> Row:
+def measure_cpu(world: Path, pairs: int, wire: str = _FIRST_WIRE) -> Row:
     """Measure the processor's time for a streamed megabyte, of the gateway and of a relay that only copies."""
-    with parts(world, "gateway") as ours, parts(world, "relay") as theirs:
+    with parts(world, "gateway", wire) as ours, parts(world, "relay", wire) as theirs:
 
         def take(side: tuple[Part, Part, str, str]) -> float:
             client, middle, _, socket = side
@@ -150,8 +178,13 @@ def measure_cpu(world: Path, pairs: int) -> Row:
         take(theirs)
         figures = interleave(pairs, lambda: take(ours), lambda: take(theirs))
     what = (
-        f"processor's time for a megabyte of streams, {STREAMS} at once, an event of "
-        f"{len(streaming.PIECE)} bytes every {streaming.PACE_SECONDS * 1000:.0f} ms; beside an asyncio relay that "
+        f"processor's time for a megabyte of streams of {wire}, {STREAMS} at once, an event of "
+        f"{len(WIRES[wire].piece)} bytes every {PACE_SECONDS * 1000:.0f} ms; beside an asyncio relay that "
         "copies bytes and looks at nothing"
     )
-    return Row("gateway-cpu", what, "ms/MB", *figures, "at most", 4.0)
+    return Row(_named("gateway-cpu", wire), what, "ms/MB", *figures, "at most", 4.0)
+
+
+def measure_wire(world: Path, pairs: int, *, wire: str) -> list[Row]:
+    """Measure both for another API than Messages."""
+    return [*measure(world, pairs, wire), measure_cpu(made_in(world, "processor"), pairs, wire)]

@@ -1,8 +1,8 @@
 """The parts of a measurement of streams, each a process of its own: `python -m bench.streaming PART`.
 
-`model` streams answers event by event; `gateway DIRECTORY ADDRESS` is ours before it; `relay DIRECTORY ADDRESS` copies
-bytes and looks at nothing; `client` keeps so many streams going at once and says when each first token came. All are
-as light as they can be made, so that the way between is what is measured.
+`model WIRE` streams answers event by event; `gateway WIRE DIRECTORY ADDRESS` is ours before it; `relay WIRE DIRECTORY
+ADDRESS` copies bytes and looks at nothing; `client WIRE` keeps so many streams going at once and says when each first
+token came. All are as light as they can be made, so that the way between is what is measured.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from bench.wires import END, TOKENS, WIRES, Wire
 from steadyhand.agents import Agent, Workspace
 from steadyhand.gateway import (
     BillingDeps,
@@ -30,36 +31,7 @@ from steadyhand.serve import freeze_startup_objects
 from steadyhand.store import open_store
 from steadyhand.testing.contracts.samples import make_job
 
-BODY_BYTES = 50_000
-"""What the CLI sends for its first turn."""
-TOKENS = 60
-"""Events with text in a stream."""
 PACE_SECONDS = 0.01
-FIRST = b"content_block_delta"
-_DELTA = {"type": "text_delta", "text": "some words of an answer that comes piece by piece "}
-_END = b"0\r\n\r\n"
-
-
-def _event(kind: str, **fields: Any) -> bytes:
-    data = json.dumps({"type": kind, **fields}).encode()
-    event = b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
-    return b"%x\r\n%b\r\n" % (len(event), event)
-
-
-_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-_USAGE = {"input_tokens": 12, "cache_read_input_tokens": 9_000, "output_tokens": 1}
-_START = _HEAD + _event(
-    "message_start", message={"type": "message", "model": "claude-haiku-4-5", "content": [], "usage": _USAGE}
-)
-_OPEN = _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
-PIECE = _event("content_block_delta", index=0, delta=_DELTA)
-_LAST = (
-    _event("content_block_stop", index=0)
-    + _event("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": TOKENS})
-    + _event("message_stop")
-    + _END
-)
-STREAM_BYTES = len(_START + _OPEN + _LAST) + TOKENS * len(PIECE)
 
 
 # --- the model ---------------------------------------------------------------------------------
@@ -68,7 +40,9 @@ STREAM_BYTES = len(_START + _OPEN + _LAST) + TOKENS * len(PIECE)
 class _Model(asyncio.Protocol):
     """Answers each request with a stream; the first token comes with the head, the others one by one."""
 
-    def __init__(self) -> None:
+    def __init__(self, wire: Wire) -> None:
+        self._first = wire.start + wire.piece
+        self._wire = wire
         self._transport: asyncio.Transport | None = None
         self._left = 0
         self._buffer = b""
@@ -91,7 +65,7 @@ class _Model(asyncio.Protocol):
             self._buffer = b""
         if self._left <= 0 and self._transport is not None:
             self._left = 0
-            self._transport.write(_START + _OPEN + PIECE)
+            self._transport.write(self._first)
             self._tokens = 1
             asyncio.get_running_loop().call_later(PACE_SECONDS, self._next)
 
@@ -99,15 +73,15 @@ class _Model(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return
         if self._tokens >= TOKENS:
-            self._transport.write(_LAST)
+            self._transport.write(self._wire.last)
             return
         self._tokens += 1
-        self._transport.write(PIECE)
+        self._transport.write(self._wire.piece)
         asyncio.get_running_loop().call_later(PACE_SECONDS, self._next)
 
 
-async def model() -> None:
-    server = await asyncio.get_running_loop().create_server(_Model, "127.0.0.1", 0)
+async def model(wire: Wire) -> None:
+    server = await asyncio.get_running_loop().create_server(lambda: _Model(wire), "127.0.0.1", 0)
     _say({"url": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"})
     await _until_end_of_input()
 
@@ -115,7 +89,7 @@ async def model() -> None:
 # --- what stands between -----------------------------------------------------------------------
 
 
-async def gateway(directory: Path, address: str) -> None:
+async def gateway(wire: Wire, directory: Path, address: str) -> None:
     """Our gateway with a real ledger, and one run that it lets out by its socket."""
     store = await open_store(f"sqlite:///{directory}/ledger.db")
     files = JobPaths(directory / "job")
@@ -125,7 +99,7 @@ async def gateway(directory: Path, address: str) -> None:
         slots=1,
         sandbox_socket="/unused",
         billing=BillingDeps(store, Prices.load(), job_limits),
-        providers=[Provider(base_url=address, credential=Credential("api_key", "sk-bench"))],
+        providers=[Provider(kind=wire.api, base_url=address, credential=Credential("api_key", "sk-bench"))],
     )
 
     async def emit(told: object) -> None:
@@ -164,7 +138,7 @@ class _Copy(asyncio.Protocol):
             self.other.transport.close()
 
 
-async def relay(directory: Path, address: str) -> None:
+async def relay(_wire: Wire, directory: Path, address: str) -> None:
     """What any way between costs at the least in this language: every byte read and written once."""
     to = urlsplit(address)
     loop = asyncio.get_running_loop()
@@ -189,8 +163,9 @@ async def relay(directory: Path, address: str) -> None:
 class _Stream(asyncio.Protocol):
     """One connection: asks, notes when the first token came, and asks again when the stream has ended."""
 
-    def __init__(self, request: bytes, count: int, taken: list[float], done: asyncio.Future[None]) -> None:
-        self._request = request
+    def __init__(self, wire: Wire, count: int, taken: list[float], done: asyncio.Future[None]) -> None:
+        self._request = wire.request
+        self._mark = wire.first
         self._count = count
         self._taken = taken
         self._done = done
@@ -217,11 +192,11 @@ class _Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.bytes += len(data)
-        if self._first and FIRST in self._tail + data:
+        if self._first and self._mark in self._tail + data:
             self._taken.append((time.monotonic_ns() - self._began) / 1e6)
             self._first = False
         self._tail = (self._tail + data)[-64:]
-        if not self._tail.endswith(_END):
+        if not self._tail.endswith(END):
             return
         self._count -= 1
         if self._count:
@@ -234,7 +209,7 @@ class _Stream(asyncio.Protocol):
             self._done.set_exception(ConnectionError(f"the connection ended: {exc}"))
 
 
-async def client() -> None:
+async def client(wire: Wire) -> None:
     """Read rounds from stdin (`to streams each`), and print what each came to."""
     loop = asyncio.get_running_loop()
     while line := await asyncio.to_thread(sys.stdin.readline):
@@ -244,7 +219,7 @@ async def client() -> None:
         waits: list[asyncio.Future[None]] = []
         for _ in range(asked["streams"]):
             done = loop.create_future()
-            stream = _Stream(_request(), asked["each"], taken, done)
+            stream = _Stream(wire, asked["each"], taken, done)
             if asked["to"].startswith("http"):
                 to = urlsplit(asked["to"])
                 await loop.create_connection(lambda made=stream: made, to.hostname, to.port)  # type: ignore[misc]
@@ -262,18 +237,6 @@ async def client() -> None:
         _say({"first": taken, "bytes": sum(each.bytes for each in connections)})
 
 
-def _request() -> bytes:
-    start = b'{"model":"claude-haiku-4-5","messages":[{"role":"user","content":"'
-    end = b'"}],"max_tokens":128000,"stream":true}'
-    body = start + b"x" * (BODY_BYTES - len(start) - len(end)) + end
-    head = (
-        b"POST /v1/messages?beta=true HTTP/1.1\r\nhost: model.invalid\r\nx-api-key: placeholder\r\n"
-        b"content-type: application/json\r\nanthropic-version: 2023-06-01\r\nx-app: cli\r\n"
-        b"user-agent: bench\r\nconnection: keep-alive\r\naccept: application/json\r\n"
-    )
-    return head + b"content-length: %d\r\n\r\n" % len(body) + body
-
-
 # --- all of them -------------------------------------------------------------------------------
 
 
@@ -286,14 +249,15 @@ async def _until_end_of_input() -> None:
 
 
 def main() -> None:
-    part, *rest = sys.argv[1:]
+    part, name, *rest = sys.argv[1:]
+    wire = WIRES[name]
     freeze_startup_objects()  # as the service does: what is measured is its way of running
     if part == "model":
-        asyncio.run(model())
+        asyncio.run(model(wire))
     elif part == "client":
-        asyncio.run(client())
+        asyncio.run(client(wire))
     else:
-        asyncio.run({"gateway": gateway, "relay": relay}[part](Path(rest[0]), rest[1]))
+        asyncio.run({"gateway": gateway, "relay": relay}[part](wire, Path(rest[0]), rest[1]))
 
 
 if __name__ == "__main__":
