@@ -183,12 +183,13 @@ def test_a_turn_goes_on_in_the_session_with_a_usage_of_its_own(world: World) -> 
     [
         ("no-such-model", "model_error"),
         ("unauthorized", "unauthorized"),
-        ("server-error", "model_error"),
+        # The agents' own pauses take half a minute; `gateway/model/test_failed_calls.py` has the rule.
+        pytest.param("server-error", "model_error", marks=pytest.mark.long),
         ("no-credit", "budget"),
     ],
 )
 def test_a_failure_is_judged_by_the_answer_of_the_model(world: World, scenario: str, outcome: str) -> None:
-    job = world.run(f"[[scenario:{scenario}]]")
+    job = world.service.wait_until_ended(world.submit(f"[[scenario:{scenario}]]"), 180)
     assert (job["state"], job["outcome"]["type"]) == ("failed", outcome), job
 
 
