@@ -110,4 +110,4 @@ def test_a_jobs_id_that_is_a_path_is_not_found(sealed: Service, route: str) -> N
         if answer.url.path == "/":
             continue  # the client itself went up, and asked for the page
         assert answer.status_code in (404, 405, 422, 400), (name, answer.status_code)
-    wait_until(lambda: not leftover_job_files(sealed))
+    wait_until(lambda: not leftover_job_files(sealed), 10)

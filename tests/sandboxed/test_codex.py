@@ -130,7 +130,7 @@ def test_a_cancel_ends_codex_and_its_command(codex: tuple[Service, ScriptedModel
     assert service.client.post(f"/v1/jobs/{job['id']}/cancel").status_code == 202
     ended = service.wait_until_ended(job["id"], 30)
     assert ended["state"] == "cancelled"
-    wait_until(lambda: not service.live_agent_pids())
+    wait_until(lambda: not service.live_agent_pids(), 1)
 
 
 @pytest.mark.parametrize(("name", "asked"), [("codex", "gpt-5.1-codex"), ("codex/gpt-5-mini", "gpt-5-mini")])

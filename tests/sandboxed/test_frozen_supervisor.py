@@ -66,7 +66,7 @@ def test_a_job_ends_as_asked_though_its_supervisor_is_frozen(
         assert "processes_stuck" not in [warning["code"] for warning in job["warnings"]]
         wait_until(lambda: not live_agent_processes(service))
     assert host_mounts(service) == []
-    wait_until(lambda: not loop_devices(service))
+    wait_until(lambda: not loop_devices(service), 10)
     wait_until(lambda: not leftover_job_files(service), 10)
     # The slot is free again.
     assert service.run_job("[[standin: text=next]]")["answer"] == "next"

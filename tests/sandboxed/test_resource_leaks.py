@@ -76,7 +76,7 @@ def test_many_jobs_leave_everything_where_it_was(make_service: MakeService, jobs
     work = shell_prompt("echo x > new.txt; mkdir -p d; mv greeting.txt d/; (setsid sleep 120 &) ; echo done")
     for _ in range(WARM_UP):
         assert service.run_job(work, workspace=workspace)["answer"] == "done"
-    wait_until(lambda: at_rest(service), 30)
+    wait_until(lambda: at_rest(service), 10)
     before, files, dead = counts(service), open_files(service), groups_of_the_dead()
     assert before["children"] == 1
     assert (
@@ -88,9 +88,9 @@ def test_many_jobs_leave_everything_where_it_was(make_service: MakeService, jobs
     )
     for _ in range(jobs):
         assert service.run_job(work, workspace=workspace)["answer"] == "done"
-    wait_until(lambda: at_rest(service) and counts(service) == before, 30)
+    wait_until(lambda: at_rest(service) and counts(service) == before, 10)
     # Other tests kill services, whose groups the next start removes: what is there for longer was left.
-    wait_until(lambda: not groups_of_the_dead() - dead, 60)
+    wait_until(lambda: not groups_of_the_dead() - dead, 20)
     # A connection of this test may be open; those of the database are made when they are needed, up to a bound.
     wait_until(lambda: open_files(service)[False] <= files[False] + 1, 10)
     assert open_files(service)[True] <= MOST_OF_THE_DATABASE

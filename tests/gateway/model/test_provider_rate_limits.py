@@ -318,7 +318,7 @@ def test_an_agent_that_goes_away_while_it_waits_is_not_asked_for_again(world_dir
             way.client() as client,
         ):
             call = asyncio.ensure_future(client.post("/v1/messages", json=ASK))
-            await asyncio.wait_for(asleep.wait(), 20)
+            await asyncio.wait_for(asleep.wait(), 5)
             call.cancel()
             spent = await way.open_access.final_usage()
         assert (spent.calls, spent.micros, spent.complete) == (1, 0, True)

@@ -178,7 +178,7 @@ def test_a_run_that_is_not_held_ends_with_its_service(
             assert process.stdout.readline() == "dropped\n"  # the service reads on, past the limit
         process.kill()
         process.wait(10)
-        wait_until(lambda: start_ticks(supervisor) is None, 15)
+        wait_until(lambda: start_ticks(supervisor) is None, 5)
         assert lost_runs(data_dir) == ([], ["it ended with its service"])
     assert list(held_dir(data_dir).iterdir()) == []
 
@@ -188,7 +188,7 @@ def test_a_run_that_nobody_takes_up_in_time_is_ended(data_dir: Path) -> None:
         process.kill()
         process.wait(10)
         assert start_ticks(supervisor) is not None
-        wait_until(lambda: start_ticks(supervisor) is None, 30)
+        wait_until(lambda: start_ticks(supervisor) is None, 10)
         assert lost_runs(data_dir) == ([], ["it ended with its service"])
 
 

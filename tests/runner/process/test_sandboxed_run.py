@@ -137,7 +137,7 @@ def test_a_stop_reaches_the_command_inside(world: SandboxHarness, monkeypatch: p
     )
 
     async def scenario() -> tuple[bytes, ExitStatus]:
-        async with asyncio.timeout(30), AgentProcess.start(LaunchSpec(world.python(code))) as process:
+        async with asyncio.timeout(20), AgentProcess.start(LaunchSpec(world.python(code))) as process:
             assert await process.stdout.readline() == b"ready\n"
             ended = await process.stop()
             return await process.stdout.read(), ended
@@ -333,7 +333,7 @@ def test_a_sweep_removes_the_groups_of_the_dead_and_of_nobody_else(monkeypatch: 
     try:
         (dead / "cgroup.procs").write_text(str(sleeper.pid))
         assert asyncio.run(cgroups.sweep_cgroups()) >= 1
-        assert sleeper.wait(30) == -9
+        assert sleeper.wait(5) == -9
         assert (alive.exists(), dead.exists(), other.exists(), elsewhere.exists()) == (
             True,
             False,

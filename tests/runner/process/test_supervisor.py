@@ -75,14 +75,14 @@ def test_nothing_is_left_after_a_stop(  # noqa: PLR0917  # parameters and fixtur
     unruly: Python, mark: str, kind: str, deaf: str, means: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if deaf == "mortal":  # on a busy machine it may take longer to end by SIGTERM
-        monkeypatch.setattr(agent_process, "TERM_SECONDS", 20.0)
+        monkeypatch.setattr(agent_process, "TERM_SECONDS", 8.0)
 
     async def scenario() -> None:
         async with AgentProcess.start(_launch(unruly(kind, deaf, "stay"), means)) as process:
             _skip_unless(process, means)
             await _ready(process)
             assert pids_with_mark(mark)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(10):
                 ended = await process.stop()
             assert ended.code is None
             assert ended.signal == (signal.SIGKILL if deaf == "deaf" else signal.SIGTERM)
