@@ -7,14 +7,7 @@
 set -eu
 . "$(dirname "$0")/setup.inc"
 
-answer='[{"events": [
-  {"type": "response.created", "response": {"id": "resp_1"}},
-  {"type": "response.output_item.done", "output_index": 0,
-   "item": {"type": "message", "role": "assistant", "id": "msg_1", "status": "completed",
-            "content": [{"type": "output_text", "text": "Done.", "annotations": []}]}},
-  {"type": "response.completed", "response": {"id": "resp_1", "status": "completed", "output": [],
-   "usage": {"input_tokens": 10, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 5,
-             "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 15}}}]}]'
+answer=$(one_answer 10 0 5)
 
 start_proxy() { # a proxy on loopback that refuses everything and writes down what it was asked for
     : >"$run/asked"
@@ -38,15 +31,7 @@ while True:
 hosts() { # hosts ARGUMENT..: one run by the proxy, and the hosts that it asked for
     start_model "$answer"
     start_proxy
-    (
-        cd "$run/work"
-        exec timeout 120 env -i PATH="$node/bin:/usr/bin:/bin" HOME="$run/home" CODEX_HOME="$run/home" MODEL_KEY=dummy \
-            HTTPS_PROXY="http://127.0.0.1:$(cat "$run/port")" "$codex" exec --json --skip-git-repo-check \
-            -c model=scripted -c model_provider=scripted -c model_providers.scripted.name=scripted \
-            -c "model_providers.scripted.base_url=$url" -c model_providers.scripted.env_key=MODEL_KEY \
-            -c model_providers.scripted.wire_api=responses -c check_for_update_on_startup=false \
-            -c analytics.enabled=false "$@" "Say done."
-    ) </dev/null >"$run/out" 2>"$run/err"
+    codex_exec "HTTPS_PROXY=http://127.0.0.1:$(cat "$run/port")" "$@" "Say done."
     kill "$proxy"
     wait "$proxy" 2>/dev/null || true
     end_model

@@ -8,25 +8,10 @@
 set -eu
 . "$(dirname "$0")/setup.inc"
 
-answer='[{"events": [
-  {"type": "response.created", "response": {"id": "resp_1"}},
-  {"type": "response.output_item.done", "output_index": 0,
-   "item": {"type": "message", "role": "assistant", "id": "msg_1", "status": "completed",
-            "content": [{"type": "output_text", "text": "Done.", "annotations": []}]}},
-  {"type": "response.completed", "response": {"id": "resp_1", "status": "completed", "output": [],
-   "usage": {"input_tokens": 1000, "input_tokens_details": {"cached_tokens": 400}, "output_tokens": 7,
-             "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 1007}}}]}]'
+answer=$(one_answer 1000 400 7)
 
 turn() { # turn ARGUMENT..: one turn in the home of the first one, and what it tells
-    (
-        cd "$run/work"
-        exec timeout 120 env -i PATH="$node/bin:/usr/bin:/bin" HOME="$run/home" CODEX_HOME="$run/home" MODEL_KEY=dummy \
-            HTTPS_PROXY=http://127.0.0.1:9 "$codex" exec --json --skip-git-repo-check \
-            -c model=scripted -c model_provider=scripted -c model_providers.scripted.name=scripted \
-            -c "model_providers.scripted.base_url=$url" -c model_providers.scripted.env_key=MODEL_KEY \
-            -c model_providers.scripted.wire_api=responses -c check_for_update_on_startup=false \
-            -c analytics.enabled=false "$@"
-    ) </dev/null >"$run/out" 2>"$run/err"
+    codex_exec "" "$@"
     python3 -c 'import json, sys
 for line in map(json.loads, open(sys.argv[1])):
     if line["type"] == "turn.completed":
