@@ -95,7 +95,7 @@ _WANT: LiteralString = f"""WITH said AS (
         WHERE node = %(node)s RETURNING wanted)
     SELECT {_COLUMNS} FROM queue_places WHERE node = %(node)s AND state = 'ready'
     ORDER BY run OFFSET (SELECT wanted FROM said)"""  # noqa: S608
-"""Says how many runs a node wants beside those that nobody has claimed yet, and finds those chosen beyond that."""
+"""Set how many runs a node wants beside those that nobody has claimed yet, and find those chosen beyond that."""
 _ANNOUNCE: LiteralString = """WITH changed AS (UPDATE queue_turn SET change = %s, run = %s)
     SELECT pg_notify(%s, %s)"""
 _JOB_RUNS: LiteralString = """SELECT jobs.id, max(runs.number) AS number

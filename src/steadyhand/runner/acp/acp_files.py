@@ -18,7 +18,7 @@ from steadyhand.runner.process.agent_record import (
     opened,
     record_lost,
 )
-from steadyhand.runner.process.plain_files import PlainFiles
+from steadyhand.runner.process.plain_files import PlainFiles, write_new_file
 
 INSTRUCTIONS_FILE = "AGENTS.md"
 _MAX_NAMES = 100
@@ -55,10 +55,7 @@ class AcpFiles(PlainFiles):
     ) -> None:
         """Write the instructions to a home that only the service can access so far."""
         for name, text in texts.items():
-            path = config_dir / name
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with path.open("x", encoding="utf-8", newline="") as file:
-                file.write(text)
+            write_new_file(config_dir / name, text)
 
     def copy_transcript(
         self,

@@ -15,6 +15,7 @@ from steadyhand.runner.claude.session import (
     restore_sessions,
 )
 from steadyhand.runner.claude.transcript import copy_transcript
+from steadyhand.runner.process.plain_files import write_new_file
 
 SANDBOX_SETTINGS = '{"skipWebFetchPreflight": true}\n'
 """In the sandbox, the CLI cannot ask its maker if an address is harmless; the proxy decides which hosts it reaches."""
@@ -64,11 +65,11 @@ class ClaudeFiles:
     ) -> None:
         """Write instructions and definitions to a config directory that only the service can access so far."""
         if sandboxed:
-            _write(config_dir / "settings.json", SANDBOX_SETTINGS)
+            write_new_file(config_dir / "settings.json", SANDBOX_SETTINGS)
         for name, text in texts.items():
-            _write(config_dir / name, text)
+            write_new_file(config_dir / name, text)
         for definition in definitions.values():
-            _write(config_dir / "agents" / f"{definition.name}.md", definition.text)
+            write_new_file(config_dir / "agents" / f"{definition.name}.md", definition.text)
 
     def move_session(self, config_dir: Path, old_directory: Path, new_directory: Path) -> None:
         """Move the sessions of a directory to where the CLI looks for those of another one."""
@@ -102,9 +103,3 @@ class ClaudeFiles:
     def default_config_dir(self, home: Path) -> Path:
         """Return the config directory that the CLI uses in a home if it gets no other."""
         return default_config_dir(home)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with path.open("x", encoding="utf-8", newline="") as file:  # nothing is there yet, least of all a symlink
-        file.write(text)

@@ -9,6 +9,13 @@ from steadyhand.ports import Instructions
 from steadyhand.redact import Redactor
 
 
+def write_new_file(path: Path, text: str) -> None:
+    """Write a file below a folder that only the service can access so far: there is no file and no link yet."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open("x", encoding="utf-8", newline="") as file:
+        file.write(text)
+
+
 class PlainFiles:
     """An `AgentFiles` without instructions, definitions and transcripts, and with no sessions to move."""
 
